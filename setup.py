@@ -1,0 +1,5 @@
+"""Installs vit_jax; the metadata lives in pyproject.toml."""
+
+from setuptools import setup
+
+setup()

@@ -1,0 +1,35 @@
+"""Eight CPU devices, strict ranks, and the reference data where it is at hand."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("VIT_JAX_SHARED", REPOSITORY.parent / "shared"))
+
+
+def _needs(path: Path) -> Path:
+    if not path.exists():
+        pytest.skip(f"reference files are not here: {path.name}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Weights, inputs and outputs of the reference implementations."""
+    return _needs(SHARED / "golden")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real images in TFDS form: cifar10, imagenet_samples, tfrecord_samples."""
+    return _needs(SHARED / "data")

@@ -1,0 +1,50 @@
+"""Errors that a user or a file can cause, and the wording they share."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
+EXIT_DONE = 0
+EXIT_BAD_INPUT = 2
+EXIT_NON_FINITE = 4
+EXIT_RETRY = 42
+
+
+class UserError(ValueError):
+    """Bad input: the message says what, what it got, what it wanted, what to do.
+
+    The commands print it without a traceback and exit with `exit_code`; at most ten
+    lines. Anything else that is raised is a bug of ours and keeps its traceback.
+    """
+
+    exit_code = EXIT_BAD_INPUT
+
+
+class NonFiniteError(UserError):
+    """The loss or a gradient stopped being finite."""
+
+    exit_code = EXIT_NON_FINITE
+
+
+class Preempted(Exception):
+    """The run was asked to stop (SIGTERM); its state is saved: start it again."""
+
+    exit_code = EXIT_RETRY
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Returns ` Did you mean "x"?` for the nearest known name, or the empty string."""
+    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f' Did you mean "{nearest[0]}"?' if nearest else ""
+
+
+def lookup(table: Mapping[str, T], name: str, what: str) -> T:
+    """Returns `table[name]`; an unknown name is a `UserError` that lists the choices."""
+    if name in table:
+        return table[name]
+    known = ", ".join(sorted(table))
+    raise UserError(
+        f"{what}={name!r} is unknown; known: {known}.{suggest(name, table)}"
+    )
