@@ -1,0 +1,1 @@
+"""Recipes: `get_config()` functions over `configs.base`."""

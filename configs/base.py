@@ -1,0 +1,126 @@
+"""Every key of a run with its default. Recipes start from `get_config()` here.
+
+Durations are strings: "300 epochs", "10_000 steps", "5e6 examples", "5%" (of the run).
+A bare number counts steps. An empty string means never, or none.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Returns the locked default configuration."""
+    config = ConfigDict()
+    config.seed = 0
+    config.total = "300 epochs"  # length of the run
+    config.batch_size = 4096  # examples a step, over all devices and hosts
+    config.microbatches = 1  # gradient accumulation: parts of a batch
+    config.loss = "sigmoid"  # sigmoid (summed over classes) | softmax
+    config.label_smoothing = 0.0
+    config.ema = 0.0  # factor of the Polyak average, evaluated and saved; 0: none
+    config.init_from = ""  # checkpoint to fine-tune, ours or a Google .npz
+    config.keep_head = False  # keep its head when the number of classes is the same
+    config.log_every = "50 steps"
+    config.eval_every = "5%"
+    config.save_every = "1000 steps"
+    config.keep = 2  # newest checkpoints to keep
+
+    config.model = ConfigDict()
+    config.model.name = "B/16"  # size / patch; "checkpoint": as init_from
+    config.model.image_size = (224, 224)  # pixels (height, width)
+    config.model.pool = "token"  # token | mean
+    config.model.pre_logits = True  # tanh layer before the head (paper D.3)
+    config.model.head_bias = 0.0  # initial; -10 with sigmoid and many classes
+    config.model.posemb = "learned"
+    config.model.dropout = 0.0
+    config.model.attention_dropout = 0.0
+    config.model.crop = "error"  # image the patch does not divide: error | valid
+    config.model.width = 0  # 0: of the named size, here and in the next three
+    config.model.depth = 0
+    config.model.mlp_width = 0
+    config.model.heads = 0
+    config.model.compute_dtype = "bfloat16"  # bfloat16 | float32; weights are float32
+    config.model.unroll = 0  # layers in one turn of the scan; 0: all
+    config.model.remat = "none"  # none | dots | dots_nb | full
+
+    config.data = ConfigDict()
+    config.data.dataset = "imagenet2012"  # TFDS name, digits, folder:PATH
+    config.data.data_dir = ""  # of TFDS; "": $TFDS_DATA_DIR, else ~/tensorflow_datasets
+    config.data.train_split = "train"
+    config.data.cache = "auto"  # none | ram | device | auto
+    config.data.threads = 0  # decoding threads; 0: one a core
+    config.data.max_corrupt = 0.001  # share of unreadable images that stops the run
+    config.data.flip = True  # random horizontal flip
+    config.data.mean = (127.5, 127.5, 127.5)  # (x - mean) / std, x in 0..255
+    config.data.std = (127.5, 127.5, 127.5)
+    config.data.train = ConfigDict()
+    config.data.train.transform = "inception_crop"  # see vit_jax/data/transforms.py
+    config.data.train.area = (0.05, 1.0)  # inception_crop: share of the image
+    config.data.train.aspect = (0.75, 4 / 3)  # inception_crop
+    config.data.train.resize = 0  # resize_crop, resize_small_crop: pixels
+    config.data.train.pad = 4  # random_crop_pad: pixels
+    config.data.eval = ConfigDict()
+    config.data.eval.transform = "resize"  # resize | resize_small_crop | none
+    config.data.eval.resize = 0  # resize_small_crop: pixels of the short side
+
+    config.optimizer = ConfigDict()
+    config.optimizer.name = "adam"  # adam | sgd
+    config.optimizer.lr = 1e-3  # peak
+    config.optimizer.schedule = "linear"  # constant | linear | cosine | rsqrt
+    config.optimizer.warmup = "10_000 steps"
+    config.optimizer.cooldown = ""  # linear to zero at the end
+    config.optimizer.end = 1e-5  # last rate of the linear schedule
+    config.optimizer.timescale = 10_000  # steps, of rsqrt
+    # Decoupled: p -= lr_t * (direction + weight_decay * p), the convention of the
+    # paper. big_vision's value is lr * weight_decay: 1e-4 there is 0.1 at lr 1e-3.
+    config.optimizer.weight_decay = 0.1
+    config.optimizer.decay = "all"  # which leaves: all | kernels
+    # Per-leaf learning rates: ((regex of leaf names, factor), ...), first match wins,
+    # 1 where none does; factor 0 freezes: (("^head/", 1.0), (".*", 0.0)) is a probe.
+    config.optimizer.lr_rules = ()
+    config.optimizer.clip_norm = 0.0  # global gradient norm; 0: no clipping
+    config.optimizer.beta1 = 0.9
+    config.optimizer.beta2 = 0.999
+    config.optimizer.epsilon = 1e-8
+    config.optimizer.momentum = 0.9  # sgd
+    config.optimizer.accumulator_dtype = (
+        "float32"  # of the momentum; bfloat16 halves it
+    )
+
+    config.mesh = ConfigDict()
+    config.mesh.data = -1  # devices along the data axis; -1: all that fsdp leaves
+    config.mesh.fsdp = 1  # devices that share one copy of weights and optimizer state
+
+    config.evals = ConfigDict()  # what is evaluated, by name
+    config.evals.val = classify("validation")
+    return config.lock()
+
+
+def classify(split: str, *, dataset: str = "", every: str = "") -> ConfigDict:
+    """Top-1, top-5 and loss; dataset "" is the run's, every "" is eval_every."""
+    return ConfigDict(
+        {"type": "classify", "dataset": dataset, "split": split, "every": every}
+    )
+
+
+def fewshot(
+    train_split: str, split: str, *, dataset: str = "", every: str = ""
+) -> ConfigDict:
+    """Few-shot linear evaluation by least squares on frozen features (paper 4.1)."""
+    return ConfigDict(
+        {
+            "type": "fewshot",
+            "dataset": dataset,
+            "train_split": train_split,
+            "split": split,
+            "every": every,
+            "shots": (1, 5, 10, 25),
+            "seeds": 3,
+            "l2": 2.0**10,
+        }
+    )
+
+
+def set_evals(config: ConfigDict, **evals: ConfigDict) -> None:
+    """Replaces the evaluations of a locked config."""
+    with config.unlocked():
+        config.evals = ConfigDict(evals)

@@ -1,0 +1,332 @@
+"""From a configuration to everything a run needs, allocating nothing.
+
+Training, evaluation during training and tests all start at `assemble`, so what one of
+them measures is what the others run. Configuration stops here: what lies below takes
+keyword arguments.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from vit_jax import errors, models, objectives, optim, pretrained, validation
+from vit_jax import mesh as mesh_lib
+from vit_jax import step as step_lib
+from vit_jax.data import augment, catalog, preprocessing, transforms
+
+Forward = Callable[[Any, jax.Array], dict[str, jax.Array]]
+
+
+@dataclass(frozen=True)
+class Durations:
+    """The durations of a configuration in steps; 0 is never."""
+
+    total: int
+    log_every: int
+    eval_every: int
+    save_every: int
+    warmup: int
+    cooldown: int
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Model, optimizer, abstract state and compiled functions of a run.
+
+    Attributes:
+        config: the resolved configuration, a plain nested dict.
+        mesh: axes ("data", "fsdp").
+        architecture: of the model.
+        preprocessing: of images at evaluation.
+        info: the training dataset.
+        durations: in steps.
+        tx: the optimizer.
+        schedule: step -> learning rate.
+        state: abstract `TrainState` with shardings.
+        batch: abstract global batch with shardings: image uint8, label.
+        init: () -> TrainState, placed; jitted.
+        train_step: (state, batch) -> (state, metrics); jitted, the state is donated.
+        forward: (params, uint8 images) -> features and logits; jitted.
+        train_transform: host part of the training preprocessing.
+    """
+
+    config: dict[str, Any]
+    mesh: Mesh
+    architecture: models.Architecture
+    preprocessing: preprocessing.Preprocessing
+    info: catalog.DatasetInfo
+    durations: Durations
+    tx: optax.GradientTransformation
+    schedule: optax.Schedule
+    state: step_lib.TrainState
+    batch: step_lib.Batch
+    init: Callable[[], step_lib.TrainState]
+    train_step: Callable[..., tuple[step_lib.TrainState, step_lib.Metrics]]
+    forward: Forward
+    train_transform: Any
+
+
+def _image_size(config: Mapping[str, Any]) -> tuple[int, int]:
+    size = tuple(config["model"]["image_size"])
+    return size * 2 if len(size) == 1 else size
+
+
+def _architecture(
+    config: Mapping[str, Any], info: catalog.DatasetInfo
+) -> models.Architecture:
+    options = dict(config["model"])
+    name = options.pop("name")
+    options |= {"num_classes": info.num_classes, "image_size": _image_size(config)}
+    if name != "checkpoint":
+        return models.architecture(name, **options)
+    if not config["init_from"]:
+        raise errors.UserError(
+            'model.name="checkpoint" is the model in init_from, which is empty; '
+            "want --config.init_from=PATH"
+        )
+    for size in ("width", "depth", "mlp_width", "heads", "posemb", "pool"):
+        options.pop(size)
+    architecture = pretrained.load(config["init_from"]).architecture
+    return architecture.replace(**options)
+
+
+def _durations(
+    config: Mapping[str, Any], info: catalog.DatasetInfo, num_examples: int
+) -> Durations:
+    steps = functools.partial(
+        validation.duration,
+        batch_size=config["batch_size"],
+        num_examples=num_examples,
+    )
+    total = steps("total", config["total"])
+    if total == 0:
+        raise errors.UserError("total is empty; want a length, as in '300 epochs'")
+    optimizer = config["optimizer"]
+    durations = Durations(
+        total=total,
+        log_every=steps("log_every", config["log_every"], total_steps=total),
+        eval_every=steps("eval_every", config["eval_every"], total_steps=total),
+        save_every=steps("save_every", config["save_every"], total_steps=total),
+        warmup=steps("optimizer.warmup", optimizer["warmup"], total_steps=total),
+        cooldown=steps("optimizer.cooldown", optimizer["cooldown"], total_steps=total),
+    )
+    if durations.warmup + durations.cooldown > total:
+        raise errors.UserError(
+            f"optimizer.warmup={optimizer['warmup']!r} and "
+            f"cooldown={optimizer['cooldown']!r} are {durations.warmup} and "
+            f"{durations.cooldown} steps, the whole run is {total}; "
+            "shorten them or give them as a share, as in '10%'"
+        )
+    return durations
+
+
+def _optimizer(
+    options: Mapping[str, Any], durations: Durations
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    schedule = optim.make_schedule(
+        options["schedule"],
+        peak=options["lr"],
+        total_steps=durations.total,
+        warmup_steps=durations.warmup,
+        cooldown_steps=durations.cooldown,
+        end=options["end"],
+        timescale=options["timescale"],
+    )
+    tx = optim.make_optimizer(
+        options["name"],
+        schedule=schedule,
+        weight_decay=options["weight_decay"],
+        decay_rules=errors.lookup(optim.DECAY, options["decay"], "optimizer.decay"),
+        lr_rules=tuple(options["lr_rules"]),
+        clip_norm=options["clip_norm"],
+        beta1=options["beta1"],
+        beta2=options["beta2"],
+        epsilon=options["epsilon"],
+        momentum=options["momentum"],
+        accumulator_dtype=options["accumulator_dtype"],
+    )
+    return tx, schedule
+
+
+def make_forward(
+    graphdef: Any,
+    *,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    dtype: str,
+    gather: Callable[[Any], Any] = lambda params: params,
+) -> Forward:
+    """Returns the jitted evaluation: uint8 images in, features and logits out.
+
+    Args:
+        graphdef: of the model, from `models.split` or `models.abstract`.
+        mean: subtracted from pixels in 0..255, then divided by `std`.
+        std: see `mean`.
+        dtype: of the normalised images.
+        gather: from stored parameters to those the forward pass reads.
+    """
+
+    @jax.jit
+    def forward(params: Any, images: jax.Array) -> dict[str, jax.Array]:
+        model = models.merge(graphdef, gather(params))
+        pixels = augment.normalize(images, mean=mean, std=std, dtype=dtype)
+        features = model.features(pixels)
+        return {"features": features, "logits": model.classify(features)}
+
+    return forward
+
+
+def _layout(
+    abstract: step_lib.TrainState, mesh: Mesh
+) -> tuple[Any, Callable[[Any], Any], Callable[[Any], Any]]:
+    """Shardings of the state, and how parameters and gradients move between them.
+
+    With fsdp > 1 each weight is gathered whole at the start of a step and its gradient
+    goes back to the shard, so the activations keep their batch sharding.
+    """
+    layout = mesh_lib.shardings(abstract, mesh)
+    if mesh.shape["fsdp"] == 1:
+        return layout, lambda params: params, lambda grads: grads
+    whole = mesh_lib.replicated(mesh)
+    return (
+        layout,
+        lambda params: jax.lax.with_sharding_constraint(params, whole),
+        lambda grads: jax.lax.with_sharding_constraint(grads, layout.params),
+    )
+
+
+def _abstract_batch(
+    config: Mapping[str, Any], info: catalog.DatasetInfo, mesh: Mesh
+) -> step_lib.Batch:
+    rows, sharding = config["batch_size"], mesh_lib.batch_sharding(mesh)
+    label = ((rows, info.num_classes), jnp.float32)
+    if not info.multi_label:
+        label = ((rows,), jnp.int32)
+    image = ((rows, *_image_size(config), 3), jnp.uint8)
+    return {
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+        for name, (shape, dtype) in {"image": image, "label": label}.items()
+    }
+
+
+def assemble(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
+    """Builds a run from its configuration; only shapes, no arrays.
+
+    Args:
+        config: as `configs/base.py` gives it.
+        mesh: from `mesh.make_mesh`.
+
+    Raises:
+        UserError: a value that no run could use: see `validation.check_values`, a batch
+            that the mesh does not divide, an image that the patch does not divide, an
+            unknown model, dataset or choice.
+    """
+    config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    validation.check_values(config)
+    mesh_lib.check_batch(
+        "batch_size", config["batch_size"], mesh, microbatches=config["microbatches"]
+    )
+    data = config["data"]
+    info = catalog.describe(data["dataset"], data_dir=data["data_dir"])
+    examples = catalog.num_examples(info, data["train_split"])
+    durations = _durations(config, info, examples)
+    architecture = _architecture(config, info)
+    graphdef, _ = models.abstract(architecture)
+    tx, schedule = _optimizer(config["optimizer"], durations)
+
+    pixels = {
+        "mean": tuple(data["mean"]),
+        "std": tuple(data["std"]),
+        "dtype": architecture.compute_dtype,
+    }
+
+    def model_apply(params: Any, images: jax.Array, key: jax.Array) -> jax.Array:
+        model = models.merge(graphdef, params)
+        rngs = nnx.Rngs(dropout=key)
+        images = augment.normalize(images, **pixels)
+        return model(images, deterministic=False, rngs=rngs)
+
+    def make_state() -> step_lib.TrainState:
+        key = step_lib.step_key(config["seed"], durations.total)
+        model = models.create(architecture, rngs=nnx.Rngs(key))
+        _, params = models.split(model)
+        return step_lib.init_state(params, tx, ema=config["ema"] > 0)
+
+    def random_flip(batch: step_lib.Batch, key: jax.Array) -> step_lib.Batch:
+        return batch | {"image": augment.flip(batch["image"], key)}
+
+    abstract = jax.eval_shape(make_state)
+    layout, gather, scatter = _layout(abstract, mesh)
+    train_step = step_lib.make_train_step(
+        objectives.classification(
+            model_apply,
+            loss=config["loss"],
+            label_smoothing=config["label_smoothing"],
+            num_classes=info.num_classes,
+        ),
+        tx,
+        seed=config["seed"],
+        microbatches=config["microbatches"],
+        ema_decay=config["ema"],
+        augment=random_flip if data["flip"] else lambda batch, key: batch,
+        gather=gather,
+        scatter=scatter,
+    )
+    return Experiment(
+        config=config,
+        mesh=mesh,
+        architecture=architecture,
+        preprocessing=_preprocessing(config),
+        info=info,
+        durations=durations,
+        tx=tx,
+        schedule=schedule,
+        state=mesh_lib.with_shardings(abstract, layout),
+        batch=_abstract_batch(config, info, mesh),
+        init=jax.jit(make_state, out_shardings=layout),
+        train_step=jax.jit(
+            train_step,
+            donate_argnums=0,
+            in_shardings=(layout, mesh_lib.batch_sharding(mesh)),
+            out_shardings=(layout, mesh_lib.replicated(mesh)),
+        ),
+        forward=make_forward(graphdef, gather=gather, **pixels),
+        train_transform=_train_transform(config),
+    )
+
+
+def _preprocessing(config: Mapping[str, Any]) -> preprocessing.Preprocessing:
+    data = config["data"]
+    return preprocessing.Preprocessing(
+        image_size=_image_size(config),
+        transform=data["eval"]["transform"],
+        resize=data["eval"]["resize"],
+        mean=tuple(data["mean"]),
+        std=tuple(data["std"]),
+    )
+
+
+# The parameters of `data.train` that each training transform takes.
+TRANSFORM_PARAMETERS = {
+    "inception_crop": ("area", "aspect"),
+    "resize": (),
+    "resize_crop": ("resize",),
+    "resize_small_crop": ("resize",),
+    "random_crop_pad": ("pad",),
+    "none": (),
+}
+
+
+def _train_transform(config: Mapping[str, Any]) -> Any:
+    options = config["data"]["train"]
+    name = options["transform"]
+    names = errors.lookup(TRANSFORM_PARAMETERS, name, "data.train.transform")
+    parameters = {key: options[key] for key in names}
+    return transforms.make("train", name, image_size=_image_size(config), **parameters)

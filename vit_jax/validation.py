@@ -1,0 +1,184 @@
+"""Checks of configuration values, before anything expensive starts, and durations."""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from vit_jax import errors
+
+STEPS_LIMIT = 10**9
+UNITS = {
+    "": "steps",
+    "step": "steps",
+    "steps": "steps",
+    "epoch": "epochs",
+    "epochs": "epochs",
+    "example": "examples",
+    "examples": "examples",
+    "%": "percent",
+    "percent": "percent",
+}
+_DURATION = re.compile(r"^\s*([0-9][0-9_]*\.?[0-9]*(?:e[+]?[0-9]+)?)\s*([a-z]*|%)\s*$")
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns `{"model.name": "B/16", ...}` of nested mappings."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def duration(
+    name: str,
+    text: str,
+    *,
+    batch_size: int,
+    num_examples: int,
+    total_steps: int | None = None,
+) -> int:
+    """Returns the steps of a duration, 0 for the empty string.
+
+    Args:
+        name: the configuration key, for errors.
+        text: "300 epochs", "10_000 steps", "5e6 examples", "5%" or a number of steps.
+        batch_size: examples a step.
+        num_examples: examples an epoch.
+        total_steps: what percentages are of; None where they make no sense.
+
+    Raises:
+        UserError: not a duration, or one out of bounds.
+    """
+    if not text.strip():
+        return 0
+    match = _DURATION.match(text.lower())
+    if not match or match[2] not in UNITS:
+        raise errors.UserError(
+            f'{name}={text!r} is no duration; write "300 epochs", "10_000 steps", '
+            f'"5e6 examples" or "5%"'
+        )
+    amount, unit = float(match[1]), UNITS[match[2]]
+    if unit == "percent":
+        if total_steps is None or amount > 100:
+            raise errors.UserError(
+                f"{name}={text!r}: want a share of the run up to 100%, and "
+                "total itself in steps, epochs or examples"
+            )
+        steps = amount / 100 * total_steps
+    else:
+        scale = {"steps": 1, "epochs": num_examples, "examples": 1}[unit]
+        steps = amount * scale / (1 if unit == "steps" else batch_size)
+    if not 0 <= steps <= STEPS_LIMIT:
+        raise errors.UserError(
+            f"{name}={text!r} is {steps:.3g} steps; want at most {STEPS_LIMIT:.0e}"
+        )
+    return max(1, round(steps)) if amount > 0 else 0
+
+
+def _number(low: float, high: float) -> tuple[Callable[[Any], bool], str]:
+    return lambda x: low <= x <= high, f"a number from {low:g} to {high:g}"
+
+
+def _range(low: float, high: float) -> tuple[Callable[[Any], bool], str]:
+    return (
+        lambda x: len(x) == 2 and low < x[0] <= x[1] <= high,
+        f"two ascending numbers in ({low:g}, {high:g}]",
+    )
+
+
+def _triple(low: float, high: float) -> tuple[Callable[[Any], bool], str]:
+    return (
+        lambda x: len(x) == 3 and all(low <= v <= high for v in x),
+        f"three numbers from {low:g} to {high:g}",
+    )
+
+
+def _one_of(*choices: str) -> tuple[Callable[[Any], bool], str]:
+    return lambda x: x in choices, "one of " + ", ".join(choices)
+
+
+# First match wins; keys that no row names are checked where they are used.
+CHECKS: list[tuple[str, Callable[[Any], bool], str]] = [
+    (r"^seed$", *_number(0, 2**31 - 1)),
+    (r"^batch_size$", *_number(1, 2**20)),
+    (r"^microbatches$", *_number(1, 2**16)),
+    (r"^keep$", *_number(1, 1000)),
+    (r"^loss$", *_one_of("sigmoid", "softmax")),
+    (r"^label_smoothing$", *_number(0, 0.999)),
+    (r"^ema$", *_number(0, 0.9999999)),
+    (
+        r"^model\.image_size$",
+        lambda x: len(x) in (1, 2) and all(1 <= v <= 8192 for v in x),
+        "(height, width) in pixels, each 1 to 8192",
+    ),
+    (r"^model\.(attention_)?dropout$", *_number(0, 0.999)),
+    (r"^model\.head_bias$", *_number(-1000, 1000)),
+    (r"^model\.(width|mlp_width)$", *_number(0, 2**17)),
+    (r"^model\.(depth|heads|unroll)$", *_number(0, 2048)),
+    (r"^data\.max_corrupt$", *_number(0, 1)),
+    (r"^data\.threads$", *_number(0, 4096)),
+    (r"^data\.cache$", *_one_of("none", "ram", "device", "auto")),
+    (r"^data\.mean$", *_triple(-255, 255)),
+    (r"^data\.std$", *_triple(1e-3, 1e4)),
+    (r"^data\.train\.area$", *_range(0, 1)),
+    (r"^data\.train\.aspect$", *_range(0, 100)),
+    (r"^data\.(train|eval)\.(resize|pad)$", *_number(0, 8192)),
+    (r"^optimizer\.lr$", *_number(0, 1e4)),
+    (r"^optimizer\.(weight_decay|clip_norm|end)$", *_number(0, 1e6)),
+    (r"^optimizer\.(beta1|beta2|momentum)$", *_number(0, 0.9999999)),
+    (r"^optimizer\.epsilon$", *_number(1e-30, 1)),
+    (r"^optimizer\.timescale$", *_number(1, 1e9)),
+    (r"^optimizer\.accumulator_dtype$", *_one_of("float32", "bfloat16")),
+    (
+        r"^mesh\.data$",
+        lambda x: x == -1 or 1 <= x <= 2**20,
+        "-1 or a number of devices",
+    ),
+    (r"^mesh\.fsdp$", *_number(1, 2**20)),
+]
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, (tuple, list)):
+        return all(_finite(v) for v in value)
+    return True
+
+
+def check_values(config: Mapping[str, Any]) -> None:
+    """Raises `UserError` for the first value that no run could use.
+
+    Types are those of `configs/base.py`, which ml_collections holds flags to; this
+    checks ranges and choices, and that every number is finite.
+    """
+    for name, value in flatten(config).items():
+        for pattern, good, wanted in CHECKS:
+            if re.search(pattern, name):
+                if not (_finite(value) and good(value)):
+                    raise errors.UserError(f"{name}={value!r}: want {wanted}")
+                break
+        if not _finite(value):
+            raise errors.UserError(f"{name}={value!r}: want finite numbers")
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, tuple]:
+    """Returns `{key: (ours, theirs)}` where two configurations differ."""
+    mine, other = flatten(ours), flatten(theirs)
+    missing = "(not set)"
+    pairs = {
+        key: (mine.get(key, missing), other.get(key, missing))
+        for key in sorted(mine | other)
+    }
+    return {
+        key: pair for key, pair in pairs.items() if _plain(pair[0]) != _plain(pair[1])
+    }
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no tuples: compares them as lists."""
+    return [_plain(v) for v in value] if isinstance(value, (tuple, list)) else value
