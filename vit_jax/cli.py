@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from absl import app
+from absl import app, flags
 from absl import logging as absl_logging
 
 from vit_jax import errors
@@ -41,11 +41,26 @@ def guard(main: Callable[..., int | None], *args: Any) -> int:
         return stop.exit_code
 
 
-def run(main: Callable[[list[str]], int | None]) -> None:
-    """Parses absl flags, runs `main(argv)` guarded and exits with its code."""
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses absl flags; a wrong one is a `UserError`."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        raise errors.UserError(f"{error}; --help lists the flags") from error
 
-    def guarded(argv: list[str]) -> None:
-        configure_logging()
-        sys.exit(guard(main, argv))
 
-    app.run(guarded)
+def run(
+    main: Callable[[list[str]], int | None],
+    *,
+    parse: Callable[[list[str]], list[str]] = parse_flags,
+) -> None:
+    """Parses flags, runs `main(argv)`, and exits with the code of what users cause."""
+
+    def guarded_parse(argv: list[str]) -> list[str]:
+        parsed: list[str] = []
+        if code := guard(lambda: parsed.extend(parse(argv))):
+            sys.exit(code)
+        return parsed
+
+    configure_logging()
+    app.run(lambda argv: sys.exit(guard(main, argv)), flags_parser=guarded_parse)

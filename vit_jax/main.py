@@ -1,0 +1,105 @@
+"""`python -m vit_jax.main --config=configs/vit_b16.py [--config.KEY=VALUE ...]`.
+
+The only module that touches process state: flags, `jax.distributed`, `jax.config`.
+Exit codes: 0 done, 2 bad input, 4 the loss is not finite, 42 stopped with its state
+saved (run the same command again).
+"""
+
+import logging
+import re
+import sys
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from vit_jax import cli, errors
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", help_string="Recipe, as in configs/vit_b16.py:i21k", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", "", "Checkpoints and logs; workdirs/NAME_OF_THE_CONFIG by default."
+)
+_PRINT_CONFIG = flags.DEFINE_bool(
+    "print_config", False, "Show the resolved configuration and stop."
+)
+_PROFILE = flags.DEFINE_bool(
+    "profile", False, "Trace a few steps into WORKDIR/profile."
+)
+
+
+def _config_path(argv: list[str]) -> str:
+    """The value of --config as written, "" without one."""
+    for i, argument in enumerate(argv):
+        if match := re.fullmatch(r"--?config=(.*)", argument):
+            return match[1]
+        if argument in ("--config", "-config") and i + 1 < len(argv):
+            return argv[i + 1]
+    return ""
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses flags; whatever is wrong with them is one `UserError`."""
+    path = _config_path(argv)
+    if file := path.split(":")[0]:
+        if not Path(file).is_file():
+            there = [str(p) for p in Path(file).parent.glob("*.py")]
+            raise errors.UserError(
+                f"--config={path}: there is no file {file};"
+                f"{errors.suggest(file, there)} recipes are in configs/"
+            )
+        # Recipes import configs.base, wherever the command is started.
+        sys.path.append(str(Path(file).resolve().parent.parent))
+    try:
+        rest = flags.FLAGS(argv)
+        if path:
+            _ = _CONFIG.value
+    except (KeyError, AttributeError) as error:
+        text = str(error.args[0]).replace("\n", ". ")
+        raise errors.UserError(
+            f"unknown configuration key {text}; --print_config shows all keys"
+        ) from error
+    except flags.Error as error:
+        # A config file's own error arrives as the last line of a formatted traceback.
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        raise errors.UserError(lines[-1].strip()) from error
+    if rest[1:]:
+        raise errors.UserError(
+            f"what is {rest[1]!r}? Want flags only: --config=FILE --config.KEY=VALUE"
+        )
+    if not path:
+        raise errors.UserError("want --config=FILE, as in --config=configs/vit_b16.py")
+    return rest
+
+
+def default_workdir(config_path: str) -> Path:
+    """`workdirs/vit_b16-i21k` for `configs/vit_b16.py:i21k`."""
+    file, _, argument = config_path.partition(":")
+    name = Path(file).stem + (f"-{argument}" if argument else "")
+    return Path("workdirs") / re.sub(r"[^A-Za-z0-9_.+-]+", "_", name)
+
+
+def _train(config: ConfigDict, workdir: Path) -> None:
+    from vit_jax import mesh, train
+
+    device_mesh = mesh.make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
+    logging.info("workdir %s", workdir)
+    figures = train.run(config, workdir, device_mesh, profile=_PROFILE.value)
+    for name, value in figures.items():
+        if name.endswith("/top1"):
+            logging.info("%s accuracy: %.4f", name.removesuffix("/top1"), value)
+    cli.print_figures({"workdir": str(workdir), **figures})
+
+
+def _main(argv: list[str]) -> None:
+    del argv
+    if _PRINT_CONFIG.value:
+        print(_CONFIG.value)
+        return
+    workdir = _WORKDIR.value or default_workdir(_config_path(sys.argv[1:]))
+    _train(_CONFIG.value, Path(workdir))
+
+
+if __name__ == "__main__":
+    cli.run(_main, parse=parse_flags)

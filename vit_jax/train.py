@@ -1,0 +1,442 @@
+"""One run, from its configuration to its last evaluation; the same call resumes it."""
+
+import collections
+import json
+import logging
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import clu.parameter_overview
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from vit_jax import (
+    checkpoint,
+    errors,
+    evaluators,
+    experiment,
+    hardware,
+    metrics,
+    models,
+    pretrained,
+    tree,
+    validation,
+)
+from vit_jax import mesh as mesh_lib
+from vit_jax.data import catalog, loader
+from vit_jax.step import TrainState
+
+IN_FLIGHT = 2  # steps the host may run ahead of the device
+PROFILED_STEPS = 5
+
+# What may change between the calls that make up one run: it moves no bit of the result.
+FREE = (
+    "log_every",
+    "eval_every",
+    "save_every",
+    "keep",
+    "data.data_dir",
+    "data.cache",
+    "data.threads",
+    "mesh.",
+    "evals.",
+)
+
+
+@dataclass
+class Evaluation:
+    """A named evaluator and how often it runs, in steps (0: only at the end)."""
+
+    name: str
+    every: int
+    run: evaluators.Evaluator
+
+
+def due(step: int, every: int, total: int) -> bool:
+    """Whether something that happens `every` steps, and at the end, happens now."""
+    return step == total or (every > 0 and step > 0 and step % every == 0)
+
+
+def prepare_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
+    """Creates the workdir with its config.json, or checks that it is this run's.
+
+    Raises:
+        UserError: not writable, or it belongs to another configuration (names what
+            differs).
+    """
+    path = workdir / "config.json"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            _check_same(workdir, config, json.loads(path.read_text()))
+        elif jax.process_index() == 0:
+            partial = path.with_suffix(".partial")
+            partial.write_text(json.dumps(config, indent=2))
+            os.replace(partial, path)
+    except OSError as error:
+        raise errors.UserError(
+            f"workdir {workdir} cannot be written: {error.strerror or error}; "
+            "want a folder you may write to, with space: --workdir=PATH"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise errors.UserError(
+            f"{path} is damaged: {error}; remove it if the workdir is this run's"
+        ) from error
+
+
+def _check_same(
+    workdir: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any]
+) -> None:
+    differing = {
+        key: pair
+        for key, pair in validation.differences(ours, theirs).items()
+        if not key.startswith(FREE)
+    }
+    if differing:
+        lines = [
+            f"  {key}: {there!r} there, {here!r} in this call"
+            for key, (here, there) in differing.items()
+        ]
+        more = [f"  ... and {len(lines) - 6} more"] if len(lines) > 6 else []
+        raise errors.UserError(
+            "\n".join(
+                [f"workdir {workdir} belongs to another configuration:"]
+                + lines[:6]
+                + more
+                + ["want the same values, or another --workdir"]
+            )
+        )
+
+
+def make_evaluations(exp: experiment.Experiment) -> list[Evaluation]:
+    """Opens the datasets of `config.evals` and returns their evaluators."""
+    data = exp.config["data"]
+    result = []
+    for name, options in exp.config["evals"].items():
+        dataset = options["dataset"] or data["dataset"]
+        every = validation.duration(
+            f"evals.{name}.every",
+            options["every"],
+            batch_size=exp.config["batch_size"],
+            num_examples=catalog.num_examples(exp.info, data["train_split"]),
+            total_steps=exp.durations.total,
+        )
+        factory = errors.lookup(
+            evaluators.FROM_CONFIG, options["type"], f"evals.{name}.type"
+        )
+        run = factory(
+            options,
+            dataset=dataset,
+            data_dir=data["data_dir"],
+            forward=exp.forward,
+            preprocessing=exp.preprocessing,
+            num_classes=exp.info.num_classes,
+            batch_size=exp.config["batch_size"],
+            mesh=exp.mesh,
+        )
+        result.append(Evaluation(name, every or exp.durations.eval_every, run))
+    return result
+
+
+def _start(exp: experiment.Experiment) -> TrainState:
+    """The state before the first step: from `init_from`, or from scratch."""
+    state = exp.init()
+    if not exp.config["init_from"]:
+        return state
+    loaded = pretrained.load(exp.config["init_from"])
+    key = jax.random.key(exp.config["seed"])
+    params, report = pretrained.adapt(
+        loaded.params,
+        loaded.architecture,
+        exp.architecture,
+        jax.tree.map(mesh_lib.to_host, state.params),
+        key,
+        keep_head=exp.config["keep_head"],
+    )
+    logging.info("weights of %s:\n%s", loaded.source, report)
+    params = jax.device_put(params, jax.tree.map(lambda x: x.sharding, state.params))
+    ema = None if state.ema is None else jax.tree.map(lambda x: x.copy(), params)
+    return TrainState(state.step, params, exp.tx_init(params), ema)
+
+
+def restore_or_start(
+    exp: experiment.Experiment, checkpoints: checkpoint.Checkpoints
+) -> tuple[TrainState, int]:
+    """Returns the newest state of the workdir, or that before the first step."""
+    restored = checkpoints.restore(exp.state)
+    if restored is None:
+        state, step = _start(exp), 0
+    else:
+        state, step = restored
+        logging.info("resuming at step %d of %d", step, exp.durations.total)
+    checkpoints.set_aside_after(step)
+    return state, step
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """Collects SIGTERM and SIGINT (the first of it) in a list."""
+    received: list[int] = []
+    previous = {}
+
+    def handler(number: int, frame: Any) -> None:
+        received.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            previous[number] = signal.signal(number, handler)
+    except ValueError:  # not in the main thread, as when a notebook runs in one
+        logging.info("no signal handler outside the main thread")
+    try:
+        yield received
+    finally:
+        for number, action in previous.items():
+            signal.signal(number, action)
+
+
+def _stop_now(received: list[int], step: int) -> bool:
+    """Whether this step is the last; all processes agree on it."""
+    if jax.process_count() == 1:
+        return bool(received)
+    return bool(received) or multihost_utils.reached_preemption_sync_point(step)
+
+
+class Health:
+    """Keeps the last losses on the device and stops a run that is not finite."""
+
+    def __init__(self, names: list[str]):
+        self._names = names
+        self._recent: list[tuple[int, dict[str, jax.Array]]] = []
+
+    def add(self, step: int, values: dict[str, jax.Array]) -> None:
+        """Remembers a step's `loss` and `grad_squares` without reading them."""
+        kept = {name: values[name] for name in ("loss", "grad_squares")}
+        self._recent.append((step, kept))
+
+    def check(self) -> None:
+        """Reads what was added; raises `NonFiniteError` at the first bad step."""
+        recent, self._recent = self._recent, []
+        for step, values in jax.device_get(recent):
+            bad = ~np.isfinite(values["grad_squares"])
+            if np.isfinite(values["loss"]) and not bad.any():
+                continue
+            named = [self._names[i] for i in np.flatnonzero(bad)]
+            leaves = ", ".join(named[:5]) or "none"
+            more = f" and {len(named) - 5} more" if len(named) > 5 else ""
+            raise errors.NonFiniteError(
+                f"step {step}: loss {values['loss']}; leaves with a non-finite "
+                f"gradient: {leaves}{more}.\nNothing of it was saved: the newest "
+                "checkpoint is from before. Lower optimizer.lr, set "
+                "optimizer.clip_norm, or use model.compute_dtype=float32"
+            )
+
+
+class Run:
+    """The loop's companions: what is written, evaluated and saved, and when."""
+
+    def __init__(
+        self,
+        exp: experiment.Experiment,
+        workdir: Path,
+        checkpoints: checkpoint.Checkpoints,
+        start: int,
+    ):
+        self.exp, self.workdir, self.checkpoints = exp, workdir, checkpoints
+        self.total = exp.durations.total
+        self.writer = metrics.Writer(
+            workdir, start_step=start, enabled=jax.process_index() == 0
+        )
+        self.clock = metrics.Clock(
+            batch_size=exp.config["batch_size"],
+            total_steps=self.total,
+            flops_per_image=6 * models.forward_macs(exp.architecture),
+            peak_flops=_peak_flops(),
+            start_step=start,
+        )
+        names = [name for name, _ in tree.named_leaves(exp.state.params)]
+        self.health = Health(names)
+        self.evaluations = make_evaluations(exp)
+        self.figures: dict[str, float] = {}
+
+    def log(self, step: int, values: dict[str, jax.Array]) -> None:
+        """Writes the metrics of a finished step and one progress line."""
+        values = jax.device_get(
+            {k: v for k, v in values.items() if k != "grad_squares"}
+        )
+        named = {f"train/{name}": float(value) for name, value in values.items()}
+        named["train/learning_rate"] = float(self.exp.schedule(step - 1))
+        named |= self.clock.tick(step)
+        if memory := hardware.device_memory(jax.local_devices()[0]):
+            named["memory_bytes"] = memory
+        self.writer.write(step, named)
+        if jax.process_index() == 0:
+            logging.info(metrics.progress_line(step, self.total, named))
+
+    def evaluate(self, step: int, state: TrainState, *, everything: bool) -> None:
+        """Runs the evaluators that are due and writes their figures."""
+        params = state.params if state.ema is None else state.ema
+        for evaluation in self.evaluations:
+            if not (everything or due(step, evaluation.every, self.total)):
+                continue
+            with self.clock.paused():
+                figures = evaluation.run(params)
+            named = {f"{evaluation.name}/{k}": v for k, v in figures.items()}
+            self.writer.write(step, named)
+            self.figures |= named
+            shown = "  ".join(f"{k} {v:.4f}" for k, v in named.items())
+            logging.info("step %d  %s", step, shown)
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Starts writing a checkpoint, after a look at what is being saved."""
+        self.health.check()
+        with self.clock.paused():
+            self.checkpoints.save(state, self.describe(step))
+
+    def describe(self, step: int) -> checkpoint.Description:
+        """What is stored beside the arrays."""
+        return checkpoint.Description(
+            architecture=self.exp.architecture,
+            preprocessing=self.exp.preprocessing,
+            label_names=self.exp.info.label_names,
+            config=self.exp.config,
+            step=step,
+            versions=checkpoint.versions(),
+        )
+
+
+def _peak_flops() -> float | None:
+    peaks = [hardware.peak_flops(device) for device in jax.devices()]
+    return None if None in peaks else sum(peaks)
+
+
+def _loop(
+    run_: Run, state: TrainState, start: int, batches: Iterator[Any], profile: bool
+) -> TrainState:
+    """Steps from `start` to the end; every value is read when the device is past it."""
+    exp, durations = run_.exp, run_.exp.durations
+    running: collections.deque[jax.Array] = collections.deque()
+    pending: tuple[int, dict[str, jax.Array]] | None = None
+    with _stop_requests() as stop:
+        for step in range(start + 1, durations.total + 1):
+            _profile(run_.workdir, profile, step - start)
+            waited = time.perf_counter()
+            batch = mesh_lib.to_global(next(batches), exp.mesh)
+            run_.clock.waited(time.perf_counter() - waited)
+            state, values = exp.train_step(state, batch)
+            run_.health.add(step, values)
+            running.append(values["loss"])
+            if len(running) > IN_FLIGHT:
+                running.popleft().block_until_ready()
+            if pending is not None:
+                run_.health.check()
+                run_.log(*pending)
+            logs = due(step, durations.log_every, durations.total)
+            pending = (step, values) if logs or step == start + 1 else None
+            stopping = _stop_now(stop, step)
+            if stopping or due(step, durations.save_every, durations.total):
+                run_.save(step, state)
+            if stopping and step < durations.total:
+                raise errors.Preempted(
+                    f"asked to stop; saved step {step} of {durations.total}. "
+                    "Run the same command again to go on from there"
+                )
+            run_.evaluate(step, state, everything=False)
+        if pending is not None:
+            run_.health.check()
+            run_.log(*pending)
+    return state
+
+
+def _profile(workdir: Path, wanted: bool, done: int) -> None:
+    """Traces a few steps after the first ones, for TensorBoard or Perfetto."""
+    if wanted and done == IN_FLIGHT + 2:
+        jax.profiler.start_trace(workdir / "profile")
+    if wanted and done == IN_FLIGHT + 2 + PROFILED_STEPS:
+        jax.profiler.stop_trace()
+        logging.info("profile of %d steps in %s", PROFILED_STEPS, workdir / "profile")
+
+
+def _train_batches(exp: experiment.Experiment) -> Any:
+    data = exp.config["data"]
+    source = catalog.open_source(
+        data["dataset"], data["train_split"], data_dir=data["data_dir"]
+    )
+    return loader.train_loader(
+        source,
+        exp.train_transform,
+        batch_size=exp.config["batch_size"],
+        seed=exp.config["seed"],
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        threads=data["threads"],
+        cache=data["cache"],
+        max_corrupt=data["max_corrupt"],
+        sharding=mesh_lib.batch_sharding(exp.mesh),
+    )
+
+
+def overview(exp: experiment.Experiment) -> str:
+    """The table of parameters and one line about the run."""
+    table = clu.parameter_overview.get_parameter_overview(
+        exp.state.params, include_stats=False
+    )
+    count = models.count_parameters(exp.architecture)
+    macs = models.forward_macs(exp.architecture)
+    devices = jax.devices()
+    return (
+        f"{table}\n{exp.architecture.name}: {count:,} parameters, "
+        f"{macs / 1e9:.2f} GMAC an image; {exp.durations.total:,} steps of "
+        f"{exp.config['batch_size']} on {len(devices)} x {devices[0].device_kind}"
+    )
+
+
+def run(
+    config: Mapping[str, Any], workdir: str | Path, mesh: Mesh, *, profile: bool = False
+) -> dict[str, float]:
+    """Trains to the end of `config.total`, or goes on where a run stopped.
+
+    Args:
+        config: as `configs/base.py` gives it.
+        workdir: its config.json, metrics.jsonl, TensorBoard files and checkpoints.
+        mesh: from `mesh.make_mesh`.
+        profile: trace a few steps into workdir/profile.
+
+    Returns:
+        The figures of the last evaluations, "test/top1" for instance.
+
+    Raises:
+        UserError: bad input, before anything expensive starts.
+        NonFiniteError: the loss is no number any more.
+        Preempted: stopped by SIGTERM, with its state saved.
+    """
+    exp = experiment.assemble(config, mesh)
+    workdir = Path(workdir)
+    checkpoints = checkpoint.Checkpoints(workdir, keep=exp.config["keep"])
+    prepare_workdir(workdir, exp.config)
+    finished = metrics.last_figures(workdir, exp.durations.total, exp.config["evals"])
+    if checkpoints.latest() == exp.durations.total and finished is not None:
+        logging.info("done: %s is at step %d already", workdir, exp.durations.total)
+        return finished
+    logging.info(overview(exp))
+    batches = _train_batches(exp)
+    state, start = restore_or_start(exp, checkpoints)
+    run_ = Run(exp, workdir, checkpoints, start)
+    try:
+        if start and metrics.last_figures(workdir, start, exp.config["evals"]) is None:
+            run_.evaluate(start, state, everything=False)
+        state = _loop(run_, state, start, batches.iterate(start), profile)
+    finally:
+        batches.close()
+        run_.writer.close()
+        checkpoints.close()
+    logging.info(metrics.summary(workdir, run_.figures, corrupt=len(batches.corrupt)))
+    return run_.figures
