@@ -1,0 +1,273 @@
+"""Figures of a run: metrics.jsonl, TensorBoard files, throughput and progress lines."""
+
+import contextlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from vit_jax import errors
+
+FILE_NAME = "metrics.jsonl"
+TENSORBOARD_FOLDER = "tensorboard"
+
+
+def json_number(value: Any) -> float | int | None:
+    """Returns a number that JSON can hold: NaN and infinities become null.
+
+    null rather than a string, so that a column of numbers stays one for its readers.
+    """
+    if isinstance(value, int):
+        return value
+    value = float(value)
+    return value if math.isfinite(value) else None
+
+
+def _kept_lines(path: Path, start_step: int) -> list[str]:
+    """Lines of an earlier run that a run from `start_step` will not write again."""
+    if start_step == 0 or not path.is_file():
+        return []
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            step = json.loads(line)["step"]
+        except (ValueError, KeyError, TypeError):
+            continue  # cut off when the earlier run was killed
+        if step <= start_step:
+            kept.append(line + "\n")
+    return kept
+
+
+class Writer:
+    """Writes figures of the run to its workdir, each line at once.
+
+    `metrics.jsonl` holds one object a line: "step", then names and values; a value
+    that is not finite is null. TensorBoard's files lie in `tensorboard/`. The workdir
+    is a local or mounted folder.
+    """
+
+    def __init__(
+        self, workdir: str | os.PathLike, *, start_step: int, enabled: bool = True
+    ):
+        """Opens the files and removes what was written after `start_step`.
+
+        Args:
+            workdir: folder, made where it is missing.
+            start_step: updates done in the checkpoint that the run continues; lines
+                with a later step go, so that nothing is there twice. 0 starts anew.
+            enabled: False on every process but the first: nothing is written.
+
+        Raises:
+            UserError: the files cannot be written.
+        """
+        self._enabled = enabled
+        self._path = Path(workdir) / FILE_NAME
+        if enabled:
+            with self._explained():
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._remove_later_lines(start_step)
+                self._file = open(self._path, "a")
+                self._events = self._open_events(start_step)
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Appends one line; values are numbers or scalar arrays.
+
+        Raises:
+            UserError: the disk is full or cannot be written.
+        """
+        if not self._enabled:
+            return
+        numbers = {name: json_number(value) for name, value in values.items()}
+        with self._explained():
+            self._file.write(json.dumps({"step": int(step), **numbers}) + "\n")
+            self._file.flush()
+            self._write_event(int(step), values)
+
+    def close(self) -> None:
+        """Closes the files; a second call does nothing."""
+        if self._enabled:
+            self._enabled = False
+            with self._explained():
+                self._events.close()
+                self._file.close()
+
+    def _remove_later_lines(self, start_step: int) -> None:
+        if not self._path.is_file():
+            return
+        replacement = self._path.with_suffix(".tmp")
+        replacement.write_text("".join(_kept_lines(self._path, start_step)))
+        os.replace(replacement, self._path)
+
+    def _open_events(self, start_step: int) -> Any:
+        # The synchronous half of tensorboardX: its SummaryWriter writes in a thread,
+        # which dies of a full disk and leaves the training loop waiting for ever.
+        from tensorboardX import event_file_writer
+        from tensorboardX.proto import event_pb2
+
+        folder = self._path.parent / TENSORBOARD_FOLDER
+        folder.mkdir(exist_ok=True)
+        suffix = f".{os.getpid()}.{time.time_ns()}"
+        events = event_file_writer.EventsWriter(str(folder / "events"), suffix)
+        # TensorBoard forgets what earlier files hold from this step on.
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        step = start_step + 1 if start_step else 0
+        events.write_event(
+            event_pb2.Event(wall_time=time.time(), step=step, session_log=start)
+        )
+        return events
+
+    def _write_event(self, step: int, values: Mapping[str, Any]) -> None:
+        from tensorboardX.proto import event_pb2, summary_pb2
+
+        scalars = [
+            summary_pb2.Summary.Value(tag=name, simple_value=float(value))
+            for name, value in values.items()
+        ]
+        self._events.write_event(
+            event_pb2.Event(
+                wall_time=time.time(),
+                step=step,
+                summary=summary_pb2.Summary(value=scalars),
+            )
+        )
+        self._events.flush()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise errors.UserError(
+                f"cannot write {self._path}: {error.strerror or error}. Free space or "
+                "make the folder writable, then start the same command again: it "
+                "continues from the last checkpoint. Or choose another workdir"
+            ) from error
+
+
+class Clock:
+    """Turns step counts and waiting times into throughput.
+
+    The first `tick` only starts the clock, so call it once the first step is done:
+    compilation then stays out of the figures.
+    """
+
+    def __init__(
+        self,
+        batch_size: int,
+        total_steps: int,
+        flops_per_image: float | None = None,
+        peak_flops: float | None = None,
+    ):
+        """Sets what the figures need.
+
+        Args:
+            batch_size: images of one step, all devices together.
+            total_steps: length of the run.
+            flops_per_image: model FLOPs of one training image (forward and backward).
+            peak_flops: FLOP/s of all devices together; None where not known.
+        """
+        self._batch_size = batch_size
+        self._total_steps = total_steps
+        can_tell = bool(flops_per_image and peak_flops)
+        self._mfu_per_rate = flops_per_image / peak_flops if can_tell else None
+        self._first: tuple[int, float, float] | None = None
+        self._last: tuple[int, float, float] | None = None
+        self._waited = 0.0
+        self._paused = 0.0
+
+    def waited(self, seconds: float) -> None:
+        """Adds time in which the loop waited for its next batch."""
+        self._waited += seconds
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves the time of the body (evaluation, saving) out of the figures."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._paused += time.perf_counter() - start
+
+    def tick(self, step: int) -> dict[str, float]:
+        """Returns the figures since the previous tick; the first tick returns none.
+
+        Args:
+            step: updates done.
+
+        Returns:
+            images_per_second, step_seconds, input_wait (fraction of the time),
+            eta_seconds, and mfu (fraction of the peak) where the chip is known.
+        """
+        now = (step, time.perf_counter() - self._paused, self._waited)
+        last, self._last = self._last, now
+        if last is None:
+            self._first = now
+            return {}
+        figures = self._figures(last, now)
+        if figures:
+            remaining = max(self._total_steps - step, 0)
+            figures["eta_seconds"] = remaining * figures["step_seconds"]
+        return figures
+
+    def summary(self) -> dict[str, float]:
+        """Returns the figures from the first tick to the last, without an ETA."""
+        if self._first is None or self._last is None:
+            return {}
+        return self._figures(self._first, self._last)
+
+    def _figures(
+        self, start: tuple[int, float, float], end: tuple[int, float, float]
+    ) -> dict[str, float]:
+        steps, seconds, waited = (b - a for a, b in zip(start, end, strict=True))
+        if steps <= 0 or seconds <= 0:
+            return {}
+        rate = steps * self._batch_size / seconds
+        figures = {
+            "images_per_second": rate,
+            "step_seconds": seconds / steps,
+            "input_wait": min(waited / seconds, 1.0),
+        }
+        if self._mfu_per_rate is not None:
+            figures["mfu"] = rate * self._mfu_per_rate
+        return figures
+
+
+def format_seconds(seconds: float) -> str:
+    """Returns a duration as "2d03h", "1h02m", "3m04s" or "5s"."""
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    days, h = divmod(hours, 24)
+    if days:
+        return f"{days}d{h:02d}h"
+    if hours:
+        return f"{hours}h{m:02d}m"
+    return f"{m}m{s:02d}s" if m else f"{s}s"
+
+
+def _memory(value: float) -> str:
+    return f"memory {value / 2**30:.2f} GiB"
+
+
+# What a progress line shows, in this order; a figure that is not there is left out.
+SHOWN: dict[str, Callable[[float], str]] = {
+    "eta_seconds": lambda value: f"eta {format_seconds(value)}",
+    "loss": lambda value: f"loss {value:.4f}",
+    "accuracy": lambda value: f"accuracy {value:.4f}",
+    "learning_rate": lambda value: f"lr {value:.3e}",
+    "images_per_second": lambda value: f"{value:,.0f} images/s",
+    "mfu": lambda value: f"mfu {value:.1%}",
+    "input_wait": lambda value: f"input wait {value:.1%}",
+    "memory_bytes": _memory,
+}
+
+
+def progress_line(step: int, total_steps: int, values: Mapping[str, Any]) -> str:
+    """Returns one line of plain text: step of total and the figures in `SHOWN`."""
+    parts = [f"step {step}/{total_steps}"]
+    for name, show in SHOWN.items():
+        if name in values:
+            parts.append(show(float(values[name])))
+    return " | ".join(parts)
