@@ -1,0 +1,267 @@
+"""The Vision Transformer as an NNX module (the paper's section 3.1)."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from vit_jax import errors
+from vit_jax.models import layers, variants
+
+Constrain = Callable[[jax.Array], jax.Array]
+
+_policies = jax.checkpoint_policies
+REMAT: dict[str, Callable[[Callable], Callable]] = {
+    "none": lambda block: block,
+    "dots": functools.partial(
+        jax.checkpoint, policy=_policies.dots_saveable, prevent_cse=False
+    ),
+    "dots_nb": functools.partial(
+        jax.checkpoint,
+        policy=_policies.dots_with_no_batch_dims_saveable,
+        prevent_cse=False,
+    ),
+    "full": functools.partial(jax.checkpoint, prevent_cse=False),
+}
+
+
+class VisionTransformer(nnx.Module):
+    """Images to logits. Leaf names are public: checkpoints and rules use them."""
+
+    def __init__(self, architecture: variants.Architecture, *, rngs: nnx.Rngs):
+        arch = architecture
+        self.architecture = arch
+        width = arch.width
+        self.patch_embed = layers.Linear(
+            (*arch.patch, arch.feature_channels),
+            (width,),
+            kernel_init=layers.lecun_normal,
+            rngs=rngs,
+        )
+        cls = jnp.zeros((1, 1, width), jnp.float32)
+        self.cls = nnx.Param(cls) if arch.pool == "token" else None
+        table = jax.random.normal(rngs.params(), (1, arch.tokens, width), jnp.float32)
+        self.posemb = nnx.Param(0.02 * table)
+        self.blocks = _stacked_blocks(arch, rngs)
+        self.norm = layers.LayerNorm(width, epsilon=arch.norm_epsilon)
+        self.pre_logits = _pre_logits(arch, rngs) if arch.pre_logits else None
+        self.head = _head(arch, rngs) if arch.num_classes else None
+
+    def __call__(
+        self,
+        images: jax.Array,
+        *,
+        deterministic: bool = True,
+        rngs: nnx.Rngs | None = None,
+        constrain: Constrain | None = None,
+    ) -> jax.Array:
+        """Returns logits [b, classes], or the features [b, width] without a head.
+
+        Args:
+            images: float [b, height, width, 3], normalised (the released weights
+                expect [-1, 1]), of the architecture's size.
+            deterministic: No dropout.
+            rngs: Source of the dropout keys (its stream "dropout"); needed when
+                something is to be dropped.
+            constrain: Applied to the tokens [b, n, d] at the entry and exit of every
+                block, e.g. to pin their sharding.
+
+        Returns:
+            float32.
+
+        Raises:
+            errors.UserError: images of another shape or of an integer dtype.
+        """
+        features = self.features(
+            images, deterministic=deterministic, rngs=rngs, constrain=constrain
+        )
+        if self.head is None:
+            return features
+        dtype = jnp.dtype(self.architecture.compute_dtype)
+        return self.head(features.astype(dtype), dtype=jnp.dtype(jnp.float32))
+
+    def features(
+        self,
+        images: jax.Array,
+        *,
+        deterministic: bool = True,
+        rngs: nnx.Rngs | None = None,
+        constrain: Constrain | None = None,
+    ) -> jax.Array:
+        """Returns what feeds the head, float32 [b, width]; arguments as the call's."""
+        tokens = self.encode(
+            self.embed(images),
+            deterministic=deterministic,
+            rngs=rngs,
+            constrain=constrain,
+        )
+        pooled = self.pool(tokens)
+        if self.pre_logits is not None:
+            pooled = jnp.tanh(self.pre_logits(pooled))
+        return pooled.astype(jnp.float32)
+
+    def embed(self, images: jax.Array) -> jax.Array:
+        """Maps images to tokens with positions [b, n, d]; the class token is first."""
+        arch = self.architecture
+        check_images(images, arch)
+        x = self.patch_embed(patches(images.astype(arch.compute_dtype), arch))
+        if self.cls is not None:
+            first = jnp.broadcast_to(self.cls[...], (x.shape[0], 1, arch.width))
+            x = jnp.concatenate([first.astype(x.dtype), x], axis=1)
+        return x + self.posemb[...].astype(x.dtype)
+
+    def encode(
+        self,
+        tokens: jax.Array,
+        *,
+        deterministic: bool = True,
+        rngs: nnx.Rngs | None = None,
+        constrain: Constrain | None = None,
+    ) -> jax.Array:
+        """Runs dropout, the blocks and the final LayerNorm: [b, n, d] to the same."""
+        arch = self.architecture
+        keys = None
+        if not deterministic and (arch.dropout or arch.attention_dropout):
+            if rngs is None:
+                raise errors.UserError(
+                    "deterministic=False with dropout needs random numbers: pass "
+                    "rngs=nnx.Rngs(dropout=key)."
+                )
+            first, rest = jax.random.split(rngs.dropout())
+            tokens = layers.dropout(tokens, arch.dropout, first)
+            keys = jax.random.split(rest, arch.depth)
+        graphdef, stacked = nnx.split(self.blocks)
+        tokens = _run_blocks(
+            graphdef,
+            nnx.to_pure_dict(stacked),
+            tokens,
+            keys,
+            unroll=arch.unroll or arch.depth,
+            remat=arch.remat,
+            constrain=constrain,
+        )
+        return self.norm(tokens)
+
+    def pool(self, tokens: jax.Array) -> jax.Array:
+        """Maps encoded tokens [b, n, d] to one vector an image [b, d]."""
+        return POOLS[self.architecture.pool](tokens)
+
+
+POOLS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "token": lambda tokens: tokens[:, 0],
+    "mean": lambda tokens: jnp.mean(tokens, axis=1),
+}
+
+
+def patches(images: jax.Array, arch: variants.Architecture) -> jax.Array:
+    """Cuts [b, H, W, c] into patches [b, rows * columns, p, q, c], row by row."""
+    (rows, columns), (p, q) = arch.grid, arch.patch
+    batch, _, _, channels = images.shape
+    x = images[:, : rows * p, : columns * q]
+    x = x.reshape(batch, rows, p, columns, q, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, p, q, channels)
+
+
+def check_images(images: jax.Array, arch: variants.Architecture) -> None:
+    """Raises `UserError` unless images are float [b, *image_size, 3]."""
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise errors.UserError(
+            f"images are {images.dtype}; the model wants normalised floats, e.g. "
+            "images / 127.5 - 1."
+        )
+    height, width = arch.image_size
+    if images.ndim == 4 and images.shape[1:] == (height, width, 3):
+        return
+    message = (
+        f"images have shape {tuple(images.shape)}; this {arch.name} wants "
+        f"[batch, {height}, {width}, 3]."
+    )
+    if images.ndim == 4 and images.shape[3] == 3:
+        size = tuple(images.shape[1:3])
+        message += (
+            f"\nResize them, or make a model for that size: create_model(..., "
+            f"image_size={size}) or vit_jax.load(path, image_size={size}), which "
+            "resamples the position embedding."
+        )
+    elif images.ndim == 3:
+        message += "\nAdd a batch axis: images[None]."
+    raise errors.UserError(message)
+
+
+def _pre_logits(arch: variants.Architecture, rngs: nnx.Rngs) -> layers.Linear:
+    width = (arch.width,)
+    return layers.Linear(width, width, kernel_init=layers.lecun_normal, rngs=rngs)
+
+
+def _head(arch: variants.Architecture, rngs: nnx.Rngs) -> layers.Linear:
+    return layers.Linear(
+        (arch.width,),
+        (arch.num_classes,),
+        kernel_init=layers.zeros,
+        bias_init=nnx.initializers.constant(arch.head_bias),
+        rngs=rngs,
+    )
+
+
+def _stacked_blocks(arch: variants.Architecture, rngs: nnx.Rngs) -> layers.Block:
+    @nnx.split_rngs(splits=arch.depth)
+    @nnx.vmap
+    def make(rngs: nnx.Rngs) -> layers.Block:
+        return layers.Block(
+            arch.width,
+            arch.heads,
+            arch.mlp_width,
+            norm_epsilon=arch.norm_epsilon,
+            gelu=arch.gelu,
+            dropout=arch.dropout,
+            attention_dropout=arch.attention_dropout,
+            rngs=rngs,
+        )
+
+    return make(rngs)
+
+
+@functools.partial(
+    jax.jit, static_argnames=("graphdef", "unroll", "remat", "constrain")
+)
+def _run_blocks(
+    graphdef: nnx.GraphDef,
+    stacked: dict[str, Any],
+    tokens: jax.Array,
+    keys: jax.Array | None,
+    *,
+    unroll: int,
+    remat: str,
+    constrain: Constrain | None,
+) -> jax.Array:
+    """Scans one block over its stacked parameters; jitted once a graph definition."""
+    pin = constrain or (lambda x: x)
+
+    def body(x: jax.Array, layer: tuple) -> tuple[jax.Array, None]:
+        params, key = layer
+        return pin(nnx.merge(graphdef, params)(pin(x), key)), None
+
+    xs = (stacked, keys)
+    tokens, _ = jax.lax.scan(REMAT[remat](body), tokens, xs, unroll=unroll)
+    return tokens
+
+
+def block_macs(arch: variants.Architecture) -> int:
+    """Multiply-adds of one block on one image."""
+    n, d = arch.tokens, arch.width
+    return 4 * n * d * d + 2 * n * n * d + 2 * n * d * arch.mlp_width
+
+
+def forward_macs(arch: variants.Architecture) -> int:
+    """Multiply-adds of one image's forward pass; a train step's FLOPs are 6 times it.
+
+    Matrix products and convolutions only, as the paper's exaFLOPs count them.
+    """
+    d = arch.width
+    patch = math.prod(arch.patch) * arch.feature_channels
+    total = math.prod(arch.grid) * patch * d + arch.depth * block_macs(arch)
+    return total + arch.pre_logits * d * d + d * arch.num_classes
