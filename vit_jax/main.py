@@ -5,15 +5,17 @@ Exit codes: 0 done, 2 bad input, 4 the loss is not finite, 42 stopped with its s
 saved (run the same command again).
 """
 
+import difflib
 import logging
 import re
+import runpy
 import sys
 from pathlib import Path
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from vit_jax import cli, errors
+from vit_jax import cli, errors, validation
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="Recipe, as in configs/vit_b16.py:i21k", lock_config=True
@@ -39,6 +41,27 @@ def _config_path(argv: list[str]) -> str:
     return ""
 
 
+def _check_keys(argv: list[str], path: str) -> None:
+    """Raises `UserError`, with the nearest key, for a --config.KEY that is none."""
+    file, *argument = path.split(":", 1)
+    config = runpy.run_path(file)["get_config"](*argument)
+    known = validation.flatten(config.to_dict())
+    for argument in argv:
+        match = re.match(r"--?(?:no)?config\.([^=]+)", argument)
+        if match and match[1] not in known:
+            key = match[1]
+            by_last_word = {name.split(".")[-1]: name for name in known}
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+            word = difflib.get_close_matches(
+                key.split(".")[-1], by_last_word, n=1, cutoff=0.0
+            )
+            nearest = near[0] if near else by_last_word[word[0]]
+            raise errors.UserError(
+                f'unknown configuration key {key!r}. Did you mean "{nearest}"? '
+                "--print_config shows all keys"
+            )
+
+
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses flags; whatever is wrong with them is one `UserError`."""
     path = _config_path(argv)
@@ -53,13 +76,9 @@ def parse_flags(argv: list[str]) -> list[str]:
         sys.path.append(str(Path(file).resolve().parent.parent))
     try:
         rest = flags.FLAGS(argv)
-        if path:
-            _ = _CONFIG.value
     except (KeyError, AttributeError) as error:
-        text = str(error.args[0]).replace("\n", ". ")
-        raise errors.UserError(
-            f"unknown configuration key {text}; --print_config shows all keys"
-        ) from error
+        _check_keys(argv, path)
+        raise errors.UserError(f"--config={path}: {error.args[0]}") from error
     except flags.Error as error:
         # A config file's own error arrives as the last line of a formatted traceback.
         lines = [line for line in str(error).splitlines() if line.strip()]

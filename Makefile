@@ -1,0 +1,42 @@
+# Two commands do all the set-up: `make quickstart` and `make test`.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+QUICKSTART := workdirs/quickstart
+
+.PHONY: quickstart train test test-slow lint clean
+
+quickstart: train
+	@$(BIN)/python -m vit_jax.evaluate --checkpoint=$(QUICKSTART) \
+	    --dataset=digits --split=test > $(QUICKSTART)/test.json
+	@$(BIN)/python -c 'import json; figures = json.load(open("$(QUICKSTART)/test.json")); \
+	    print("test accuracy: %.4f" % figures["top1"])'
+
+# Run it again: it goes on where it stopped, or says that it is done.
+train: $(VENV)/installed
+	$(BIN)/python -m vit_jax.main --config=configs/quickstart.py --workdir=$(QUICKSTART)
+
+test: $(VENV)/installed-test
+	$(BIN)/python -m pytest -n auto --dist loadfile
+
+test-slow: $(VENV)/installed-test
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) workdirs build *.egg-info
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "vit_jax needs Python 3.11 or newer: make PYTHON=python3.12 ..."'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml setup.py | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+$(VENV)/installed-test: pyproject.toml setup.py | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]'
+	touch $@ $(VENV)/installed

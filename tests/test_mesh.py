@@ -1,0 +1,55 @@
+"""The mesh and where leaves and batches live."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from vit_jax import errors, mesh
+
+
+def test_mesh_covers_the_devices():
+    assert dict(mesh.make_mesh().shape) == {"data": 8, "fsdp": 1}
+    assert dict(mesh.make_mesh(fsdp=4).shape) == {"data": 2, "fsdp": 4}
+
+
+@pytest.mark.parametrize(("data", "fsdp"), [(-1, 3), (3, 1), (0, 8), (4, 4)])
+def test_a_mesh_that_does_not_fit(data, fsdp):
+    with pytest.raises(errors.UserError, match="8 devices"):
+        mesh.make_mesh(data=data, fsdp=fsdp)
+
+
+def test_rules_shard_weights_and_their_moments_alike():
+    device_mesh = mesh.make_mesh(fsdp=4)
+    leaf = jax.ShapeDtypeStruct((3, 16, 4, 4), np.float32)
+    odd = jax.ShapeDtypeStruct((3, 18, 4, 4), np.float32)
+    tree = {
+        "params": {"blocks": {"attn": {"query": {"kernel": leaf}}}},
+        "opt_state": {"0": {"mu": {"blocks": {"attn": {"query": {"kernel": leaf}}}}}},
+        "odd": {"attn": {"query": {"kernel": odd}}},
+        "count": jax.ShapeDtypeStruct((), np.int32),
+    }
+    specs = jax.tree.map(lambda s: s.spec, mesh.shardings(tree, device_mesh))
+    assert specs["params"]["blocks"]["attn"]["query"]["kernel"] == P(None, "fsdp")
+    moments = specs["opt_state"]["0"]["mu"]["blocks"]
+    assert moments["attn"]["query"]["kernel"] == P(None, "fsdp")
+    assert specs["odd"]["attn"]["query"]["kernel"] == P()
+    assert specs["count"] == P()
+
+
+def test_batches_become_global_and_come_back():
+    device_mesh = mesh.make_mesh(fsdp=2)
+    rows = np.arange(16).reshape(16, 1)
+    batch = mesh.to_global({"label": rows}, device_mesh)
+    assert len(batch["label"].addressable_shards) == 8
+    np.testing.assert_array_equal(mesh.to_host(batch["label"]), rows)
+    assert mesh.to_global(batch, device_mesh)["label"] is batch["label"]
+
+
+def test_batch_sizes_name_their_neighbours():
+    device_mesh = mesh.make_mesh()
+    mesh.check_batch("batch_size", 32, device_mesh, microbatches=4)
+    with pytest.raises(errors.UserError, match="nearest: 96 or 112"):
+        mesh.check_batch("batch_size", 100, device_mesh, microbatches=2)
+    with pytest.raises(errors.UserError, match="nearest: 8"):
+        mesh.check_batch("batch_size", 3, device_mesh)

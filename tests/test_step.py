@@ -1,0 +1,102 @@
+"""The training step on a problem whose gradients are known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from vit_jax import mesh, step
+
+ROWS = np.random.default_rng(0).normal(size=(16, 5)).astype(np.float32)
+
+
+def loss_fn(params, batch, key):
+    residual = batch["x"] @ params["w"] - 1.0
+    loss = jnp.mean(jnp.square(residual))
+    return loss, {"loss": loss}
+
+
+def fresh(tx, ema=False):
+    return step.init_state({"w": jnp.arange(5.0)}, tx, ema=ema)
+
+
+def run(steps=3, ema_decay=0.0, **options):
+    tx = optax.sgd(0.05)
+    train_step = step.make_train_step(
+        loss_fn, tx, seed=0, ema_decay=ema_decay, **options
+    )
+    state = fresh(tx, ema=ema_decay > 0)
+    for _ in range(steps):
+        state, metrics = jax.jit(train_step)(state, {"x": jnp.asarray(ROWS)})
+    return state, metrics
+
+
+def test_equals_the_formula():
+    w = np.arange(5.0, dtype=np.float32)
+    for _ in range(3):
+        w = w - 0.05 * 2 * ROWS.T @ (ROWS @ w - 1.0) / len(ROWS)
+    state, _ = run()
+    np.testing.assert_allclose(state.params["w"], w, rtol=1e-5)
+    assert state.step == 3
+
+
+def test_microbatches_equal_the_full_batch():
+    whole, whole_metrics = run()
+    for microbatches in (2, 4, 16):
+        parts, metrics = run(microbatches=microbatches)
+        np.testing.assert_allclose(parts.params["w"], whole.params["w"], rtol=1e-5)
+        np.testing.assert_allclose(metrics["loss"], whole_metrics["loss"], rtol=1e-5)
+
+
+def test_microbatches_stay_spread_over_the_devices():
+    """Row i of every microbatch is on the device that held its block of the batch."""
+    device_mesh = mesh.make_mesh()
+    batch = mesh.to_global({"x": np.arange(16.0)[:, None]}, device_mesh)
+    seen = []
+
+    def spy(params, rows, key):
+        jax.debug.callback(lambda x: seen.append(np.asarray(x).ravel()), rows["x"])
+        return jnp.sum(rows["x"] * params["w"][0]), {}
+
+    tx = optax.sgd(0.0)
+    train_step = step.make_train_step(spy, tx, seed=0, microbatches=2)
+    state, _ = jax.jit(train_step)(fresh(tx), batch)
+    jax.block_until_ready(state)
+    jax.effects_barrier()
+    assert sorted(tuple(s) for s in seen) == [
+        tuple(np.arange(0.0, 16, 2)),
+        tuple(np.arange(1.0, 16, 2)),
+    ]
+
+
+def test_polyak_average():
+    state, _ = run(steps=1, ema_decay=0.9)
+    expected = 0.9 * np.arange(5.0) + 0.1 * np.asarray(state.params["w"])
+    np.testing.assert_allclose(state.ema["w"], expected, rtol=1e-6)
+
+
+def test_randomness_is_a_function_of_seed_and_step():
+    def noisy(params, batch, key):
+        return jnp.sum(params["w"] * jax.random.normal(key, (5,))), {}
+
+    tx = optax.sgd(1.0)
+    train_step = jax.jit(step.make_train_step(noisy, tx, seed=3))
+    batch = {"x": jnp.asarray(ROWS)}
+    first, _ = train_step(fresh(tx), batch)
+    second, _ = train_step(first, batch)
+    again, _ = train_step(first, batch)
+    np.testing.assert_array_equal(second.params["w"], again.params["w"])
+    moved = np.asarray(second.params["w"] - first.params["w"])
+    assert not np.allclose(moved, np.asarray(first.params["w"]) - np.arange(5.0))
+
+
+def test_non_finite_leaves_show_in_grad_squares():
+    def bad(params, batch, key):
+        return jnp.sum(params["a"]) + jnp.sum(params["b"]) * jnp.inf, {}
+
+    tx = optax.sgd(1.0)
+    params = {"a": jnp.ones(2), "b": jnp.ones(2)}
+    _, metrics = step.make_train_step(bad, tx, seed=0)(
+        step.init_state(params, tx, ema=False), {}
+    )
+    assert list(np.isfinite(metrics["grad_squares"])) == [True, False]
