@@ -27,6 +27,7 @@ LEVELS = {
     "optim": 1,
     "step": 1,
     "metrics": 1,
+    "workdir": 2,
     "cli": 1,
     "data": 1,
     "models": 2,

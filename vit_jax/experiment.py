@@ -144,7 +144,7 @@ def _optimizer(
         schedule=schedule,
         weight_decay=options["weight_decay"],
         decay_rules=errors.lookup(optim.DECAY, options["decay"], "optimizer.decay"),
-        lr_rules=tuple(options["lr_rules"]),
+        lr_rules=(*options["lr_rules"], *optim.TRAIN_ALL),
         clip_norm=options["clip_norm"],
         beta1=options["beta1"],
         beta2=options["beta2"],

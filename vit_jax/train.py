@@ -1,12 +1,10 @@
 """One run, from its configuration to its last evaluation; the same call resumes it."""
 
 import collections
-import json
 import logging
-import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,24 +29,12 @@ from vit_jax import (
     validation,
 )
 from vit_jax import mesh as mesh_lib
+from vit_jax import workdir as workdir_lib
 from vit_jax.data import catalog, loader
 from vit_jax.step import TrainState
 
 IN_FLIGHT = 2  # steps the host may run ahead of the device
 PROFILED_STEPS = 5
-
-# What may change between the calls that make up one run: it moves no bit of the result.
-FREE = (
-    "log_every",
-    "eval_every",
-    "save_every",
-    "keep",
-    "data.data_dir",
-    "data.cache",
-    "data.threads",
-    "mesh.",
-    "evals.",
-)
 
 
 @dataclass
@@ -65,63 +51,11 @@ def due(step: int, every: int, total: int) -> bool:
     return step == total or (every > 0 and step > 0 and step % every == 0)
 
 
-def prepare_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
-    """Creates the workdir with its config.json, or checks that it is this run's.
-
-    Raises:
-        UserError: not writable, or it belongs to another configuration (names what
-            differs).
-    """
-    path = workdir / "config.json"
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            _check_same(workdir, config, json.loads(path.read_text()))
-        elif jax.process_index() == 0:
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps(config, indent=2))
-            os.replace(partial, path)
-    except OSError as error:
-        raise errors.UserError(
-            f"workdir {workdir} cannot be written: {error.strerror or error}; "
-            "want a folder you may write to, with space: --workdir=PATH"
-        ) from error
-    except json.JSONDecodeError as error:
-        raise errors.UserError(
-            f"{path} is damaged: {error}; remove it if the workdir is this run's"
-        ) from error
-
-
-def _check_same(
-    workdir: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any]
-) -> None:
-    differing = {
-        key: pair
-        for key, pair in validation.differences(ours, theirs).items()
-        if not key.startswith(FREE)
-    }
-    if differing:
-        lines = [
-            f"  {key}: {there!r} there, {here!r} in this call"
-            for key, (here, there) in differing.items()
-        ]
-        more = [f"  ... and {len(lines) - 6} more"] if len(lines) > 6 else []
-        raise errors.UserError(
-            "\n".join(
-                [f"workdir {workdir} belongs to another configuration:"]
-                + lines[:6]
-                + more
-                + ["want the same values, or another --workdir"]
-            )
-        )
-
-
 def make_evaluations(exp: experiment.Experiment) -> list[Evaluation]:
     """Opens the datasets of `config.evals` and returns their evaluators."""
     data = exp.config["data"]
     result = []
     for name, options in exp.config["evals"].items():
-        dataset = options["dataset"] or data["dataset"]
         every = validation.duration(
             f"evals.{name}.every",
             options["every"],
@@ -129,12 +63,9 @@ def make_evaluations(exp: experiment.Experiment) -> list[Evaluation]:
             num_examples=catalog.num_examples(exp.info, data["train_split"]),
             total_steps=exp.durations.total,
         )
-        factory = errors.lookup(
-            evaluators.FROM_CONFIG, options["type"], f"evals.{name}.type"
-        )
-        run = factory(
+        run_ = evaluators.make(
             options,
-            dataset=dataset,
+            dataset=options["dataset"] or data["dataset"],
             data_dir=data["data_dir"],
             forward=exp.forward,
             preprocessing=exp.preprocessing,
@@ -142,7 +73,7 @@ def make_evaluations(exp: experiment.Experiment) -> list[Evaluation]:
             batch_size=exp.config["batch_size"],
             mesh=exp.mesh,
         )
-        result.append(Evaluation(name, every or exp.durations.eval_every, run))
+        result.append(Evaluation(name, every or exp.durations.eval_every, run_))
     return result
 
 
@@ -164,7 +95,7 @@ def _start(exp: experiment.Experiment) -> TrainState:
     logging.info("weights of %s:\n%s", loaded.source, report)
     params = jax.device_put(params, jax.tree.map(lambda x: x.sharding, state.params))
     ema = None if state.ema is None else jax.tree.map(lambda x: x.copy(), params)
-    return TrainState(state.step, params, exp.tx_init(params), ema)
+    return TrainState(state.step, params, state.opt_state, ema)
 
 
 def restore_or_start(
@@ -248,6 +179,7 @@ class Run:
         exp: experiment.Experiment,
         workdir: Path,
         checkpoints: checkpoint.Checkpoints,
+        evaluations: list[Evaluation],
         start: int,
     ):
         self.exp, self.workdir, self.checkpoints = exp, workdir, checkpoints
@@ -260,20 +192,16 @@ class Run:
             total_steps=self.total,
             flops_per_image=6 * models.forward_macs(exp.architecture),
             peak_flops=_peak_flops(),
-            start_step=start,
         )
         names = [name for name, _ in tree.named_leaves(exp.state.params)]
         self.health = Health(names)
-        self.evaluations = make_evaluations(exp)
-        self.figures: dict[str, float] = {}
+        self.evaluations = evaluations
 
     def log(self, step: int, values: dict[str, jax.Array]) -> None:
         """Writes the metrics of a finished step and one progress line."""
-        values = jax.device_get(
-            {k: v for k, v in values.items() if k != "grad_squares"}
-        )
-        named = {f"train/{name}": float(value) for name, value in values.items()}
-        named["train/learning_rate"] = float(self.exp.schedule(step - 1))
+        read = jax.device_get({k: v for k, v in values.items() if v.ndim == 0})
+        named = {name: float(value) for name, value in read.items()}
+        named["learning_rate"] = float(self.exp.schedule(step - 1))
         named |= self.clock.tick(step)
         if memory := hardware.device_memory(jax.local_devices()[0]):
             named["memory_bytes"] = memory
@@ -281,25 +209,33 @@ class Run:
         if jax.process_index() == 0:
             logging.info(metrics.progress_line(step, self.total, named))
 
-    def evaluate(self, step: int, state: TrainState, *, everything: bool) -> None:
+    def evaluate(
+        self, step: int, state: TrainState, *, skip: Collection[str] = ()
+    ) -> None:
         """Runs the evaluators that are due and writes their figures."""
         params = state.params if state.ema is None else state.ema
         for evaluation in self.evaluations:
-            if not (everything or due(step, evaluation.every, self.total)):
+            if evaluation.name in skip or not due(step, evaluation.every, self.total):
                 continue
             with self.clock.paused():
                 figures = evaluation.run(params)
             named = {f"{evaluation.name}/{k}": v for k, v in figures.items()}
             self.writer.write(step, named)
-            self.figures |= named
-            shown = "  ".join(f"{k} {v:.4f}" for k, v in named.items())
-            logging.info("step %d  %s", step, shown)
+            shown = " | ".join(f"{k} {v:.4g}" for k, v in named.items())
+            logging.info("step %d/%d | %s", step, self.total, shown)
 
     def save(self, step: int, state: TrainState) -> None:
         """Starts writing a checkpoint, after a look at what is being saved."""
         self.health.check()
         with self.clock.paused():
             self.checkpoints.save(state, self.describe(step))
+
+    def summary(self, *, corrupt: int) -> str:
+        """One line at the end of the run."""
+        figures = self.clock.summary()
+        rate = f"{figures['images_per_second']:,.0f} images/s, " if figures else ""
+        bad = f", {corrupt} unreadable images replaced" if corrupt else ""
+        return f"done: {self.total} steps, {rate}everything in {self.workdir}{bad}"
 
     def describe(self, step: int) -> checkpoint.Description:
         """What is stored beside the arrays."""
@@ -349,7 +285,7 @@ def _loop(
                     f"asked to stop; saved step {step} of {durations.total}. "
                     "Run the same command again to go on from there"
                 )
-            run_.evaluate(step, state, everything=False)
+            run_.evaluate(step, state)
         if pending is not None:
             run_.health.check()
             run_.log(*pending)
@@ -365,11 +301,15 @@ def _profile(workdir: Path, wanted: bool, done: int) -> None:
         logging.info("profile of %d steps in %s", PROFILED_STEPS, workdir / "profile")
 
 
-def _train_batches(exp: experiment.Experiment) -> Any:
+def _train_source(exp: experiment.Experiment) -> Any:
     data = exp.config["data"]
-    source = catalog.open_source(
+    return catalog.open_source(
         data["dataset"], data["train_split"], data_dir=data["data_dir"]
     )
+
+
+def _train_batches(exp: experiment.Experiment, source: Any) -> Any:
+    data = exp.config["data"]
     return loader.train_loader(
         source,
         exp.train_transform,
@@ -420,23 +360,27 @@ def run(
     """
     exp = experiment.assemble(config, mesh)
     workdir = Path(workdir)
+    total = exp.durations.total
+    workdir_lib.check(workdir, exp.config)
     checkpoints = checkpoint.Checkpoints(workdir, keep=exp.config["keep"])
-    prepare_workdir(workdir, exp.config)
-    finished = metrics.last_figures(workdir, exp.durations.total, exp.config["evals"])
-    if checkpoints.latest() == exp.durations.total and finished is not None:
-        logging.info("done: %s is at step %d already", workdir, exp.durations.total)
-        return finished
+    figures = workdir_lib.figures_at(workdir, total)
+    if checkpoints.latest() == total and figures.keys() >= set(exp.config["evals"]):
+        logging.info("done: %s is at step %d of %d already", workdir, total, total)
+        return workdir_lib.flat(figures)
     logging.info(overview(exp))
-    batches = _train_batches(exp)
+    source = _train_source(exp)
+    evaluations = make_evaluations(exp)
+    workdir_lib.write_config(workdir, exp.config)
     state, start = restore_or_start(exp, checkpoints)
-    run_ = Run(exp, workdir, checkpoints, start)
+    batches = _train_batches(exp, source)
+    run_ = Run(exp, workdir, checkpoints, evaluations, start)
     try:
-        if start and metrics.last_figures(workdir, start, exp.config["evals"]) is None:
-            run_.evaluate(start, state, everything=False)
-        state = _loop(run_, state, start, batches.iterate(start), profile)
+        if start:  # it may have stopped between saving and evaluating
+            run_.evaluate(start, state, skip=workdir_lib.figures_at(workdir, start))
+        _loop(run_, state, start, batches.iterate(start), profile)
     finally:
         batches.close()
         run_.writer.close()
         checkpoints.close()
-    logging.info(metrics.summary(workdir, run_.figures, corrupt=len(batches.corrupt)))
-    return run_.figures
+    logging.info(run_.summary(corrupt=len(batches.corrupt)))
+    return workdir_lib.flat(workdir_lib.figures_at(workdir, total))

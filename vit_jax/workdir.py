@@ -1,0 +1,102 @@
+"""A run's folder: config.json, metrics.jsonl, TensorBoard files and checkpoints."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from vit_jax import errors, metrics, validation
+
+# What may change between the calls that make up one run: it moves no bit of the result.
+FREE = (
+    "log_every",
+    "eval_every",
+    "save_every",
+    "keep",
+    "data.data_dir",
+    "data.cache",
+    "data.threads",
+    "mesh.",
+    "evals.",
+)
+
+
+def check(workdir: Path, config: Mapping[str, Any]) -> None:
+    """Raises `UserError` if the workdir is another configuration's, or damaged."""
+    path = workdir / "config.json"
+    try:
+        if path.exists():
+            _check_same(workdir, config, json.loads(path.read_text()))
+    except json.JSONDecodeError as error:
+        raise errors.UserError(
+            f"{path} is damaged: {error}; remove it if the workdir is this run's"
+        ) from error
+
+
+def write_config(workdir: Path, config: Mapping[str, Any]) -> None:
+    """Creates the workdir with its config.json.
+
+    Raises:
+        UserError: not writable.
+    """
+    path = workdir / "config.json"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if jax.process_index() == 0:
+            partial = path.with_suffix(".partial")
+            partial.write_text(json.dumps(config, indent=2))
+            os.replace(partial, path)
+    except OSError as error:
+        raise errors.UserError(
+            f"workdir {workdir} cannot be written: {error.strerror or error}; "
+            "want a folder you may write to, with space: --workdir=PATH"
+        ) from error
+
+
+def _check_same(
+    workdir: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any]
+) -> None:
+    differing = {
+        key: pair
+        for key, pair in validation.differences(ours, theirs).items()
+        if not key.startswith(FREE)
+    }
+    if differing:
+        lines = [
+            f"  {key}: {there!r} there, {here!r} in this call"
+            for key, (here, there) in differing.items()
+        ]
+        more = [f"  ... and {len(lines) - 6} more"] if len(lines) > 6 else []
+        raise errors.UserError(
+            "\n".join(
+                [f"workdir {workdir} belongs to another configuration:"]
+                + lines[:6]
+                + more
+                + ["want the same values, or another --workdir"]
+            )
+        )
+
+
+def figures_at(workdir: Path, step: int) -> dict[str, dict[str, float]]:
+    """Returns {evaluation: {figure: value}} written to metrics.jsonl at a step."""
+    path = workdir / metrics.FILE_NAME
+    found: dict[str, dict[str, float]] = {}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            values = json.loads(line)
+        except ValueError:
+            continue  # cut off when the run was killed
+        if values.pop("step") == step:
+            for name, value in values.items():
+                evaluation, _, figure = name.partition("/")
+                if figure:
+                    found.setdefault(evaluation, {})[figure] = value
+    return found
+
+
+def flat(figures: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Joins the names of evaluations and figures: "test/top1"."""
+    return {f"{name}/{k}": v for name, some in figures.items() for k, v in some.items()}
