@@ -10,6 +10,7 @@ a peak of 1: its figure for the same run is wd_bv = peak * weight_decay (the pap
 0.1 at a rate of 1e-3 is big_vision's 1e-4).
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -26,8 +27,7 @@ DECAY: dict[str, tree.Rules[float]] = {
     "kernels": ((r"kernel$", 1.0), (r".*", 0.0)),
 }
 
-TRAIN_ALL: tree.Rules[float] = ((r".*", 1.0),)
-
+TRAINED, FROZEN = "trained", "frozen"
 ACCUMULATOR_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -160,13 +160,30 @@ def _scale_by_name(rules: tree.Rules[float]) -> optax.GradientTransformation:
     return optax.stateless(lambda updates, _: tree.map_named(scale, updates))
 
 
+def _check_rules(rules: tree.Rules[float], names: list[str]) -> None:
+    """Raises `UserError` for a rule that would be without effect."""
+    for pattern, _ in rules:
+        try:
+            found = any(re.search(pattern, name) for name in names)
+        except re.error as error:
+            raise errors.UserError(
+                f"lr_rules: {pattern!r} is no regex: {error}"
+            ) from error
+        if not found:
+            shown = ", ".join(names[:12])
+            raise errors.UserError(
+                f"lr_rules: {pattern!r} is found in no parameter's name; "
+                f"there are {len(names)}: {shown}{', ...' if len(names) > 12 else ''}"
+            )
+
+
 def make_optimizer(
     name: str,
     *,
     schedule: optax.Schedule,
     weight_decay: float = 0.0,
     decay_rules: tree.Rules[float] = DECAY["all"],
-    lr_rules: tree.Rules[float] = TRAIN_ALL,
+    lr_rules: tree.Rules[float] = (),
     clip_norm: float = 0.0,
     beta1: float = 0.9,
     beta2: float = 0.999,
@@ -184,9 +201,10 @@ def make_optimizer(
             for SGD alike.
         decay_rules: `(regex, multiplier of weight_decay)` over leaf names, first match
             wins; two ready tables in `DECAY`.
-        lr_rules: `(regex, multiplier of the rate)`. It scales the leaf's decay as well.
-            0 freezes the leaf: no update, no decay, no optimizer state, and its
-            gradient does not count in the clipped norm.
+        lr_rules: `(regex, multiplier of the rate)`, first match wins, 1 where none
+            does. It scales the leaf's decay as well. 0 freezes the leaf: no update, no
+            decay, no optimizer state, and its gradient does not count in the clipped
+            norm.
         clip_norm: largest global norm of the gradients of trained leaves; 0 is off.
         beta1: of Adam.
         beta2: of Adam.
@@ -197,10 +215,12 @@ def make_optimizer(
             "bfloat16". The arithmetic stays float32.
 
     Raises:
-        UserError: unknown optimizer or accumulator type.
+        UserError: unknown optimizer or accumulator type; from `init`: a rate rule
+            that is no regex or is found in no leaf name.
     """
     core = errors.lookup(OPTIMIZERS, name, "optimizer")
     dtype = errors.lookup(ACCUMULATOR_DTYPES, accumulator_dtype, "accumulator_dtype")
+    multipliers = (*lr_rules, (r".*", 1.0))
     trained = optax.chain(
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
         core(
@@ -212,15 +232,15 @@ def make_optimizer(
             accumulator_dtype=dtype,
         ),
         _add_decay(weight_decay, decay_rules),
-        _scale_by_name(lr_rules),
+        _scale_by_name(multipliers),
         optax.scale_by_learning_rate(schedule),
     )
 
-    def label(leaf: str, _: Any) -> str:
-        multiplier = tree.first_match(lr_rules, leaf, "learning-rate rules")
-        return "trained" if multiplier else "frozen"
+    def labels(params: Any) -> Any:
+        _check_rules(lr_rules, [leaf for leaf, _ in tree.named_leaves(params)])
+        return tree.map_named(
+            lambda leaf, _: TRAINED if tree.first_match(multipliers, leaf) else FROZEN,
+            params,
+        )
 
-    return optax.partition(
-        {"trained": trained, "frozen": optax.set_to_zero()},
-        lambda params: tree.map_named(label, params),
-    )
+    return optax.partition({TRAINED: trained, FROZEN: optax.set_to_zero()}, labels)

@@ -1,0 +1,47 @@
+import jax
+import pytest
+
+from vit_jax import hardware
+
+
+@pytest.mark.parametrize(
+    "kind, chip",
+    [
+        ("TPU v2", "v2"),
+        ("TPU v3", "v3"),
+        ("TPU v4", "v4"),
+        ("TPU v5 lite", "v5e"),
+        ("TPU v5e", "v5e"),
+        ("TPU v5", "v5p"),
+        ("TPU v5p", "v5p"),
+        ("TPU v6 lite", "v6e"),
+        ("TPU7x", "7x"),
+        ("NVIDIA A100-SXM4-40GB", "A100"),
+        ("NVIDIA A100-SXM4-80GB", "A100-80GB"),
+        ("NVIDIA A100 80GB PCIe", "A100-80GB"),
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA H100 PCIe", "H100-PCIe"),
+        ("NVIDIA H200", "H200"),
+        ("NVIDIA L4", "L4"),
+        ("NVIDIA L40S", "L40S"),
+    ],
+)
+def test_device_kinds_are_found(kind, chip):
+    assert hardware.find_chip(kind) is hardware.CHIPS[chip]
+
+
+@pytest.mark.parametrize("kind", ["cpu", "TPU v9", "TPU v4 lite", "NVIDIA L40", ""])
+def test_unknown_kinds_are_none(kind):
+    assert hardware.find_chip(kind) is None
+
+
+def test_a_cpu_has_no_published_peak():
+    device = jax.local_devices()[0]
+    assert hardware.peak_flops(device) is None
+    memory = hardware.device_memory(device)
+    assert memory is None or memory >= 0
+
+
+def test_a_v3_pod_slice_is_counted_in_cores():
+    # 2048 cores of a full v3 pod: "more than 100 petaFLOP/s".
+    assert 2048 * hardware.CHIPS["v3"].peak_flops == pytest.approx(126e15, rel=0.01)

@@ -1,0 +1,84 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vit_jax import errors, objectives
+
+LOGITS = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
+INTS = np.array([0, 4, 2, 2, 1, 3], np.int32)
+MULTI = np.array(np.random.default_rng(1).random((6, 5)) < 0.4, np.float32)
+
+
+def loss_of(loss, label, *, logits=LOGITS, label_smoothing=0.0):
+    loss_fn = objectives.classification(
+        lambda params, images, key: params * images,
+        loss=loss,
+        label_smoothing=label_smoothing,
+        num_classes=logits.shape[1],
+    )
+    batch = {"image": jnp.asarray(logits), "label": jnp.asarray(label)}
+    value, metrics = jax.jit(loss_fn)(jnp.float32(1.0), batch, jax.random.key(0))
+    assert metrics["loss"] == value
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def test_sigmoid_at_the_papers_start():
+    classes = 21843
+    logits = np.full((2, classes), -10.0, np.float32)
+    expected = 10.0000454 + (classes - 1) * 4.53989e-5
+    value = loss_of("sigmoid", np.array([3, 7], np.int32), logits=logits)["loss"]
+    assert value == pytest.approx(expected, rel=1e-5)
+
+
+def test_softmax_of_a_zero_head_is_log_of_the_classes():
+    logits = np.zeros((4, 10), np.float32)
+    value = loss_of("softmax", np.zeros(4, np.int32), logits=logits)["loss"]
+    assert value == pytest.approx(np.log(10), rel=1e-6)
+
+
+def test_sigmoid_by_hand():
+    p = 1 / (1 + np.exp(-LOGITS.astype(np.float64)))
+    expected = -(MULTI * np.log(p) + (1 - MULTI) * np.log1p(-p)).sum(1).mean()
+    assert loss_of("sigmoid", MULTI)["loss"] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("amount", [0.0, 0.1])
+def test_integer_labels_are_one_hot_labels(loss, amount):
+    one_hot = np.eye(5, dtype=np.float32)[INTS]
+    a = loss_of(loss, INTS, label_smoothing=amount)
+    b = loss_of(loss, one_hot, label_smoothing=amount)
+    assert a == b
+
+
+def test_smoothing_moves_off_and_on_for_sigmoids_and_mixes_for_softmax():
+    one_hot = np.eye(5, dtype=np.float32)[INTS]
+    off_on = one_hot * (1 - 1e-4) + (1 - one_hot) * 1e-4
+    a = loss_of("sigmoid", INTS, label_smoothing=1e-4)["loss"]
+    assert a == pytest.approx(loss_of("sigmoid", off_on)["loss"], rel=1e-6)
+    uniform = one_hot * 0.9 + 0.1 / 5
+    b = loss_of("softmax", INTS, label_smoothing=0.1)["loss"]
+    assert b == pytest.approx(loss_of("softmax", uniform)["loss"], rel=1e-6)
+    np.testing.assert_allclose(
+        np.asarray(objectives.smooth_uniform(one_hot, 0.1)).sum(1), 1.0, rtol=1e-6
+    )
+
+
+def test_accuracy_counts_any_of_the_labels():
+    best = LOGITS.argmax(1)
+    single = loss_of("softmax", INTS)["accuracy"]
+    assert single == pytest.approx(np.mean(best == INTS))
+    multi = loss_of("sigmoid", MULTI, label_smoothing=0.3)["accuracy"]
+    assert multi == pytest.approx(np.mean(MULTI[np.arange(6), best]))
+
+
+def test_bfloat16_logits_are_scored_in_float32():
+    half = jnp.asarray(LOGITS, jnp.bfloat16)
+    for loss in objectives.LOSSES.values():
+        assert loss.per_example(half, jnp.asarray(MULTI)).dtype == jnp.float32
+
+
+def test_an_unknown_loss_names_the_choices():
+    with pytest.raises(errors.UserError, match="known: sigmoid, softmax"):
+        loss_of("hinge", INTS)
