@@ -4,9 +4,8 @@ import contextlib
 import json
 import math
 import os
-import statistics
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,45 +26,19 @@ def json_number(value: Any) -> float | int | None:
     return value if math.isfinite(value) else None
 
 
-def read(workdir: str | os.PathLike) -> list[dict[str, Any]]:
-    """Returns the lines of a workdir's `metrics.jsonl`; [] where there is none.
-
-    A line that was cut off when its run was killed is left out.
-    """
-    path = Path(workdir) / FILE_NAME
-    if not path.is_file():
+def _kept_lines(path: Path, start_step: int) -> list[str]:
+    """Lines of an earlier run that a run from `start_step` will not write again."""
+    if start_step == 0 or not path.is_file():
         return []
-    records = []
-    for line in path.read_text(errors="replace").splitlines():
+    kept = []
+    for line in path.read_text().splitlines():
         try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            records.append(record)
-    return records
-
-
-def last_figures(
-    workdir: str | os.PathLike, step: int, names: Collection[str]
-) -> dict[str, float] | None:
-    """Returns the figures that the evaluations wrote at `step`.
-
-    Args:
-        workdir: of the run.
-        step: updates done.
-        names: of all evaluations; figures are called "NAME/...".
-
-    Returns:
-        Names and values; None if one of the evaluations wrote none at that step.
-    """
-    found: dict[str, float] = {}
-    for record in read(workdir):
-        for name, value in record.items() if record["step"] == step else ():
-            if name.partition("/")[0] in names:
-                found[name] = math.nan if value is None else value
-    complete = {name.partition("/")[0] for name in found} == set(names)
-    return found if complete else None
+            step = json.loads(line)["step"]
+        except (ValueError, KeyError, TypeError):
+            continue  # cut off when the earlier run was killed
+        if step <= start_step:
+            kept.append(line + "\n")
+    return kept
 
 
 class Writer:
@@ -83,9 +56,8 @@ class Writer:
 
         Args:
             workdir: folder, made where it is missing.
-            start_step: updates done in the checkpoint that the run continues. Lines
-                with a later step go, and figures that are there for this very step
-                are not written again: nothing is there twice. 0 starts anew.
+            start_step: updates done in the checkpoint that the run continues; lines
+                with a later step go, so that nothing is there twice. 0 starts anew.
             enabled: False on every process but the first: nothing is written.
 
         Raises:
@@ -93,12 +65,10 @@ class Writer:
         """
         self._enabled = enabled
         self._path = Path(workdir) / FILE_NAME
-        self._start_step = start_step
-        self._present: set[str] = set()
         if enabled:
             with self._explained():
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._keep_until(start_step)
+                self._remove_later_lines(start_step)
                 self._file = open(self._path, "a")
                 self._events = self._open_events(start_step)
 
@@ -109,10 +79,6 @@ class Writer:
             UserError: the disk is full or cannot be written.
         """
         if not self._enabled:
-            return
-        if step == self._start_step:
-            values = {k: v for k, v in values.items() if k not in self._present}
-        if not values:
             return
         numbers = {name: json_number(value) for name, value in values.items()}
         with self._explained():
@@ -128,16 +94,12 @@ class Writer:
                 self._events.close()
                 self._file.close()
 
-    def _keep_until(self, start_step: int) -> None:
-        """Rewrites the file without what the run from `start_step` will write."""
+    def _remove_later_lines(self, start_step: int) -> None:
         if not self._path.is_file():
             return
-        records = [r for r in read(self._path.parent) if r["step"] <= start_step]
-        kept = records if start_step else []
         replacement = self._path.with_suffix(".tmp")
-        replacement.write_text("".join(json.dumps(r) + "\n" for r in kept))
+        replacement.write_text("".join(_kept_lines(self._path, start_step)))
         os.replace(replacement, self._path)
-        self._present = {k for r in kept if r["step"] == start_step for k in r}
 
     def _open_events(self, start_step: int) -> Any:
         # The synchronous half of tensorboardX: its SummaryWriter writes in a thread,
@@ -189,8 +151,8 @@ class Writer:
 class Clock:
     """Turns step counts and waiting times into throughput.
 
-    Tick after the first step: that tick only starts the clock, and compilation stays
-    out of the figures. A first tick after several steps counts from construction.
+    The first `tick` only starts the clock, so call it once the first step is done:
+    compilation then stays out of the figures.
     """
 
     def __init__(
@@ -199,25 +161,23 @@ class Clock:
         total_steps: int,
         flops_per_image: float | None = None,
         peak_flops: float | None = None,
-        start_step: int = 0,
     ):
-        """Starts to count.
+        """Sets what the figures need.
 
         Args:
             batch_size: images of one step, all devices together.
             total_steps: length of the run.
             flops_per_image: model FLOPs of one training image (forward and backward).
             peak_flops: FLOP/s of all devices together; None where not known.
-            start_step: updates done before this process began.
         """
         self._batch_size = batch_size
         self._total_steps = total_steps
         can_tell = bool(flops_per_image and peak_flops)
         self._mfu_per_rate = flops_per_image / peak_flops if can_tell else None
+        self._first: tuple[int, float, float] | None = None
+        self._last: tuple[int, float, float] | None = None
         self._waited = 0.0
         self._paused = 0.0
-        self._first_step = start_step + 1
-        self._last = (start_step, time.perf_counter(), 0.0)
 
     def waited(self, seconds: float) -> None:
         """Adds time in which the loop waited for its next batch."""
@@ -233,7 +193,7 @@ class Clock:
             self._paused += time.perf_counter() - start
 
     def tick(self, step: int) -> dict[str, float]:
-        """Returns the figures since the previous tick; none at the first step.
+        """Returns the figures since the previous tick; the first tick returns none.
 
         Args:
             step: updates done.
@@ -244,9 +204,25 @@ class Clock:
         """
         now = (step, time.perf_counter() - self._paused, self._waited)
         last, self._last = self._last, now
-        if step <= self._first_step:
+        if last is None:
+            self._first = now
             return {}
-        steps, seconds, waited = (b - a for a, b in zip(last, now, strict=True))
+        figures = self._figures(last, now)
+        if figures:
+            remaining = max(self._total_steps - step, 0)
+            figures["eta_seconds"] = remaining * figures["step_seconds"]
+        return figures
+
+    def summary(self) -> dict[str, float]:
+        """Returns the figures from the first tick to the last, without an ETA."""
+        if self._first is None or self._last is None:
+            return {}
+        return self._figures(self._first, self._last)
+
+    def _figures(
+        self, start: tuple[int, float, float], end: tuple[int, float, float]
+    ) -> dict[str, float]:
+        steps, seconds, waited = (b - a for a, b in zip(start, end, strict=True))
         if steps <= 0 or seconds <= 0:
             return {}
         rate = steps * self._batch_size / seconds
@@ -254,7 +230,6 @@ class Clock:
             "images_per_second": rate,
             "step_seconds": seconds / steps,
             "input_wait": min(waited / seconds, 1.0),
-            "eta_seconds": max(self._total_steps - step, 0) * seconds / steps,
         }
         if self._mfu_per_rate is not None:
             figures["mfu"] = rate * self._mfu_per_rate
@@ -291,31 +266,9 @@ SHOWN: dict[str, Callable[[float], str]] = {
 
 
 def progress_line(step: int, total_steps: int, values: Mapping[str, Any]) -> str:
-    """Returns one line of plain text: step of total and the figures in `SHOWN`.
-
-    "train/loss" counts as "loss".
-    """
-    short = {name.removeprefix("train/"): value for name, value in values.items()}
+    """Returns one line of plain text: step of total and the figures in `SHOWN`."""
     parts = [f"step {step}/{total_steps}"]
-    parts += [show(float(short[name])) for name, show in SHOWN.items() if name in short]
+    for name, show in SHOWN.items():
+        if name in values:
+            parts.append(show(float(values[name])))
     return " | ".join(parts)
-
-
-def summary(
-    workdir: str | os.PathLike, figures: Mapping[str, float], *, corrupt: int = 0
-) -> str:
-    """Returns what to say at the end of a run: its figures, its speed, its bad images.
-
-    Args:
-        workdir: of the run; the speed is the median over its `metrics.jsonl`.
-        figures: of the last evaluations.
-        corrupt: training images that could not be read.
-    """
-    lines = [f"done: {workdir}"]
-    lines += [f"  {name} {value:.4f}" for name, value in figures.items()]
-    rates = [r["images_per_second"] for r in read(workdir) if "images_per_second" in r]
-    if rates:
-        lines.append(f"  {statistics.median(rates):,.0f} images/s (median)")
-    if corrupt:
-        lines.append(f"  {corrupt} training images could not be read and were left out")
-    return "\n".join(lines)
