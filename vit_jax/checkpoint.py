@@ -143,7 +143,7 @@ def _plain_metadata(metadata: Any) -> Any:
     )
 
 
-def _read_item(folder: Path, item: str, like: Any | None = None) -> Any:
+def read_item(folder: Path, item: str, like: Any | None = None) -> Any:
     """Reads one tree: onto the shardings of `like`, or as numpy arrays."""
     path = (folder / item).absolute()
     if like is None:
@@ -297,7 +297,7 @@ class Checkpoints:
                     ]
                 )
             )
-        return _state({i: _read_item(folder, i, t) for i, t in items.items()}, like)
+        return _state({i: read_item(folder, i, t) for i, t in items.items()}, like)
 
     def set_aside_after(self, step: int) -> None:
         """Moves what is newer than `step` (unreadable, half written) out of the way."""
@@ -379,7 +379,7 @@ def read_params(path: str | Path) -> tuple[dict[str, Any], Description]:
     description = describe(folder)
     item = "ema" if (folder / "ema").is_dir() else "params"
     try:
-        return _read_item(folder, item), description
+        return read_item(folder, item), description
     except Exception as error:
         reason = (str(error).strip() or repr(error)).splitlines()[0][:300]
         raise errors.UserError(

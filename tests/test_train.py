@@ -1,0 +1,262 @@
+"""Whole runs on the bundled digits: learning, resuming, stopping, fine-tuning."""
+
+import json
+import os
+import signal
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from configs import quickstart
+from vit_jax import checkpoint, errors, experiment, mesh, pretrained, train, tree
+
+
+def small(**changes):
+    """The quickstart shrunk to 12 steps, with everything random switched on."""
+    config = quickstart.get_config()
+    config.update_from_flattened_dict(
+        {
+            "total": "12 steps",
+            "log_every": "1 steps",
+            "eval_every": "",
+            "save_every": "4 steps",
+            "ema": 0.9,
+            "data.flip": True,
+            "model.depth": 2,
+            "model.width": 32,
+            "model.mlp_width": 64,
+            "model.attention_dropout": 0.1,
+        }
+        | changes
+    )
+    return config
+
+
+@pytest.fixture(scope="module")
+def device_mesh():
+    return mesh.make_mesh()
+
+
+def final_state(config, workdir, device_mesh):
+    exp = experiment.assemble(config, device_mesh)
+    state, step = checkpoint.Checkpoints(workdir).restore(exp.state)
+    assert step == exp.durations.total
+    return jax.tree.map(mesh.to_host, state)
+
+
+def assert_same(left, right, **tolerance):
+    for (name, a), (_, b) in zip(
+        tree.named_leaves(left), tree.named_leaves(right), strict=True
+    ):
+        if tolerance:
+            np.testing.assert_allclose(a, b, err_msg=name, **tolerance)
+        else:
+            np.testing.assert_array_equal(a, b, err_msg=name)
+
+
+def lines(workdir):
+    return [json.loads(line) for line in open(workdir / "metrics.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, device_mesh):
+    """A run that nothing interrupted."""
+    workdir = tmp_path_factory.mktemp("whole")
+    figures = train.run(small(), workdir, device_mesh)
+    return workdir, figures
+
+
+def stop_at(step, workdir):
+    """Sends SIGTERM to this process once a step is in metrics.jsonl."""
+
+    def watch():
+        path = workdir / "metrics.jsonl"
+        deadline = time.time() + 120
+        while time.time() < deadline:
+            if path.exists() and f'"step": {step},' in path.read_text():
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_two_resumes_end_in_the_same_bits(whole, tmp_path, device_mesh):
+    workdir, figures = whole
+    for step in (2, 7):
+        watcher = stop_at(step, tmp_path)
+        with pytest.raises(errors.Preempted, match="same command again"):
+            train.run(small(), tmp_path, device_mesh)
+        watcher.join()
+        assert step < checkpoint.Checkpoints(tmp_path).latest() < 12
+    assert train.run(small(), tmp_path, device_mesh) == figures
+    assert_same(
+        final_state(small(), tmp_path, device_mesh),
+        final_state(small(), workdir, device_mesh),
+    )
+    names = ("step", "loss", "accuracy", "grad_norm", "learning_rate", "test/top1")
+    kept = [
+        [{k: line[k] for k in names if k in line} for line in lines(folder)]
+        for folder in (tmp_path, workdir)
+    ]
+    assert kept[0] == kept[1]
+
+
+def test_signal_handlers_are_put_back(whole):
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_finished_run_says_so_and_changes_nothing(whole, device_mesh):
+    workdir, figures = whole
+    before = (workdir / "metrics.jsonl").read_bytes()
+    assert train.run(small(), workdir, device_mesh) == figures
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+
+
+def test_metrics_hold_every_step_once(whole):
+    workdir, figures = whole
+    steps = [line["step"] for line in lines(workdir) if "loss" in line]
+    assert steps == list(range(1, 13))
+    assert figures["test/examples"] == 359
+    assert 0 <= figures["test/top1"] <= figures["test/top5"] <= 1
+    assert any((workdir / "tensorboard").iterdir())
+
+
+def test_another_config_is_refused_by_name(whole, device_mesh):
+    workdir, _ = whole
+    with pytest.raises(errors.UserError) as caught:
+        train.run(small(seed=3, **{"optimizer.lr": 0.5}), workdir, device_mesh)
+    text = str(caught.value)
+    assert "seed: 0 there, 3 in this call" in text
+    assert "optimizer.lr: 0.002 there, 0.5 in this call" in text
+
+
+def test_free_settings_may_change(whole, device_mesh):
+    workdir, figures = whole
+    changed = small(log_every="3 steps", **{"data.threads": 1, "data.cache": "none"})
+    assert train.run(changed, workdir, device_mesh) == figures
+
+
+EXACT = {"model.dropout": 0.0, "model.attention_dropout": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("mesh_options", "changes"),
+    [
+        ({"fsdp": 2}, {"mesh.fsdp": 2}),
+        ({"fsdp": 8}, {"mesh.fsdp": 8}),
+        ({}, {"microbatches": 4}),
+        ({"fsdp": 4}, {"microbatches": 2, "mesh.fsdp": 4}),
+        ({}, {"model.unroll": 1, "model.remat": "full"}),
+        ({}, {"data.cache": "none"}),
+        ({}, {"data.cache": "ram"}),
+    ],
+)
+def test_layout_microbatches_and_caches_do_not_matter(
+    mesh_options, changes, tmp_path, device_mesh
+):
+    reference, other = tmp_path / "reference", tmp_path / "other"
+    length = {"total": "4 steps"} | EXACT
+    train.run(small(**length), reference, device_mesh)
+    train.run(small(**length, **changes), other, mesh.make_mesh(**mesh_options))
+    ours, theirs = (
+        [line["loss"] for line in lines(folder) if "loss" in line]
+        for folder in (reference, other)
+    )
+    np.testing.assert_allclose(theirs, ours, rtol=1e-5)
+
+
+def test_learns(tmp_path, device_mesh):
+    config = small(total="6 epochs", log_every="20 steps", save_every="", ema=0.0)
+    config.update_from_flattened_dict(EXACT | {"data.flip": False})
+    figures = train.run(config, tmp_path, device_mesh)
+    losses = [line["loss"] for line in lines(tmp_path) if "loss" in line]
+    assert losses[0] == pytest.approx(np.log(10), abs=0.3)
+    assert losses[-1] < losses[0] / 2
+    assert figures["test/top1"] > 0.7
+
+
+def test_a_non_finite_loss_stops_and_keeps_the_last_good(tmp_path, device_mesh):
+    config = small(save_every="2 steps", **{"optimizer.clip_norm": 0.0})
+    config.optimizer.lr = 5000.0
+    config.optimizer.name = "sgd"
+    config.optimizer.warmup = ""
+    with pytest.raises(errors.NonFiniteError) as caught:
+        train.run(config, tmp_path, device_mesh)
+    text = str(caught.value)
+    assert text.startswith("step ") and "blocks/" in text
+    assert len(text.splitlines()) <= 10
+    bad = int(text.split()[1].rstrip(":"))
+    newest = checkpoint.Checkpoints(tmp_path).latest()
+    assert newest is None or newest < bad
+    if newest:
+        params, _ = checkpoint.read_params(tmp_path)
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
+
+
+def test_fine_tunes_its_own_checkpoint_at_another_size(whole, tmp_path, device_mesh):
+    source, _ = whole
+    config = small(
+        init_from=str(source),
+        **{"model.name": "checkpoint", "model.image_size": (8, 12)},
+    )
+    config.data.train.transform = "resize"
+    config.data.eval.transform = "resize"
+    exp = experiment.assemble(config, device_mesh)
+    assert exp.architecture.grid == (4, 6)
+    figures = train.run(config, tmp_path, device_mesh)
+    assert figures["test/examples"] == 359
+    loaded = pretrained.load(tmp_path)
+    assert loaded.architecture.image_size == (8, 12)
+    assert loaded.label_names == tuple("0123456789")
+
+
+def test_fine_tunes_a_google_checkpoint(golden, tmp_path, device_mesh):
+    config = small(
+        init_from=str(golden / "vit_token.npz"),
+        total="2 steps",
+        **{"model.name": "checkpoint", "model.image_size": (48, 40)},
+    )
+    config.data.train.transform = "resize"
+    config.data.eval.transform = "resize"
+    figures = train.run(config, tmp_path, device_mesh)
+    assert figures["test/examples"] == 359
+
+
+def test_frozen_leaves_do_not_move(whole, tmp_path, device_mesh):
+    source, _ = whole
+    config = small(init_from=str(source), **{"model.name": "checkpoint"})
+    config.optimizer.lr_rules = ((r"^head/", 1.0), (r".*", 0.0))
+    train.run(config, tmp_path, device_mesh)
+    before, _ = checkpoint.read_params(source)
+    after, _ = checkpoint.read_params(tmp_path)
+    for (name, a), (_, b) in zip(
+        tree.named_leaves(before), tree.named_leaves(after), strict=True
+    ):
+        assert np.array_equal(a, b) != name.startswith("head/"), name
+
+
+def test_a_missing_init_from_stops_before_training(tmp_path, device_mesh):
+    config = small(init_from=str(tmp_path / "nothing.npz"))
+    with pytest.raises(errors.UserError, match="nothing.npz"):
+        train.run(config, tmp_path / "run", device_mesh)
+
+
+def test_an_unwritable_workdir(tmp_path, device_mesh):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(errors.UserError, match="cannot be written"):
+        train.run(small(), tmp_path / "file" / "run", device_mesh)
+
+
+def test_missing_data_leaves_no_workdir(tmp_path, device_mesh):
+    config = small(**{"data.dataset": "cifar10", "data.data_dir": str(tmp_path)})
+    config.model.image_size = (32, 32)
+    with pytest.raises(errors.UserError, match="download_and_prepare"):
+        train.run(config, tmp_path / "run", device_mesh)
+    assert not (tmp_path / "run").exists()
