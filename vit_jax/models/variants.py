@@ -160,6 +160,11 @@ class Architecture:
             raise errors.UserError(
                 f"heads={self.heads} must divide width={self.width}."
             )
+        if self.resnet is not None and self.resnet_width % 32:
+            raise errors.UserError(
+                f"resnet_width={self.resnet_width} must be a multiple of 32, the "
+                "groups of its GroupNorm."
+            )
         self._check_image()
 
     def _check_image(self) -> None:

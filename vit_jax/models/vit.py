@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vit_jax import errors
-from vit_jax.models import layers, variants
+from vit_jax.models import layers, resnet, variants
 
 Constrain = Callable[[jax.Array], jax.Array]
 
@@ -36,6 +36,7 @@ class VisionTransformer(nnx.Module):
         arch = architecture
         self.architecture = arch
         width = arch.width
+        self.resnet = _resnet(arch, rngs) if arch.resnet_used else None
         self.patch_embed = layers.Linear(
             (*arch.patch, arch.feature_channels),
             (width,),
@@ -79,10 +80,14 @@ class VisionTransformer(nnx.Module):
         features = self.features(
             images, deterministic=deterministic, rngs=rngs, constrain=constrain
         )
+        return self.classify(features)
+
+    def classify(self, features: jax.Array) -> jax.Array:
+        """Maps features to logits, float32; without a head, returns the features."""
         if self.head is None:
             return features
-        dtype = jnp.dtype(self.architecture.compute_dtype)
-        return self.head(features.astype(dtype), dtype=jnp.dtype(jnp.float32))
+        x = features.astype(self.architecture.compute_dtype)
+        return self.head(x, dtype=jnp.dtype(jnp.float32))
 
     def features(
         self,
@@ -108,7 +113,10 @@ class VisionTransformer(nnx.Module):
         """Maps images to tokens with positions [b, n, d]; the class token is first."""
         arch = self.architecture
         check_images(images, arch)
-        x = self.patch_embed(patches(images.astype(arch.compute_dtype), arch))
+        x = images.astype(arch.compute_dtype)
+        if self.resnet is not None:
+            x = self.resnet(x)
+        x = self.patch_embed(patches(x, arch))
         if self.cls is not None:
             first = jnp.broadcast_to(self.cls[...], (x.shape[0], 1, arch.width))
             x = jnp.concatenate([first.astype(x.dtype), x], axis=1)
@@ -158,7 +166,10 @@ POOLS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def patches(images: jax.Array, arch: variants.Architecture) -> jax.Array:
-    """Cuts [b, H, W, c] into patches [b, rows * columns, p, q, c], row by row."""
+    """Cuts [b, H, W, c] into patches [b, rows * columns, p, q, c], row by row.
+
+    With a matrix product this is the patch convolution.
+    """
     (rows, columns), (p, q) = arch.grid, arch.patch
     batch, _, _, channels = images.shape
     x = images[:, : rows * p, : columns * q]
@@ -190,6 +201,10 @@ def check_images(images: jax.Array, arch: variants.Architecture) -> None:
     elif images.ndim == 3:
         message += "\nAdd a batch axis: images[None]."
     raise errors.UserError(message)
+
+
+def _resnet(arch: variants.Architecture, rngs: nnx.Rngs) -> resnet.ResNet:
+    return resnet.ResNet(arch.resnet, arch.resnet_width, rngs=rngs)
 
 
 def _pre_logits(arch: variants.Architecture, rngs: nnx.Rngs) -> layers.Linear:
@@ -264,4 +279,5 @@ def forward_macs(arch: variants.Architecture) -> int:
     d = arch.width
     patch = math.prod(arch.patch) * arch.feature_channels
     total = math.prod(arch.grid) * patch * d + arch.depth * block_macs(arch)
+    total += resnet.macs(arch)
     return total + arch.pre_logits * d * d + d * arch.num_classes

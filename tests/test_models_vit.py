@@ -1,0 +1,307 @@
+"""The forward pass: equations 1-4, and everything that must not change it."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen, nnx
+from jax.sharding import PartitionSpec as P
+
+from vit_jax import errors, models, tree
+from vit_jax.models import layers, vit
+
+LEAVES = {
+    "patch_embed/kernel": (8, 8, 3, 32),
+    "patch_embed/bias": (32,),
+    "cls": (1, 1, 32),
+    "posemb": (1, 17, 32),
+    "blocks/norm1/scale": (3, 32),
+    "blocks/norm1/bias": (3, 32),
+    "blocks/attn/query/kernel": (3, 32, 4, 8),
+    "blocks/attn/query/bias": (3, 4, 8),
+    "blocks/attn/key/kernel": (3, 32, 4, 8),
+    "blocks/attn/key/bias": (3, 4, 8),
+    "blocks/attn/value/kernel": (3, 32, 4, 8),
+    "blocks/attn/value/bias": (3, 4, 8),
+    "blocks/attn/out/kernel": (3, 4, 8, 32),
+    "blocks/attn/out/bias": (3, 32),
+    "blocks/norm2/scale": (3, 32),
+    "blocks/norm2/bias": (3, 32),
+    "blocks/mlp/up/kernel": (3, 32, 64),
+    "blocks/mlp/up/bias": (3, 64),
+    "blocks/mlp/down/kernel": (3, 64, 32),
+    "blocks/mlp/down/bias": (3, 32),
+    "norm/scale": (32,),
+    "norm/bias": (32,),
+    "pre_logits/kernel": (32, 32),
+    "pre_logits/bias": (32,),
+    "head/kernel": (32, 10),
+    "head/bias": (10,),
+}
+
+
+def small(**options):
+    defaults = {
+        "num_classes": 10,
+        "image_size": 32,
+        "width": 32,
+        "depth": 3,
+        "heads": 4,
+        "mlp_width": 64,
+    }
+    return models.architecture("mu/8", **(defaults | options))
+
+
+@functools.cache
+def noisy(arch, seed=0):
+    """A model whose every leaf matters: nothing zero, nothing one."""
+    model = models.create(arch, rngs=nnx.Rngs(seed))
+    graphdef, params = models.split(model)
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
+    leaves = [
+        leaf + 0.1 * jax.random.normal(key, leaf.shape)
+        for key, leaf in zip(keys, leaves)
+    ]
+    return models.merge(graphdef, jax.tree.unflatten(structure, leaves))
+
+
+def images(shape=(2, 32, 32, 3), seed=0):
+    return jax.random.uniform(jax.random.key(seed), shape, minval=-1.0, maxval=1.0)
+
+
+def test_leaf_names_are_these_for_ever():
+    _, params = models.abstract(small(pre_logits=True))
+    assert {n: leaf.shape for n, leaf in tree.named_leaves(params)} == LEAVES
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+
+
+def test_hybrid_leaf_names_are_these_for_ever():
+    _, params = models.abstract(small(resnet=(1, 2), resnet_width=32, patch=(2, 2)))
+    names = [n for n, _ in tree.named_leaves(params) if n.startswith("resnet/")]
+    norm = ("bias", "scale")
+    unit = [f"conv{i}/kernel" for i in (1, 2, 3)]
+    unit += [f"norm{i}/{leaf}" for i in (1, 2, 3) for leaf in norm]
+    projection = ["conv_proj/kernel", *(f"norm_proj/{leaf}" for leaf in norm)]
+    expected = ["root/conv/kernel", *(f"root/norm/{leaf}" for leaf in norm)]
+    expected += [f"stage1/unit1/{leaf}" for leaf in unit + projection]
+    expected += [f"stage2/unit1/{leaf}" for leaf in unit + projection]
+    expected += [f"stage2/unit2/{leaf}" for leaf in unit]
+    assert sorted(names) == sorted(f"resnet/{leaf}" for leaf in expected)
+
+
+def test_initial_values_are_those_of_the_released_code():
+    arch = small(width=128, heads=4, mlp_width=512, head_bias=-10.0, pre_logits=True)
+    _, params = models.split(models.create(arch, rngs=nnx.Rngs(0)))
+    leaves = dict(tree.named_leaves(params))
+    for name in ("cls", "head/kernel", "blocks/attn/query/bias", "patch_embed/bias"):
+        assert not leaves[name].any()
+    assert (leaves["head/bias"] == -10).all()
+    assert leaves["posemb"].std() == pytest.approx(0.02, rel=0.1)
+    assert leaves["blocks/mlp/up/bias"].std() == pytest.approx(1e-6, rel=0.1)
+    for name, fans in {
+        "blocks/attn/query/kernel": (128, 128),
+        "blocks/attn/out/kernel": (128, 128),
+        "blocks/mlp/up/kernel": (128, 512),
+        "blocks/mlp/down/kernel": (512, 128),
+    }.items():
+        bound = (6 / sum(fans)) ** 0.5
+        assert abs(leaves[name]).max() == pytest.approx(bound, rel=0.01)
+        assert not np.allclose(leaves[name][0], leaves[name][1])
+    std = leaves["patch_embed/kernel"].std()
+    assert std == pytest.approx((8 * 8 * 3) ** -0.5, rel=0.1)
+
+
+def reference(model, x):
+    """Equations 1-4, one image and one head at a time, without stacking or scan."""
+    arch, p = model.architecture, models.split(model)[1]
+
+    def norm(leaf, x):
+        x = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(
+            x.var(-1, keepdims=True) + arch.norm_epsilon
+        )
+        return x * leaf["scale"][None] + leaf["bias"][None]
+
+    def attention(p, x):
+        total = p["out"]["bias"][None]
+        for h in range(arch.heads):
+            q, k, v = (
+                x @ p[n]["kernel"][:, h] + p[n]["bias"][h][None]
+                for n in ("query", "key", "value")
+            )
+            weights = jax.nn.softmax(q @ k.T / (arch.width // arch.heads) ** 0.5)
+            total = total + weights @ v @ p["out"]["kernel"][h]
+        return total
+
+    rows, columns = arch.grid
+    (height, width) = arch.patch
+    kernel = p["patch_embed"]["kernel"].reshape(-1, arch.width)
+    z = [p["cls"][0, 0]] if "cls" in p else []
+    for i in range(rows):
+        for j in range(columns):
+            patch = x[i * height : (i + 1) * height, j * width : (j + 1) * width]
+            z.append(patch.reshape(-1) @ kernel + p["patch_embed"]["bias"])
+    z = jnp.stack(z) + p["posemb"][0]
+    for i in range(arch.depth):
+        layer = {n: leaf[i] for n, leaf in tree.named_leaves(p["blocks"])}
+        layer = tree.from_named(layer)
+        z = z + attention(layer["attn"], norm(layer["norm1"], z))
+        hidden = norm(layer["norm2"], z) @ layer["mlp"]["up"]["kernel"]
+        hidden = jax.nn.gelu(hidden + layer["mlp"]["up"]["bias"][None])
+        z = z + hidden @ layer["mlp"]["down"]["kernel"]
+        z = z + layer["mlp"]["down"]["bias"][None]
+    z = norm(p["norm"], z)
+    z = z[0] if "cls" in p else z.mean(0)
+    if "pre_logits" in p:
+        z = jnp.tanh(z @ p["pre_logits"]["kernel"] + p["pre_logits"]["bias"])
+    return z @ p["head"]["kernel"] + p["head"]["bias"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"pool": "mean"},
+        {"pre_logits": True},
+        {"image_size": (24, 40)},
+        {"patch": (8, 4)},
+        {"image_size": (30, 45), "crop": "valid"},
+    ],
+    ids=str,
+)
+def test_forward_pass_is_equations_1_to_4(options):
+    model = noisy(small(**options))
+    x = images((2, *model.architecture.image_size, 3))
+    expected = jax.jit(jax.vmap(functools.partial(reference, model)))(x)
+    np.testing.assert_allclose(model(x), expected, atol=2e-5)
+
+
+@functools.cache
+def gradients(arch):
+    params, x = models.split(noisy(small()))[1], images()
+    graphdef, _ = models.abstract(arch)
+
+    def loss(params):
+        rngs = nnx.Rngs(dropout=jax.random.key(3))
+        logits = models.merge(graphdef, params)(x, deterministic=False, rngs=rngs)
+        return jnp.sum(jnp.sin(logits))
+
+    return jax.jit(jax.value_and_grad(loss))(params)
+
+
+@pytest.mark.parametrize(
+    ("unroll", "remat"),
+    [*((1, remat) for remat in vit.REMAT), (2, "none"), (0, "dots_nb")],
+)
+def test_scan_unroll_and_remat_do_not_matter(unroll, remat):
+    base = small(dropout=0.2, attention_dropout=0.1)
+    expected = gradients(base)
+    found = gradients(base.replace(unroll=unroll, remat=remat))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_split_and_merge_are_inverse_also_under_jit():
+    model = noisy(small())
+    graphdef, params = models.split(model)
+    assert models.abstract(small())[0] == graphdef
+
+    @jax.jit
+    def forward(params, x):
+        return models.merge(graphdef, params)(x)
+
+    np.testing.assert_allclose(forward(params, images()), model(images()), atol=1e-5)
+
+
+def test_calling_eagerly_compiles_the_blocks_once():
+    model = noisy(small(depth=2))
+    model(images())
+    before = vit._run_blocks._cache_size()
+    model(images(seed=1))
+    noisy(small(depth=2), seed=5)(images())
+    assert vit._run_blocks._cache_size() == before
+
+
+def test_bfloat16_is_close_and_its_logits_are_float32():
+    model = noisy(small())
+    graphdef, _ = models.abstract(small(compute_dtype="bfloat16"))
+    half = models.merge(graphdef, models.split(model)[1])
+    logits = half(images())
+    assert logits.dtype == half.features(images()).dtype == jnp.float32
+    assert half.embed(images()).dtype == jnp.bfloat16
+    np.testing.assert_allclose(logits, model(images()), atol=0.2)
+
+
+def test_dropout_acts_only_in_training_and_follows_its_key():
+    model = noisy(small(dropout=0.5))
+    train = functools.partial(model, images(), deterministic=False)
+    first = train(rngs=nnx.Rngs(dropout=0))
+    assert jnp.array_equal(first, train(rngs=nnx.Rngs(dropout=0)))
+    assert not jnp.array_equal(first, train(rngs=nnx.Rngs(dropout=1)))
+    assert jnp.array_equal(model(images()), noisy(small())(images()))
+    with pytest.raises(errors.UserError, match=r"rngs=nnx\.Rngs\(dropout=key\)"):
+        train()
+
+
+def test_dropout_keeps_the_mean_and_zeroes_its_share():
+    x = jnp.ones((1000, 100))
+    y = layers.dropout(x, 0.25, jax.random.key(0))
+    assert float((y == 0).mean()) == pytest.approx(0.25, abs=0.01)
+    assert float(y.mean()) == pytest.approx(1.0, abs=0.01)
+    assert layers.dropout(x, 0.25, None) is x
+
+
+def test_constrain_sees_the_tokens_at_entry_and_exit_of_every_block():
+    seen = []
+
+    def constrain(x):
+        seen.append(x.shape)
+        return x
+
+    model = noisy(small(unroll=1))
+    expected = model(images())
+    assert jnp.array_equal(model(images(), constrain=constrain), expected)
+    assert set(seen) == {(2, 17, 32)} and len(seen) % 2 == 0
+
+
+def test_without_classes_the_model_returns_its_features():
+    model = noisy(small(num_classes=0, pre_logits=True))
+    assert model(images()).shape == (2, 32)
+    assert jnp.array_equal(model(images()), model.features(images()))
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (np.zeros((2, 32, 32, 3), np.uint8), r"uint8.*/ 127\.5 - 1"),
+        (np.zeros((2, 48, 32, 3), np.float32), r"image_size=\(48, 32\)"),
+        (np.zeros((32, 32, 3), np.float32), r"images\[None\]"),
+        (np.zeros((2, 3, 32, 32), np.float32), r"wants \[batch, 32, 32, 3\]"),
+    ],
+)
+def test_wrong_images_say_what_to_do(x, message):
+    with pytest.raises(errors.UserError, match=message):
+        noisy(small())(x)
+
+
+def test_linen_code_can_use_the_model():
+    class Classifier(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            encoder = nnx.bridge.to_linen(
+                models.VisionTransformer, small(num_classes=0), name="encoder"
+            )
+            return linen.Dense(5)(encoder(x))
+
+    classifier = Classifier()
+    variables = classifier.init(jax.random.key(0), images())
+    assert variables["params"]["encoder"]["posemb"].shape == (1, 17, 32)
+    assert classifier.apply(variables, images()).shape == (2, 5)
+
+
+def test_there_is_no_partition_metadata():
+    graphdef, params = models.abstract(small())
+    specs = nnx.get_partition_spec(nnx.state(models.merge(graphdef, params)))
+    assert {leaf for _, leaf in tree.named_leaves(nnx.to_pure_dict(specs))} == {P()}
