@@ -1,0 +1,88 @@
+"""What is measured on a model: `EVALUATORS` by name, each a factory of functions."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jax.sharding import Mesh
+
+from vit_jax import errors
+from vit_jax.data import catalog, transforms
+from vit_jax.data.preprocessing import Preprocessing
+from vit_jax.evaluators import batches, classify, fewshot
+
+# From the parameters of a model to named figures.
+Evaluator = Callable[[Any], dict[str, float]]
+
+EVALUATORS: dict[str, Callable[..., Evaluator]] = {
+    "classify": classify.evaluator,
+    "fewshot": fewshot.evaluator,
+}
+
+
+def _check_classes(info: catalog.DatasetInfo, num_classes: int) -> None:
+    if info.num_classes != num_classes:
+        raise errors.UserError(
+            f"{info.name} has {info.num_classes} classes, the model's head has "
+            f"{num_classes}: top-1 means nothing. Fine-tune a head for {info.name}, "
+            "or measure the features with a few-shot evaluation (--fewshot)"
+        )
+
+
+def make(
+    options: Mapping[str, Any],
+    *,
+    dataset: str,
+    data_dir: str,
+    forward: batches.Forward,
+    preprocessing: Preprocessing,
+    num_classes: int,
+    batch_size: int,
+    mesh: Mesh,
+    loss: str = "softmax",
+    prefix: str = "",
+) -> Evaluator:
+    """Opens the splits of a dataset and returns the evaluator over them.
+
+    Args:
+        options: "type" (a key of `EVALUATORS`) and "split"; for few-shot evaluation
+            also "train_split", "shots", "seeds" and "l2".
+        dataset: as `data.catalog` takes it.
+        data_dir: of TFDS, or "".
+        forward: `(params, uint8 images) -> {"features", "logits"}`.
+        preprocessing: of images; its host part is applied here.
+        num_classes: width of the model's head.
+        batch_size: over all devices.
+        mesh: of all devices.
+        loss: that `classify` reports.
+        prefix: of the names of the figures.
+
+    Raises:
+        UserError: unknown type, dataset or split; a dataset that is not prepared; a
+            head for another number of classes.
+    """
+    kind = options["type"]
+    factory = errors.lookup(EVALUATORS, kind, "evaluator type")
+    info = catalog.describe(dataset, data_dir=data_dir)
+
+    def open_split(split: str) -> Any:
+        return catalog.open_source(dataset, split, data_dir=data_dir)
+
+    shared = {
+        "forward": forward,
+        "source": open_split(options["split"]),
+        "transform": transforms.from_preprocessing(preprocessing),
+        "batch_size": batch_size,
+        "mesh": mesh,
+        "prefix": prefix,
+    }
+    if kind == "classify":
+        _check_classes(info, num_classes)
+        return factory(loss=loss, **shared)
+    return factory(
+        train_source=open_split(options["train_split"]),
+        num_classes=info.num_classes,
+        shots=tuple(options["shots"]),
+        seeds=options["seeds"],
+        l2=options["l2"],
+        **shared,
+    )

@@ -1,0 +1,236 @@
+"""Few-shot classification of features by ridge regression, in closed form.
+
+The paper's few-shot evaluation (section 4.1): frozen features, targets in {-1, 1}^K,
+least squares with an L2 penalty. The procedure, its constants and its random choice of
+examples are those of big_vision's `fewshot_lsr`, whose figures it reproduces.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from vit_jax import errors
+from vit_jax.evaluators import batches, features
+
+BIAS = 100.0  # the constant feature: so large that the bias is hardly penalised
+EPSILON = 1e-5  # added to the standard deviation of a feature
+L2 = 2.0**10
+
+Factors = dict[str, jax.Array]
+
+
+def choose_support(
+    labels: np.ndarray, *, num_classes: int, shots: int, seed: int
+) -> np.ndarray:
+    """Returns the indices of `shots` random examples of each class, class by class.
+
+    One generator serves all classes in order, and fewer shots are a prefix of more. A
+    class with fewer examples gives all that it has.
+    """
+    rng = np.random.default_rng(seed)
+    chosen = [
+        rng.permutation(np.flatnonzero(labels == c))[:shots] for c in range(num_classes)
+    ]
+    return np.concatenate(chosen)
+
+
+def _standardise(x: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
+    """Scales features [n, d] and appends the constant one: [n, d + 1]."""
+    return jnp.pad((x - mean) / std, ((0, 0), (0, 1)), constant_values=BIAS)
+
+
+@jax.jit(static_argnames="num_classes")
+def _factorise(features: jax.Array, labels: jax.Array, num_classes: int) -> Factors:
+    """Everything of the solution that does not depend on the penalty.
+
+    W(l2) = left diag(1 / (eigenvalues + l2)) right, from X'X or, with fewer examples
+    than features, from XX', whichever is smaller.
+    """
+    mean = features.mean(axis=0, keepdims=True)
+    std = features.std(axis=0, keepdims=True) + EPSILON
+    x = _standardise(features, mean, std)
+    y = 2.0 * jax.nn.one_hot(labels, num_classes) - 1.0
+    # Chips that round the factors of a matrix product lose the small eigenvalues.
+    with jax.default_matmul_precision("highest"):
+        if x.shape[0] >= x.shape[1]:
+            eigenvalues, left = jnp.linalg.eigh(x.T @ x)
+            right = left.T @ (x.T @ y)
+        else:
+            eigenvalues, vectors = jnp.linalg.eigh(x @ x.T)
+            left, right = x.T @ vectors, vectors.T @ y
+    return {
+        "eigenvalues": eigenvalues,
+        "left": left,
+        "right": right,
+        "mean": mean,
+        "std": std,
+    }
+
+
+@jax.jit
+def _test_accuracy(
+    factors: Factors, features: jax.Array, labels: jax.Array, l2: jax.Array | float
+) -> jax.Array:
+    """Returns the share of test examples [m, d] that are right at penalty `l2`."""
+    x = _standardise(features, factors["mean"], factors["std"])
+    scale = (1.0 / (factors["eigenvalues"] + l2))[None, :]
+    with jax.default_matmul_precision("highest"):
+        weights = (factors["left"] * scale) @ factors["right"]
+        scores = x @ weights
+    return (jnp.argmax(scores, axis=1) == labels).mean()
+
+
+def _checked(
+    features: np.ndarray, labels: np.ndarray, num_classes: int, what: str
+) -> tuple[np.ndarray, np.ndarray]:
+    features, labels = np.asarray(features, np.float32), np.asarray(labels)
+    if features.ndim != 2 or labels.shape != features.shape[:1] or not len(labels):
+        raise errors.UserError(
+            f"few-shot: {what} features {features.shape} and labels {labels.shape}; "
+            "want [examples, width] and one integer label an example"
+        )
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise errors.UserError(
+            f"few-shot: {what} labels are {labels.dtype}; want integer class indices"
+        )
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise errors.UserError(
+            f"few-shot: {what} labels go from {labels.min()} to {labels.max()}; "
+            f"want 0 to {num_classes - 1}: set num_classes to that of the dataset"
+        )
+    return features, labels.astype(np.int32)
+
+
+def sweep(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
+    *,
+    num_classes: int,
+    shots: int,
+    seed: int,
+    l2s: Sequence[float],
+) -> np.ndarray:
+    """Returns the test accuracy at each penalty, from one eigendecomposition.
+
+    Args:
+        train_features: [n, d]; `shots` of each class are used.
+        train_labels: integers [n].
+        test_features: [m, d], all used.
+        test_labels: integers [m].
+        num_classes: K.
+        shots: examples a class; a class with fewer gives all it has, with a warning.
+        seed: of the choice of examples.
+        l2s: penalties, > 0.
+
+    Raises:
+        UserError: shapes or labels that do not fit, no shots, a penalty <= 0.
+    """
+    train_features, train_labels = _checked(
+        train_features, train_labels, num_classes, "training"
+    )
+    test_features, test_labels = _checked(
+        test_features, test_labels, num_classes, "test"
+    )
+    if shots < 1 or min(l2s) <= 0:
+        raise errors.UserError(
+            f"few-shot: shots={shots}, l2={list(l2s)}; want shots >= 1 and l2 > 0"
+        )
+    few = np.flatnonzero(np.bincount(train_labels, minlength=num_classes) < shots)
+    if len(few):
+        logging.warning(
+            "%d-shot, seed %d: %d of %d classes have fewer training examples and give "
+            "all they have, class %d first",
+            *(shots, seed, len(few), num_classes, few[0]),
+        )
+    support = choose_support(
+        train_labels, num_classes=num_classes, shots=shots, seed=seed
+    )
+    factors = _factorise(train_features[support], train_labels[support], num_classes)
+    test = jax.device_put((test_features, test_labels))
+    return np.array([_test_accuracy(factors, *test, l2) for l2 in l2s])
+
+
+def accuracy(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
+    *,
+    num_classes: int,
+    shots: int,
+    seed: int = 0,
+    l2: float = L2,
+) -> float:
+    """Returns the few-shot test accuracy at one penalty; see `sweep`."""
+    accuracies = sweep(
+        train_features,
+        train_labels,
+        test_features,
+        test_labels,
+        num_classes=num_classes,
+        shots=shots,
+        seed=seed,
+        l2s=[l2],
+    )
+    return float(accuracies[0])
+
+
+def evaluator(
+    *,
+    forward: batches.Forward,
+    train_source: Any,
+    source: Any,
+    transform: Any,
+    batch_size: int,
+    mesh: Mesh,
+    num_classes: int,
+    shots: Sequence[int] = (1, 5, 10, 25),
+    seeds: int = 3,
+    l2: float = L2,
+    prefix: str = "",
+) -> Callable[[Any], dict[str, float]]:
+    """Returns `params -> figures` of few-shot accuracy on the features of a model.
+
+    "5shot" is the mean over seeds, "5shot_std" the standard deviation (of these seeds,
+    not an estimate for more), "5shot_seed0" the accuracy at one seed; "examples" is
+    the number of test images.
+
+    Args:
+        forward: `(params, uint8 images) -> {"features"}`.
+        train_source: the split that the shots are chosen from.
+        source: the test split.
+        transform: host part of the preprocessing, the same for both.
+        batch_size: over all devices.
+        mesh: of all devices.
+        num_classes: of the dataset, whatever the head of the model.
+        shots: examples a class.
+        seeds: 0 .. seeds - 1.
+        l2: penalty.
+        prefix: of the names of the figures.
+    """
+    settings = {"batch_size": batch_size, "mesh": mesh, "transform": transform}
+
+    def evaluate(params: Any) -> dict[str, float]:
+        train = features.collect(forward, params, source=train_source, **settings)
+        test = features.collect(forward, params, source=source, **settings)
+        figures: dict[str, float] = {}
+        for k in shots:
+            accuracies = [
+                accuracy(*train, *test, num_classes=num_classes, shots=k, seed=s, l2=l2)
+                for s in range(seeds)
+            ]
+            figures[f"{k}shot"] = float(np.mean(accuracies))
+            figures[f"{k}shot_std"] = float(np.std(accuracies))
+            for seed, value in enumerate(accuracies):
+                figures[f"{k}shot_seed{seed}"] = value
+        figures["examples"] = len(test[1])
+        return {prefix + name: value for name, value in figures.items()}
+
+    return evaluate
