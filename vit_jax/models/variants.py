@@ -195,8 +195,8 @@ class Architecture:
 
     @property
     def resnet_stride(self) -> int:
-        """Downsampling of the ResNet: 4 by its root, 2 by every stage but the first."""
-        return 1 if self.resnet is None else 4 * 2 ** max(len(self.resnet) - 1, 0)
+        """Downsampling of the ResNet, 1 without."""
+        return resnet_stride(self.resnet)
 
     @property
     def feature_size(self) -> tuple[int, int]:
@@ -312,6 +312,11 @@ def _parse(name: str) -> dict[str, Any]:
     return fields
 
 
+def resnet_stride(units: tuple[int, ...] | None) -> int:
+    """Returns a ResNet's downsampling: 4 by its root, 2 by later stages."""
+    return 1 if units is None else 4 * 2 ** max(len(units) - 1, 0)
+
+
 def pair(size: int | tuple[int, int]) -> tuple[int, int]:
     """Returns (height, width) of one number or of two."""
     if isinstance(size, int):
@@ -319,6 +324,25 @@ def pair(size: int | tuple[int, int]) -> tuple[int, int]:
     if len(size) != 2:
         raise errors.UserError(f"{size} must be one number or (height, width).")
     return int(size[0]), int(size[1])
+
+
+def name_of(fields: Mapping[str, Any]) -> str:
+    """Returns the name of the size, ResNet and patch among an architecture's fields.
+
+    "custom/16" where the table has no such size, "custom+B/1" no such ResNet.
+    """
+    dimensions = (fields[f.name] for f in dataclasses.fields(Size))
+    wanted = Size(*dimensions)
+    size = next((name for name, size in SIZES.items() if size == wanted), "custom")
+    height, width = fields["patch"]
+    patch = str(height) if height == width else f"{height}x{width}"
+    if fields["resnet"] is None:
+        return f"{size}/{patch}"
+    for key, (units, cells) in RESNETS.items():
+        if units == fields["resnet"] and (height, width) == (cells, cells):
+            resnet, total = key.split("/")
+            return f"{resnet}+{size}/{total}"
+    return f"custom+{size}/{patch}"
 
 
 def list_names(pattern: str = "*") -> list[str]:

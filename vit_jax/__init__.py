@@ -1,0 +1,95 @@
+"""Vision Transformers in JAX.
+
+    import vit_jax
+    loaded = vit_jax.load("ViT-B_16.npz", image_size=384)
+    logits = loaded.model(loaded.images(["cat.jpg"]))
+
+    model = vit_jax.create_model("B/16", num_classes=10)
+    vit_jax.list_models("R50*")
+
+Importing this imports nothing heavy; jax and the rest come with the first call.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vit_jax import models, pretrained
+
+__all__ = ["__version__", "create_model", "list_models", "load"]
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int,
+    image_size: int | tuple[int, int] = 224,
+    seed: int = 0,
+    **options: Any,
+) -> models.VisionTransformer:
+    """Returns a new model, an NNX module: `model(images) -> logits`.
+
+    Args:
+        name: Size and patch, "B/16", or a hybrid, "R50+L/32"; see `list_models`.
+        num_classes: Outputs of the head; 0: none, the model returns features.
+        image_size: Pixels, one number or (height, width).
+        seed: Of the initial parameters.
+        **options: Any other field of `models.Architecture`, e.g. `pool="mean"`.
+
+    Raises:
+        errors.UserError: an unknown name or option, or values that do not fit.
+    """
+    from flax import nnx
+
+    from vit_jax import models
+
+    architecture = models.architecture(
+        name, num_classes=num_classes, image_size=image_size, **options
+    )
+    return models.create(architecture, rngs=nnx.Rngs(seed))
+
+
+def load(
+    path: str | Path,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    num_classes: int | None = None,
+) -> pretrained.Loaded:
+    """Loads a checkpoint of ours, or an `.npz` of vision_transformer or big_vision.
+
+    Args:
+        path: A file, a workdir, or one checkpoint inside it.
+        image_size: Pixels, one number or (height, width): the position table is
+            resampled for it. None: the checkpoint's.
+        num_classes: Another number than the checkpoint's puts a new zero head on; 0
+            takes the head off. None: the checkpoint's.
+
+    Returns:
+        The model, its architecture and parameters, and how it wants its images.
+
+    Raises:
+        errors.UserError: no checkpoint there, or a damaged or unknown one.
+    """
+    from vit_jax import pretrained
+
+    return pretrained.load(path, image_size=image_size, num_classes=num_classes)
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Returns the named models that match a shell pattern, e.g. "R50*".
+
+    Any other patch size works too: "B/20", "S/16x8".
+    """
+    from vit_jax import models
+
+    return models.list_names(pattern)
+
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":
+        import importlib.metadata
+
+        return importlib.metadata.version("vit_jax")
+    raise AttributeError(f"module 'vit_jax' has no attribute {name!r}")
