@@ -60,8 +60,8 @@ BAD = {
         "optimizer.lr=nan",
     ),
     "no dataset": (
-        ["--config=configs/vit_b16.py", "--config.data.data_dir=/nonexistent"],
-        "configs/cifar10.py",
+        ["--config=configs/vit_b16.py", "--config.data.data_dir=."],
+        "--config.data.dataset=cifar10",
     ),
     "private dataset": (["--config=configs/vit_b16.py:jft"], "not public"),
 }

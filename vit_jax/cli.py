@@ -27,6 +27,8 @@ def configure_logging() -> None:
     absl_logging.get_absl_handler().python_handler.stream = sys.stderr
     for chatty in ("jax", "orbax", "etils"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    # Orbax leaves the futures of a failed write behind; its first error is reported.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
 def guard(main: Callable[..., int | None], *args: Any) -> int:

@@ -41,7 +41,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 def lookup(table: Mapping[str, T], name: str, what: str) -> T:
-    """Returns `table[name]`; an unknown name is a `UserError` that lists the choices."""
+    """Returns `table[name]`; an unknown one is a `UserError` that lists the choices."""
     if name in table:
         return table[name]
     known = ", ".join(sorted(table))

@@ -144,7 +144,7 @@ def _optimizer(
         schedule=schedule,
         weight_decay=options["weight_decay"],
         decay_rules=errors.lookup(optim.DECAY, options["decay"], "optimizer.decay"),
-        lr_rules=(*options["lr_rules"], *optim.TRAIN_ALL),
+        lr_rules=tuple(options["lr_rules"]),
         clip_norm=options["clip_norm"],
         beta1=options["beta1"],
         beta2=options["beta2"],
@@ -216,6 +216,33 @@ def _abstract_batch(
     }
 
 
+def _loss(
+    config: Mapping[str, Any], graphdef: Any, pixels: Mapping[str, Any], classes: int
+) -> step_lib.LossFn:
+    """The objective over raw batches; a microbatch is normalised when it is used."""
+
+    def model_apply(params: Any, images: jax.Array, key: jax.Array) -> jax.Array:
+        model = models.merge(graphdef, params)
+        images = augment.normalize(images, **pixels)
+        return model(images, deterministic=False, rngs=nnx.Rngs(dropout=key))
+
+    return objectives.classification(
+        model_apply,
+        loss=config["loss"],
+        label_smoothing=config["label_smoothing"],
+        num_classes=classes,
+    )
+
+
+def _random_flip(batch: step_lib.Batch, key: jax.Array) -> step_lib.Batch:
+    return batch | {"image": augment.flip(batch["image"], key)}
+
+
+def _unchanged(batch: step_lib.Batch, key: jax.Array) -> step_lib.Batch:
+    del key
+    return batch
+
+
 def assemble(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
     """Builds a run from its configuration; only shapes, no arrays.
 
@@ -240,42 +267,26 @@ def assemble(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
     architecture = _architecture(config, info)
     graphdef, _ = models.abstract(architecture)
     tx, schedule = _optimizer(config["optimizer"], durations)
-
     pixels = {
         "mean": tuple(data["mean"]),
         "std": tuple(data["std"]),
         "dtype": architecture.compute_dtype,
     }
 
-    def model_apply(params: Any, images: jax.Array, key: jax.Array) -> jax.Array:
-        model = models.merge(graphdef, params)
-        rngs = nnx.Rngs(dropout=key)
-        images = augment.normalize(images, **pixels)
-        return model(images, deterministic=False, rngs=rngs)
-
     def make_state() -> step_lib.TrainState:
         key = step_lib.step_key(config["seed"], durations.total)
-        model = models.create(architecture, rngs=nnx.Rngs(key))
-        _, params = models.split(model)
+        _, params = models.split(models.create(architecture, rngs=nnx.Rngs(key)))
         return step_lib.init_state(params, tx, ema=config["ema"] > 0)
-
-    def random_flip(batch: step_lib.Batch, key: jax.Array) -> step_lib.Batch:
-        return batch | {"image": augment.flip(batch["image"], key)}
 
     abstract = jax.eval_shape(make_state)
     layout, gather, scatter = _layout(abstract, mesh)
     train_step = step_lib.make_train_step(
-        objectives.classification(
-            model_apply,
-            loss=config["loss"],
-            label_smoothing=config["label_smoothing"],
-            num_classes=info.num_classes,
-        ),
+        _loss(config, graphdef, pixels, info.num_classes),
         tx,
         seed=config["seed"],
         microbatches=config["microbatches"],
         ema_decay=config["ema"],
-        augment=random_flip if data["flip"] else lambda batch, key: batch,
+        augment=_random_flip if data["flip"] else _unchanged,
         gather=gather,
         scatter=scatter,
     )

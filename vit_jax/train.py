@@ -70,8 +70,9 @@ def make_evaluations(exp: experiment.Experiment) -> list[Evaluation]:
             forward=exp.forward,
             preprocessing=exp.preprocessing,
             num_classes=exp.info.num_classes,
-            batch_size=exp.config["batch_size"],
+            batch_size=exp.config["batch_size"] // exp.config["microbatches"],
             mesh=exp.mesh,
+            loss=exp.config["loss"],
         )
         result.append(Evaluation(name, every or exp.durations.eval_every, run_))
     return result
@@ -301,11 +302,23 @@ def _profile(workdir: Path, wanted: bool, done: int) -> None:
         logging.info("profile of %d steps in %s", PROFILED_STEPS, workdir / "profile")
 
 
+TRY_CIFAR10 = (
+    "Or try this model on CIFAR-10: add --config.data.dataset=cifar10 "
+    "--config.batch_size=64 --config.total='5 epochs' --config.optimizer.warmup=5% "
+    "--config.evals.val.split=test --workdir=workdirs/try"
+)
+
+
 def _train_source(exp: experiment.Experiment) -> Any:
     data = exp.config["data"]
-    return catalog.open_source(
-        data["dataset"], data["train_split"], data_dir=data["data_dir"]
-    )
+    try:
+        return catalog.open_source(
+            data["dataset"], data["train_split"], data_dir=data["data_dir"]
+        )
+    except errors.UserError as error:
+        if exp.info.prepared or data["dataset"] != "imagenet2012":
+            raise
+        raise errors.UserError(f"{error}\n{TRY_CIFAR10}") from error
 
 
 def _train_batches(exp: experiment.Experiment, source: Any) -> Any:
