@@ -1,0 +1,1 @@
+"""Data: datasets by name, random-access sources, transforms, loaders."""

@@ -1,0 +1,202 @@
+"""Datasets by name: one row each, and how to open them.
+
+A dataset is a TFDS name ("cifar10", "cifar10:3.0.2"), "digits", "folder:PATH" or the
+path of an existing folder. A prepared dataset's own files win over its row.
+"""
+
+import dataclasses
+import os
+import re
+from pathlib import Path
+
+from vit_jax import errors
+from vit_jax.data import folder, sources, splits, tfds
+
+_NAME = re.compile(r"^[A-Za-z]\w*(/[\w.+-]+)?(:\d+\.\d+\.\d+)?$")
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+    """What is known of a dataset; `splits` counts the examples of each split."""
+
+    name: str
+    num_classes: int
+    splits: dict[str, int]
+    label_names: tuple[str, ...] | None
+    multi_label: bool
+    prepared: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What the catalog knows without the data."""
+
+    num_classes: int
+    splits: dict[str, int]
+    multi_label: bool = False
+    note: str = ""  # what has to be fetched by hand before it can be prepared
+
+
+_TARS = (
+    "First put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from "
+    "https://image-net.org (free account) into {data_dir}/downloads/manual."
+)
+_IMAGENET21K = (
+    "ImageNet-21k (Fall 2011 release) has no TFDS builder that downloads it: get it "
+    "from https://image-net.org and put it into a folder of class folders, then use "
+    "folder:PATH; or prepare a TFDS dataset named imagenet21k of your own."
+)
+_JFT = (
+    "JFT-300M is Google's own and not public: it cannot be had. The row is there to "
+    "plan and count; a TFDS dataset of yours named jft would be opened."
+)
+
+# Counts of the paper's section 4.1 and of TFDS.
+ROWS = {
+    "imagenet2012": Row(1000, {"train": 1281167, "validation": 50000}, note=_TARS),
+    "imagenet21k": Row(21843, {"train": 14197122}, multi_label=True, note=_IMAGENET21K),
+    "jft": Row(18291, {"train": 303000000}, multi_label=True, note=_JFT),
+    "cifar10": Row(10, {"train": 50000, "test": 10000}),
+    "cifar100": Row(100, {"train": 50000, "test": 10000}),
+    "oxford_iiit_pet": Row(37, {"train": 3680, "test": 3669}),
+    "oxford_flowers102": Row(102, {"train": 1020, "validation": 1020, "test": 6149}),
+}
+_NOT_PREPARABLE = ("imagenet21k", "jft")
+
+
+def describe(dataset: str, *, data_dir: str = "") -> DatasetInfo:
+    """Returns what is known of a dataset; a row of the catalog needs no data.
+
+    Args:
+      dataset: see the module.
+      data_dir: of TFDS; "" is $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+
+    Raises:
+      errors.UserError: neither in the catalog nor prepared, or a damaged dataset.
+    """
+    if dataset == "digits":
+        sizes = {name: len(index) for name, index in sources.digits_splits().items()}
+        return DatasetInfo(
+            "digits", 10, sizes, sources.DIGITS_CLASSES, False, prepared=True
+        )
+    path = _folder_path(dataset)
+    if path is not None and not (path / "dataset_info.json").is_file():
+        listed = folder.Folder(path)
+        names = listed.class_names
+        return DatasetInfo(dataset, len(names), listed.counts(), names, False, True)
+    name = dataset.split(":")[0]
+    directory = path or _find(dataset, data_dir)
+    if directory is not None:
+        info = tfds.read_info(directory)
+        return DatasetInfo(
+            name=info.name if path else name,
+            num_classes=info.label.num_classes or _row_classes(name),
+            splits=info.counts(),
+            label_names=info.label_names,
+            multi_label=info.label.kind != "class",
+            prepared=True,
+        )
+    if name not in ROWS:
+        raise _not_prepared(dataset, data_dir)
+    row = ROWS[name]
+    return DatasetInfo(
+        name, row.num_classes, dict(row.splits), None, row.multi_label, prepared=False
+    )
+
+
+def open_source(dataset: str, split: str, *, data_dir: str = "") -> sources.Source:
+    """Opens the examples that a split expression selects.
+
+    Args:
+      dataset: see the module.
+      split: "train", "train[:98%]", "train+test"; see `splits.resolve`.
+      data_dir: see `describe`.
+
+    Raises:
+      errors.UserError: not prepared (with the command that prepares it), a wrong split,
+        or damaged files.
+    """
+    if dataset == "digits":
+        return sources.open_digits(split)
+    path = _folder_path(dataset)
+    if path is not None and not (path / "dataset_info.json").is_file():
+        listed = folder.Folder(path)
+        parts = splits.resolve(split, listed.counts(), dataset)
+        return folder.FolderSource(listed, parts)
+    directory = path or _find(dataset, data_dir)
+    if directory is None:
+        raise _not_prepared(dataset, data_dir)
+    info = tfds.read_info(directory)
+    source = tfds.TfdsSource(info, splits.resolve(split, info.counts(), dataset))
+    source.num_classes = source.num_classes or _row_classes(dataset.split(":")[0])
+    return source
+
+
+def num_examples(info: DatasetInfo, split: str) -> int:
+    """Returns how many examples a split expression selects.
+
+    Raises:
+      errors.UserError: a wrong expression or split.
+    """
+    return splits.count(split, info.splits, info.name)
+
+
+def _row_classes(name: str) -> int:
+    return ROWS[name].num_classes if name in ROWS else 0
+
+
+def _folder_path(dataset: str) -> Path | None:
+    """The folder that `dataset` names; a catalog name beside one of the same name wins.
+
+    Anything with a separator is meant as a path if there is a folder.
+    """
+    if dataset.startswith("folder:"):
+        return Path(dataset.removeprefix("folder:")).expanduser()
+    path = Path(dataset).expanduser()
+    if dataset and dataset not in ROWS and path.is_dir():
+        return path
+    return None
+
+
+def _root(data_dir: str) -> Path:
+    place = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    if "://" in place:
+        raise errors.UserError(
+            f"data_dir={place!r} is not a local folder; mount or copy it first"
+        )
+    return Path(place).expanduser()
+
+
+def _find(dataset: str, data_dir: str) -> Path | None:
+    if not _NAME.match(dataset):
+        raise errors.UserError(
+            f"dataset={dataset!r} is neither a dataset's name nor an existing folder; "
+            f"wanted one of {', '.join([*ROWS, 'digits'])}, a prepared TFDS dataset, "
+            "or folder:PATH"
+        )
+    name, _, version = dataset.partition(":")
+    root = _root(data_dir)
+    if data_dir and not root.is_dir():
+        raise errors.UserError(f"data_dir={data_dir!r} does not exist (for {dataset})")
+    return tfds.find(root, name, version)
+
+
+def _not_prepared(dataset: str, data_dir: str) -> errors.UserError:
+    name, _, version = dataset.partition(":")
+    root = _root(data_dir)
+    known = [*ROWS, "digits"]
+    lines = [f"dataset {dataset!r} is not prepared: looked for {root / name}/"]
+    lines[0] += f"{version or 'VERSION'}/dataset_info.json."
+    if name in ROWS and ROWS[name].note:
+        lines.append(ROWS[name].note.format(data_dir=root))
+    if name not in ROWS:
+        hint = errors.suggest(name, known)
+        lines.append(f"It is not in the catalog ({', '.join(known)}).{hint}")
+    if name not in _NOT_PREPARABLE:
+        lines.append("If TFDS has it, prepare it with:")
+        lines.append(
+            '  pip install "vit_jax[prepare]" && python -c "import tensorflow_datasets '
+            f"as tfds; tfds.builder('{dataset}', data_dir='{root}')"
+            ".download_and_prepare(file_format='array_record')\""
+        )
+    return errors.UserError("\n".join(lines))

@@ -1,0 +1,104 @@
+"""Order and random draws as pure functions of (seed, position).
+
+A position is the global number of an example in a run: step * batch size + row. Nothing
+is stored and nothing is sequential, so neither depends on threads or processes and any
+step is reached at once. Everything is unsigned 64-bit arithmetic that wraps around.
+"""
+
+import hashlib
+import math
+
+import numpy as np
+
+_MIX1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX2 = np.uint64(0x94D049BB133111EB)
+_STEP = np.uint64(0x9E3779B97F4A7C15)
+_ROUNDS = 6
+
+
+def _mix(words: np.ndarray) -> np.ndarray:
+    """The finalizer of splitmix64: every input bit reaches every output bit."""
+    words = (words ^ (words >> np.uint64(30))) * _MIX1
+    words = (words ^ (words >> np.uint64(27))) * _MIX2
+    return words ^ (words >> np.uint64(31))
+
+
+def _key(seed: int, purpose: str) -> np.ndarray:
+    """Two words of key, [2, 1]: arithmetic on arrays wraps around without warnings."""
+    digest = hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=16).digest()
+    return np.frombuffer(digest, "<u8").reshape(2, 1)
+
+
+def uniforms(seed: int, positions: np.ndarray, count: int) -> np.ndarray:
+    """Returns float64 [len(positions), count], uniform in [0, 1).
+
+    Args:
+      seed: any integer.
+      positions: int64 [b], not negative.
+      count: numbers per position; the first `k` do not depend on it.
+    """
+    first, second = _key(seed, "augmentation")
+    rows = _mix(positions.astype(np.uint64) * _STEP + first)
+    lanes = np.arange(count, dtype=np.uint64) * _STEP + second
+    return (_mix(rows[:, None] + lanes) >> np.uint64(11)) * 2.0**-53
+
+
+def shuffled(seed: int, positions: np.ndarray, size: int) -> np.ndarray:
+    """Returns which example each position reads: int64 [b] in [0, size).
+
+    Epoch e is positions [e * size, (e + 1) * size) and reads every example once, in an
+    order of its own.
+
+    Args:
+      seed: any integer.
+      positions: int64 [b], not negative.
+      size: number of examples, at least 1.
+    """
+    assert size >= 1, size
+    epochs, within = np.divmod(positions.astype(np.uint64), np.uint64(size))
+    keys = _key(seed, "order")
+    if len(epochs) and (epochs == epochs[0]).all():
+        epochs = epochs[:1]
+    rounds = _mix(epochs * _STEP + keys[0])
+    lanes = np.arange(_ROUNDS, dtype=np.uint64)[:, None] * _STEP + keys[1]
+    rounds = list(_mix(rounds + lanes))
+    return _permute(within, rounds, size).astype(np.int64)
+
+
+def _permute(index: np.ndarray, rounds: list[np.ndarray], size: int) -> np.ndarray:
+    """A Feistel network on pairs (left < a, right < b), a * b just above `size`.
+
+    What lands outside [0, size) goes through again (cycle walking), which keeps the
+    map a bijection; with a * b - size < a that concerns next to nothing.
+    """
+    a = np.uint64(math.isqrt(size - 1) + 1)
+    b = np.uint64(-(-size // int(a)))
+    result = _network(index, rounds, a, b)
+    outside = np.flatnonzero(result >= size)
+    while len(outside):
+        keys = [key if len(key) == 1 else key[outside] for key in rounds]
+        result[outside] = _network(result[outside], keys, a, b)
+        outside = outside[result[outside] >= size]
+    return result
+
+
+def _network(
+    index: np.ndarray, rounds: list[np.ndarray], a: np.uint64, b: np.uint64
+) -> np.ndarray:
+    left, right = np.divmod(index, b)
+    for number, key in enumerate(rounds):
+        if number % 2:
+            right = _add(right, left, key, b)
+        else:
+            left = _add(left, right, key, a)
+    return left * b + right
+
+
+def _add(
+    side: np.ndarray, other: np.ndarray, key: np.ndarray, modulus: np.uint64
+) -> np.ndarray:
+    """Returns (side + f(other)) mod modulus, f uniform in [0, modulus)."""
+    words = (other + key) * _MIX1
+    words = (words ^ (words >> np.uint64(32))) * _MIX2
+    total = side + ((words >> np.uint64(32)) * modulus >> np.uint64(32))
+    return total - np.where(total >= modulus, modulus, np.uint64(0))

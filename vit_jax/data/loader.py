@@ -1,0 +1,325 @@
+"""Batches as pure functions of (seed, step, process).
+
+Position `step * batch_size + row` of the run decides which example a row holds and how
+it is cropped (`draws`); process p of P reads rows [p * b/P, (p + 1) * b/P) of every
+batch. So the data state of a run is one integer, and neither threads nor processes
+change what the global batch holds.
+"""
+
+import collections
+import concurrent.futures
+import itertools
+import math
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from vit_jax import errors
+from vit_jax.data import draws, reader, resident, sources, transforms
+
+Batch = dict[str, Any]
+
+# Batches being filled while one is consumed.
+AHEAD = 2
+
+
+def train_loader(
+    source: Any,
+    transform: transforms.Transform,
+    *,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int = 0,
+    cache: str = "auto",
+    max_corrupt: float = 0.01,
+    sharding: jax.sharding.NamedSharding | None = None,
+) -> "TrainLoader":
+    """Returns the loader of training batches.
+
+    Args:
+      source: see `sources`.
+      transform: from `transforms.make("train", ...)`.
+      batch_size: over all processes.
+      seed: of order and crops; any integer.
+      process_index: which share of each batch to read.
+      process_count: into how many shares it is cut.
+      threads: that decode; 0 is one a core.
+      cache: "none"; "ram" keeps the decoded images in host memory; "device" keeps them
+        on the devices of `sharding`, and batches come out as global arrays; "auto"
+        picks what fits.
+      max_corrupt: share of unreadable images that is an error when exceeded.
+      sharding: of the batch, for cache="device".
+
+    Raises:
+      errors.UserError: an argument that cannot work, or a cache that does not fit.
+    """
+    _check_split(batch_size, process_index, process_count)
+    if len(source) < 1:
+        raise errors.UserError("the training split holds no example")
+    choice = resident.choose(cache, source, transform, sharding, process_count)
+    corrupt = reader.CorruptLog(source, max_corrupt)
+    pool = concurrent.futures.ThreadPoolExecutor(_threads(threads), "decode")
+    try:
+        rows = _rows(choice, source, transform, corrupt, pool, sharding)
+    except BaseException:
+        pool.shutdown(cancel_futures=True)
+        raise
+    share = batch_size // process_count
+    offset = process_index * share
+    return TrainLoader(
+        rows, transform, len(source), seed, batch_size, offset, share, corrupt, pool
+    )
+
+
+def _rows(
+    cache: str,
+    source: Any,
+    transform: transforms.Transform,
+    corrupt: reader.CorruptLog,
+    pool: concurrent.futures.ThreadPoolExecutor,
+    sharding: jax.sharding.NamedSharding | None,
+) -> Any:
+    """What fills batches: has `start(examples, uniforms)` -> finish() -> batch."""
+    if cache == "device":
+        return resident.DeviceRows(source, transform, corrupt, pool, sharding)
+    if cache == "none":
+        return _Decoding(source, transform, corrupt, pool)
+    slices = resident.as_slices(transform, resident.common_size(source))
+    if slices is not None:
+        return resident.HostRows(source, slices, corrupt, pool)
+    images, labels = resident.decode_all(source, corrupt, pool)
+    classes = getattr(source, "num_classes", 0) or 0
+    decoded = sources.ArraySource(images, labels, num_classes=classes)
+    return _Decoding(decoded, transform, corrupt, pool)
+
+
+class TrainLoader:
+    """Endless batches: {"image": uint8 [b, h, w, 3], "label": int32 [b] or float32}.
+
+    Use `train_loader` to make one.
+    """
+
+    def __init__(
+        self,
+        rows: Any,
+        transform: transforms.Transform,
+        size: int,
+        seed: int,
+        batch_size: int,
+        offset: int,
+        share: int,
+        corrupt: reader.CorruptLog,
+        pool: concurrent.futures.ThreadPoolExecutor,
+    ):
+        self._rows = rows
+        self._draws = transform.draws
+        self._size = size
+        self._seed = seed
+        self._batch_size = batch_size
+        self._local = offset + np.arange(share, dtype=np.int64)
+        self._corrupt = corrupt
+        self._pool = pool
+
+    @property
+    def corrupt(self) -> list[str]:
+        """Names of the unreadable examples met so far."""
+        return self._corrupt.names()
+
+    def batch(self, step: int) -> Batch:
+        """Returns this process's rows of the batch at `step` (0, 1, ...).
+
+        Raises:
+          errors.UserError: a label out of range, or too many unreadable images.
+        """
+        return self._start(step)()
+
+    def iterate(self, start_step: int = 0) -> Iterator[Batch]:
+        """Yields the batches from `start_step` on; threads fill the next ones."""
+        return _ahead(self._start(step) for step in itertools.count(start_step))
+
+    def close(self) -> None:
+        """Ends the threads; the loader yields nothing afterwards."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _start(self, step: int) -> Callable[[], Batch]:
+        positions = step * self._batch_size + self._local
+        examples = draws.shuffled(self._seed, positions, self._size)
+        uniforms = draws.uniforms(self._seed, positions, self._draws)
+        return self._rows.start(examples, uniforms)
+
+
+def eval_loader(
+    source: Any,
+    transform: transforms.Transform,
+    *,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int = 0,
+    max_corrupt: float = 1.0,
+) -> "EvalLoader":
+    """Returns one pass over the split, in its order; can be iterated again.
+
+    Every process yields the same number of batches; the last one is padded with rows
+    whose mask is 0. An unreadable image has mask 0, too, and is counted.
+
+    Args:
+      source: see `sources`.
+      transform: from `transforms.make("eval", ...)`.
+      batch_size: over all processes.
+      process_index: which share of each batch to read.
+      process_count: into how many shares it is cut.
+      threads: that decode; 0 is one a core.
+      max_corrupt: share of unreadable images that is an error when exceeded.
+
+    Raises:
+      errors.UserError: an argument that cannot work.
+    """
+    _check_split(batch_size, process_index, process_count)
+    if len(source) < 1:
+        raise errors.UserError("the evaluation split holds no example")
+    return EvalLoader(
+        source,
+        transform,
+        reader.CorruptLog(source, max_corrupt),
+        _threads(threads),
+        batch_size,
+        process_index,
+        process_count,
+    )
+
+
+class EvalLoader:
+    """Batches {"image", "label", "mask" float32 [b]}; use `eval_loader` to make one."""
+
+    def __init__(
+        self,
+        source: Any,
+        transform: transforms.Transform,
+        corrupt: reader.CorruptLog,
+        threads: int,
+        batch_size: int,
+        process_index: int,
+        process_count: int,
+    ):
+        self._reader = reader.Reader(source, transform, corrupt)
+        self._image_size = transform.image_size
+        self._size = len(source)
+        self._corrupt = corrupt
+        self._threads = threads
+        self._batch_size = batch_size
+        share = batch_size // process_count
+        self._local = process_index * share + np.arange(share, dtype=np.int64)
+
+    @property
+    def corrupt(self) -> list[str]:
+        """Names of the unreadable examples met so far."""
+        return self._corrupt.names()
+
+    def __len__(self) -> int:
+        return -(-self._size // self._batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        with concurrent.futures.ThreadPoolExecutor(self._threads, "decode") as pool:
+            # A label for the rows of padding, of the kind the source has.
+            blank = self._reader.check_label(self._reader.source[0]["label"], 0) * 0
+            yield from _ahead(self._start(k, pool, blank) for k in range(len(self)))
+
+    def _start(
+        self, number: int, pool: concurrent.futures.Executor, blank: Any
+    ) -> Callable[[], Batch]:
+        examples = number * self._batch_size + self._local
+        count = int((examples < self._size).sum())
+        images = np.empty((len(examples), *self._image_size, 3), np.uint8)
+        images[count:] = 0
+        labels = [blank] * len(examples)
+        mask = np.zeros(len(examples), np.float32)
+
+        def fill(rows: range) -> None:
+            for row in rows:
+                index = int(examples[row])
+                label, mask[row] = self._reader.read_or_blank(index, images[row])
+                labels[row] = blank if label is None else label
+
+        tasks = [pool.submit(fill, rows) for rows in _chunks(count, self._threads)]
+
+        def finish() -> Batch:
+            _wait(tasks)
+            return {"image": images, "label": reader.stack_labels(labels), "mask": mask}
+
+        return finish
+
+
+class _Decoding:
+    """Rows read and decoded anew each time, by a pool of threads."""
+
+    def __init__(
+        self,
+        source: Any,
+        transform: transforms.Transform,
+        corrupt: reader.CorruptLog,
+        pool: concurrent.futures.ThreadPoolExecutor,
+    ):
+        self._reader = reader.Reader(source, transform, corrupt)
+        self._image_size = transform.image_size
+        self._pool = pool
+
+    def start(self, examples: np.ndarray, uniforms: np.ndarray) -> Callable[[], Batch]:
+        images = np.empty((len(examples), *self._image_size, 3), np.uint8)
+        labels: list[Any] = [None] * len(examples)
+        # Plain numbers: arithmetic on numpy scalars costs ten times as much.
+        indices, numbers = examples.tolist(), uniforms.tolist()
+
+        def fill(rows: range) -> None:
+            for row in rows:
+                labels[row] = self._reader.read(indices[row], numbers[row], images[row])
+
+        threads = self._pool._max_workers
+        tasks = [
+            self._pool.submit(fill, rows) for rows in _chunks(len(images), threads)
+        ]
+
+        def finish() -> Batch:
+            _wait(tasks)
+            return {"image": images, "label": reader.stack_labels(labels)}
+
+        return finish
+
+
+def _ahead(starting: Iterator[Callable[[], Batch]]) -> Iterator[Batch]:
+    """Finishes batches in order while the next `AHEAD` are being filled."""
+    pending = collections.deque(itertools.islice(starting, AHEAD))
+    while pending:
+        pending.extend(itertools.islice(starting, 1))
+        yield pending.popleft()()
+
+
+def _wait(tasks: list[concurrent.futures.Future]) -> None:
+    for task in tasks:
+        task.result()
+
+
+def _chunks(count: int, threads: int) -> list[range]:
+    """Cuts rows into tasks: several images each, several tasks a thread."""
+    size = max(1, min(16, math.ceil(count / (4 * threads))))
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def _threads(threads: int) -> int:
+    if not isinstance(threads, int) or not 0 <= threads <= 1024:
+        raise errors.UserError(f"threads={threads!r}; wanted 0 (one a core) to 1024")
+    return threads or os.cpu_count() or 1
+
+
+def _check_split(batch_size: int, process_index: int, process_count: int) -> None:
+    if batch_size < 1 or batch_size % process_count:
+        raise errors.UserError(
+            f"batch_size={batch_size} cannot be cut into {process_count} equal shares, "
+            f"one a process; wanted a multiple of {process_count}"
+        )
+    assert 0 <= process_index < process_count, (process_index, process_count)

@@ -1,0 +1,161 @@
+"""One example at a time: labels checked, unreadable images replaced and counted."""
+
+import logging
+import threading
+from typing import Any
+
+import numpy as np
+
+from vit_jax import errors
+from vit_jax.data import decode, sources, transforms
+
+_NAMES_SHOWN = 3
+
+
+class CorruptLog:
+    """The distinct unreadable examples met so far; too many of them are an error."""
+
+    def __init__(self, source: Any, max_corrupt: float):
+        """Takes the source, for names, and the share of its size that is too much."""
+        if not 0 <= max_corrupt <= 1:
+            raise errors.UserError(
+                f"max_corrupt={max_corrupt!r}; wanted a share of the images, 0..1"
+            )
+        self._source = source
+        self._limit = max_corrupt * len(source)
+        self._names: dict[int, str] = {}
+        self._lock = threading.Lock()
+
+    def names(self) -> list[str]:
+        """Returns the names of the unreadable examples, in the order they were met."""
+        with self._lock:
+            return list(self._names.values())
+
+    def add(self, index: int, reason: Exception) -> None:
+        """Counts and logs an example, once.
+
+        Raises:
+          errors.UserError: more than the allowed share is unreadable, or all are.
+        """
+        with self._lock:
+            if index in self._names:
+                return
+            name = sources.describe_example(self._source, index)
+            self._names[index] = name
+            logging.warning("unreadable image %s: %s", name, reason)
+            count = len(self._names)
+            if count > self._limit or count == len(self._source):
+                shown = ", ".join(list(self._names.values())[:_NAMES_SHOWN])
+                raise errors.UserError(
+                    f"{count} of {len(self._source)} images cannot be read "
+                    f"(max_corrupt allows {self._limit:g}): {shown}"
+                    f"{', ...' if count > _NAMES_SHOWN else ''}.\n"
+                    f"The last one: {reason}.\n"
+                    "Repair or remove them, or raise max_corrupt."
+                )
+
+
+class Reader:
+    """Reads examples of a source through a transform; safe to share between threads."""
+
+    def __init__(
+        self, source: Any, transform: transforms.Transform, corrupt: CorruptLog
+    ):
+        """Takes any source; one that knows `num_classes` has its labels checked."""
+        self.source = source
+        self._transform = transform
+        self._corrupt = corrupt
+        self._size = len(source)
+        self._classes = getattr(source, "num_classes", 0) or 0
+
+    def read(self, index: int, uniforms: list[float], out: np.ndarray) -> Any:
+        """Writes example `index`, uint8 [h, w, 3], into `out` and returns its label.
+
+        An unreadable image is replaced by the next one that can be read (index + 1,
+        + 2, ..., from the start again at the end), and counted.
+
+        Raises:
+          errors.UserError: a label out of range, or too many unreadable images.
+        """
+        while True:
+            try:
+                return self.read_exactly(index, uniforms, out)
+            except (decode.BadImage, OSError) as error:
+                self._corrupt.add(index, error)
+            index = (index + 1) % self._size
+
+    def read_exactly(self, index: int, uniforms: list[float], out: np.ndarray) -> Any:
+        """As `read`, but an unreadable image raises.
+
+        Raises:
+          decode.BadImage: the image cannot be read.
+          OSError: the source cannot be read.
+          errors.UserError: a label out of range.
+        """
+        example = self.source[index]
+        label = self.check_label(example["label"], index)
+        self._transform(example["image"], uniforms, out)
+        return label
+
+    def read_or_blank(self, index: int, out: np.ndarray) -> tuple[Any, float]:
+        """Evaluation's way: an unreadable image becomes zeros, counted, with mask 0.
+
+        Returns:
+          The label (None where the source could not be read) and the mask.
+        """
+        label = None
+        try:
+            example = self.source[index]
+            label = self.check_label(example["label"], index)
+            self._transform(example["image"], (), out)
+            return label, 1.0
+        except (decode.BadImage, OSError) as error:
+            self._corrupt.add(index, error)
+            out[...] = 0
+            return label, 0.0
+
+    def check_label(self, label: Any, index: int) -> int | np.ndarray:
+        """Returns an int in [0, classes), or float32 [classes].
+
+        Raises:
+          errors.UserError: anything else.
+        """
+        if type(label) is int:
+            if 0 <= label < self._classes or (label >= 0 and not self._classes):
+                return label
+            raise self._bad_label(label, index)
+        array = np.asarray(label)
+        if array.ndim == 0 and array.dtype.kind in "iu":
+            return self.check_label(int(array), index)
+        if array.ndim != 1 or array.dtype.kind not in "iufb":
+            raise self._bad_label(label, index)
+        if self._classes and len(array) != self._classes:
+            raise self._bad_label(f"a vector of {len(array)}", index)
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise self._bad_label("a vector with NaN or infinity", index)
+        return array.astype(np.float32)
+
+    def _bad_label(self, label: Any, index: int) -> errors.UserError:
+        wanted = f"0..{self._classes - 1}" if self._classes else "0 or above"
+        return errors.UserError(
+            f"{sources.describe_example(self.source, index)}: label {label!r} is "
+            f"out of range; wanted a class in {wanted}, or one number for each class. "
+            "Correct the dataset, or its number of classes."
+        )
+
+
+def stack_labels(labels: list[Any]) -> np.ndarray:
+    """Returns int32 [b] or float32 [b, classes] of checked labels.
+
+    Raises:
+      errors.UserError: the source mixes both kinds.
+    """
+    vectors = sum(isinstance(label, np.ndarray) for label in labels)
+    if vectors == 0:
+        return np.array(labels, np.int32)
+    if vectors < len(labels) or len({len(label) for label in labels}) > 1:
+        raise errors.UserError(
+            "labels of one batch differ in kind: some are classes and some vectors, or "
+            "vectors of different lengths; wanted one kind throughout"
+        )
+    return np.stack(labels)

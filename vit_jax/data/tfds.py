@@ -1,0 +1,311 @@
+"""Datasets that TFDS prepared, read without TensorFlow or tensorflow_datasets.
+
+A prepared dataset is a folder with `dataset_info.json` (splits, shards, counts),
+`features.json` (what a record holds) and shards of `tf.train.Example` records in
+ArrayRecord or TFRecord files.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vit_jax import errors
+from vit_jax.data import decode, example, records, sources, splits
+
+_VERSION = re.compile(r"^\d+\.\d+\.\d+$")
+_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+# Tags of TFDS's proto messages in features.json.
+_IMAGE, _CLASS, _SEQUENCE, _TENSOR = "image", "classLabel", "sequence", "tensor"
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """One split's shards and the number of records in each."""
+
+    paths: tuple[Path, ...]
+    lengths: tuple[int, ...]
+    num_bytes: int  # 0: not recorded
+
+
+@dataclasses.dataclass(frozen=True)
+class Label:
+    """How a record states its label."""
+
+    feature: str
+    num_classes: int  # 0: not recorded
+    kind: str  # "class", "classes" (a list of indices) or "vector" (one number a class)
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+    """What the two JSON files of a prepared dataset say."""
+
+    directory: Path
+    name: str
+    format: str  # key of records.FORMATS
+    splits: dict[str, Split]
+    image: str  # name of the image feature
+    image_shape: tuple[int, int, int] | None
+    label: Label
+    label_names: tuple[str, ...] | None
+
+    def counts(self) -> dict[str, int]:
+        """Returns the number of examples of each split."""
+        return {name: sum(split.lengths) for name, split in self.splits.items()}
+
+
+def find(data_dir: Path, name: str, version: str) -> Path | None:
+    """Returns the folder of a prepared dataset, None if it is not there.
+
+    Args:
+      data_dir: TFDS's data folder.
+      name: "cifar10" or "name/config".
+      version: "" for the newest.
+    """
+    base = data_dir / name
+    if not base.is_dir():
+        return None
+    found = [
+        entry
+        for entry in base.iterdir()
+        if _VERSION.match(entry.name) and (entry / "dataset_info.json").is_file()
+    ]
+    if version:
+        found = [entry for entry in found if entry.name == version]
+    return max(found, key=lambda entry: _parts(entry.name), default=None)
+
+
+def _parts(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
+
+
+def read_info(directory: Path) -> Info:
+    """Reads the description of the prepared dataset in `directory`.
+
+    Raises:
+      errors.UserError: files are missing or damaged, the format is not one of
+        `records.FORMATS`, or there is no image with a label.
+    """
+    info = _read_json(directory / "dataset_info.json")
+    features_path = directory / "features.json"
+    features = _read_json(features_path)
+    try:
+        name = info["name"]
+        # Before TFDS 4 nothing said so: everything was TFRecord.
+        form = info["fileFormat"] if "fileFormat" in info else "tfrecord"
+        if form not in records.FORMATS:
+            raise errors.UserError(
+                f"{directory} holds {form!r} files; readable: "
+                f"{', '.join(records.FORMATS)}. Prepare it again with "
+                "download_and_prepare(file_format='array_record')."
+            )
+        table = {
+            split["name"]: _read_split(directory, name, form, split)
+            for split in info["splits"]
+        }
+        features = features["featuresDict"]["features"]
+        image, label = _choose(features, info, features_path)
+        return Info(
+            directory=directory,
+            name=name,
+            format=form,
+            splits=table,
+            image=image,
+            image_shape=_image_shape(features[image]),
+            label=label,
+            label_names=_read_names(directory, label),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise errors.UserError(
+            f"{directory}: dataset_info.json or features.json is not as TFDS writes it "
+            f"({type(error).__name__}: {error}). Prepare the dataset again."
+        ) from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise errors.UserError(
+            f"{path} is missing; a dataset that TFDS prepared has one"
+        ) from error
+    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+        raise errors.UserError(f"{path} cannot be read: {error}") from error
+
+
+def _read_split(directory: Path, dataset: str, form: str, split: dict) -> Split:
+    lengths = tuple(int(length) for length in split["shardLengths"])
+    template = _TEMPLATE
+    if "filepathTemplate" in split:
+        template = split["filepathTemplate"].removeprefix("{DATA_DIR}/")
+    total = len(lengths)
+    paths = []
+    for shard in range(total):
+        fields = {
+            "{DATASET}": dataset,
+            "{SPLIT}": split["name"],
+            "{FILEFORMAT}": form,
+            "{SHARD_X_OF_Y}": f"{shard:05d}-of-{total:05d}",
+            "{SHARD_INDEX}": f"{shard:05d}",
+            "{NUM_SHARDS}": f"{total:05d}",
+        }
+        name = template
+        for field, value in fields.items():
+            name = name.replace(field, value)
+        if "/" in name or name.startswith("."):
+            raise errors.UserError(
+                f"{directory}/dataset_info.json: file name {template!r} of split "
+                f"{split['name']!r} leaves the dataset's folder"
+            )
+        paths.append(directory / name)
+    num_bytes = int(split["numBytes"]) if "numBytes" in split else 0
+    return Split(tuple(paths), lengths, num_bytes)
+
+
+def _choose(features: dict, info: dict, path: Path) -> tuple[str, Label]:
+    """Picks the image and the label: the supervised pair, else the only ones."""
+    pair = []
+    if "supervisedKeys" in info and "tuple" in info["supervisedKeys"]:
+        items = info["supervisedKeys"]["tuple"]["items"]
+        pair = [item["featureKey"] for item in items if "featureKey" in item]
+    images = [name for name, feature in features.items() if _IMAGE in feature]
+    images = [name for name in pair if name in images] or images
+    if "image" in images:
+        images = ["image"]
+    labels = [label for name in features if (label := _label(name, features[name]))]
+    preferred = [label for label in labels if label.feature in pair[1:]]
+    named = [label for label in labels if label.feature in ("label", "labels")]
+    classes = [label for label in labels if label.kind != "vector"]
+    candidates = preferred or named or classes
+    if len(images) != 1 or len(candidates) != 1:
+        raise errors.UserError(
+            f"{path}: wanted one image and one label, found images {images} and "
+            f"labels {[label.feature for label in labels]} "
+            f"among {sorted(features)}"
+        )
+    return images[0], candidates[0]
+
+
+def _label(name: str, feature: dict) -> Label | None:
+    if _CLASS in feature:
+        return Label(name, _num_classes(feature), "class")
+    if _SEQUENCE in feature:
+        inner = feature[_SEQUENCE]["feature"]
+        return Label(name, _num_classes(inner), "classes") if _CLASS in inner else None
+    if _TENSOR not in feature or name not in ("label", "labels"):
+        return None
+    tensor = feature[_TENSOR]
+    shape = tensor["shape"] if "shape" in tensor else {}
+    dims = [int(n) for n in shape["dimensions"]] if "dimensions" in shape else []
+    if not dims and "int" in tensor["dtype"]:
+        return Label(name, 0, "class")
+    if len(dims) == 1 and dims[0] > 0:
+        return Label(name, dims[0], "vector")
+    return None
+
+
+def _num_classes(feature: dict) -> int:
+    label = feature[_CLASS]
+    return int(label["numClasses"]) if "numClasses" in label else 0
+
+
+def _image_shape(feature: dict) -> tuple[int, int, int] | None:
+    dims = feature[_IMAGE]["shape"]["dimensions"] if "shape" in feature[_IMAGE] else []
+    shape = tuple(int(dim) for dim in dims)
+    return shape if len(shape) == 3 and min(shape) > 0 else None
+
+
+def _read_names(directory: Path, label: Label) -> tuple[str, ...] | None:
+    path = directory / f"{label.feature}.labels.txt"
+    if not path.is_file():
+        return None
+    names = tuple(path.read_text().splitlines())
+    if label.num_classes and len(names) != label.num_classes:
+        raise errors.UserError(
+            f"{path} names {len(names)} classes, features.json has {label.num_classes}"
+        )
+    return names
+
+
+class TfdsSource:
+    """Examples of a prepared dataset: image bytes, and an int or a multi-hot label."""
+
+    def __init__(self, info: Info, ranges: Sequence[splits.Range]):
+        """Opens the shards of the splits in `ranges`.
+
+        Raises:
+          errors.UserError: a shard is missing or truncated.
+        """
+        self._info = info
+        self._ranges = sources.Ranges(ranges)
+        self._files = {
+            name: _open_split(info, info.splits[name])
+            for name in dict.fromkeys(part.split for part in ranges)
+        }
+        self._names = frozenset({info.image, info.label.feature})
+        self.num_classes = info.label.num_classes
+        self.label_names = info.label_names
+        self.image_shape = info.image_shape
+
+    def __len__(self) -> int:
+        return len(self._ranges)
+
+    def __getitem__(self, index: int) -> sources.Example:
+        """Returns example `index`.
+
+        Raises:
+          decode.BadImage: its record is damaged.
+        """
+        split, at = self._ranges.locate(index)
+        record = self._files[split].read(at)
+        try:
+            features = example.parse(record, self._names)
+            image = features[self._info.image][0]
+        except (example.MalformedExample, KeyError, IndexError) as error:
+            raise decode.BadImage(f"a damaged record: {error!r}") from error
+        return {"image": image, "label": self._label(features, index)}
+
+    def _label(self, features: dict[str, example.Value], index: int) -> Any:
+        label = self._info.label
+        values = features[label.feature] if label.feature in features else []
+        if label.kind == "class":
+            # An empty list is how the format leaves out a default of 0 in some writers;
+            # TFDS never writes one.
+            if len(values) != 1:
+                raise errors.UserError(
+                    f"{self.name(index)}: {label.feature!r} holds {len(values)} values;"
+                    " wanted one class"
+                )
+            return int(values[0])
+        if label.kind == "vector":
+            return np.asarray(values, np.float32)
+        hot = np.zeros(label.num_classes, np.float32)
+        for value in values:
+            if not 0 <= value < label.num_classes:
+                raise errors.UserError(
+                    f"{self.name(index)}: label {value} is outside the classes "
+                    f"0..{label.num_classes - 1}"
+                )
+            hot[value] = 1
+        return hot
+
+    def name(self, index: int) -> str:
+        """Returns "shard file:record", for reports."""
+        split, at = self._ranges.locate(index)
+        return self._files[split].name(at)
+
+
+def _open_split(info: Info, split: Split) -> records.RecordFiles:
+    files = records.RecordFiles(info.format, split.paths, split.lengths)
+    if info.format == "tfrecord" and split.num_bytes:
+        # 16 bytes of framing a record: sizes that do not add up mean a damaged shard,
+        # so look for it now (milliseconds) rather than in the middle of a run.
+        size = sum(path.stat().st_size for path in split.paths)
+        if size != split.num_bytes + 16 * len(files):
+            files.check()
+    return files

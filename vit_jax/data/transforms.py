@@ -1,0 +1,326 @@
+"""Host transforms: an image of any size becomes uint8 [height, width, 3].
+
+Sections 3.1 and 4.1 of the paper: pre-training crops the Inception way; fine-tuning
+follows BiT (resize to a square, random crop) or, as the released code ran it, crops the
+Inception way again; testing resizes. What is drawn at random arrives as uniform numbers
+from outside (`draws.uniforms`), so a transform is a pure function.
+"""
+
+import dataclasses
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from vit_jax import errors
+from vit_jax.data import decode
+
+Plan = Callable[[int, int, Sequence[float]], decode.Window]
+
+# Only boxes of images more than 15 times as long as wide ever need a second attempt.
+_ATTEMPTS = 5
+_MAX_SIDE = 16384
+
+
+@dataclasses.dataclass(frozen=True)
+class Resample:
+    """A box of the image is scaled, and a window of the result is the output."""
+
+    name: str
+    image_size: tuple[int, int]  # (height, width) of the output, pixels
+    draws: int  # uniform numbers that `plan` wants
+    plan: Plan
+    antialias: bool
+
+    def __call__(
+        self,
+        image: Any,
+        uniforms: Sequence[float] = (),
+        out: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Returns uint8 [h, w, 3] of anything that `decode.open_image` opens.
+
+        Args:
+          image: encoded bytes, a uint8 array or a Pillow image.
+          uniforms: `draws` numbers in [0, 1).
+          out: where to write, contiguous; a new array if None.
+
+        Raises:
+          decode.BadImage: the image cannot be read.
+        """
+        out = np.empty((*self.image_size, 3), np.uint8) if out is None else out
+        opened = decode.open_image(image)
+        window = self.plan(opened.height, opened.width, uniforms)
+        decode.render(opened, window, out, antialias=self.antialias)
+        return out
+
+
+@dataclasses.dataclass(frozen=True)
+class PadCrop:
+    """A window of the padded image, unscaled."""
+
+    name: str
+    image_size: tuple[int, int]
+    draws: int
+    pad: int
+    mode: str  # of np.pad: "constant" (zeros) or "reflect"
+
+    def __call__(
+        self,
+        image: Any,
+        uniforms: Sequence[float] = (),
+        out: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Returns uint8 [h, w, 3]; see `Resample.__call__`.
+
+        Raises:
+          decode.BadImage: the image cannot be read.
+          errors.UserError: the image is too small, or for "none" not of the size.
+        """
+        out = np.empty((*self.image_size, 3), np.uint8) if out is None else out
+        opened = decode.open_image(image)
+        self.check(opened.height, opened.width)
+        pixels, _ = opened.pixels(opened.height, 1)
+        numbers = np.array([uniforms], np.float64).reshape(1, self.draws)
+        y, x = self.offsets(numbers, opened.height, opened.width)[0]
+        height, width = self.image_size
+        out[...] = self.padded(pixels[None])[0, y : y + height, x : x + width]
+        return out
+
+    def check(self, height: int, width: int) -> None:
+        """Raises a `UserError` where images of this size do not fit."""
+        wanted, grown = self.image_size, (height + 2 * self.pad, width + 2 * self.pad)
+        if not self.draws and grown != wanted:
+            raise errors.UserError(
+                f"transform {self.name!r} leaves images as they are: got "
+                f"{height}x{width}, wanted {wanted[0]}x{wanted[1]} pixels. "
+                'Choose a transform that resizes, such as "resize".'
+            )
+        if grown[0] < wanted[0] or grown[1] < wanted[1]:
+            raise errors.UserError(
+                f"transform {self.name!r}: an image of {height}x{width} padded by "
+                f"{self.pad} is smaller than {wanted[0]}x{wanted[1]} pixels. "
+                'Choose a transform that resizes, such as "inception_crop".'
+            )
+        if self.mode == "reflect" and self.pad >= min(height, width):
+            raise errors.UserError(
+                f"transform {self.name!r}: an image of {height}x{width} cannot be "
+                f"reflected by {self.pad} pixels; lower pad or use mode='zeros'"
+            )
+
+    def padded(self, images: np.ndarray) -> np.ndarray:
+        """Pads uint8 [n, h, w, 3]."""
+        if not self.pad:
+            return images
+        sides = (self.pad, self.pad)
+        return np.pad(images, ((0, 0), sides, sides, (0, 0)), mode=self.mode)
+
+    def offsets(self, uniforms: np.ndarray, height: int, width: int) -> np.ndarray:
+        """Returns where the windows lie in the padded images: int64 [b, 2], (y, x).
+
+        Args:
+          uniforms: float64 [b, draws].
+          height: of the images before padding.
+          width: the same.
+        """
+        if not self.draws:
+            return np.zeros((len(uniforms), 2), np.int64)
+        room = np.array([height, width]) + 2 * self.pad - np.array(self.image_size)
+        return (uniforms * (room[None] + 1)).astype(np.int64)
+
+
+Transform = Resample | PadCrop
+
+
+def _inception_crop(
+    image_size: tuple[int, int],
+    *,
+    area: tuple[float, float] = (0.05, 1.0),
+    aspect: tuple[float, float] = (3 / 4, 4 / 3),
+    antialias: bool = False,
+) -> Resample:
+    """A random part of the image, stretched to the output (the paper's section 3.2).
+
+    Drawn as TensorFlow's `sample_distorted_bounding_box`, which the authors ran, does:
+    the aspect ratio (width / height) uniform, then the height uniform among those whose
+    area is within `area` times the image's and which fit. (torchvision draws area and
+    log aspect uniformly.) The whole image where nothing fits.
+    """
+    area = _interval("area", area, 1.0)
+    aspect = _interval("aspect", aspect, 100.0)
+
+    def plan(height: int, width: int, u: Sequence[float]) -> decode.Window:
+        least, most = area[0] * height * width, area[1] * height * width
+        for k in range(0, 4 * _ATTEMPTS, 4):
+            ratio = aspect[0] + u[k] * (aspect[1] - aspect[0])
+            high = min(
+                round(math.sqrt(most / ratio)), height, int((width + 0.4999) / ratio)
+            )
+            low = min(round(math.sqrt(least / ratio)), high)
+            h = low + int(u[k + 1] * (high - low + 1))
+            w = round(h * ratio)
+            if h * w < least:
+                h, w = h + 1, round((h + 1) * ratio)
+            elif h * w > most:
+                h, w = h - 1, round((h - 1) * ratio)
+            if least <= h * w <= most and 0 < h <= height and 0 < w <= width:
+                top = int(u[k + 2] * (height - h + 1))
+                left = int(u[k + 3] * (width - w + 1))
+                return decode.Window(top, left, h, w, image_size)
+        return decode.Window(0, 0, height, width, image_size)
+
+    return Resample("inception_crop", image_size, 4 * _ATTEMPTS, plan, bool(antialias))
+
+
+def _resize(image_size: tuple[int, int], *, antialias: bool = False) -> Resample:
+    """The whole image, its aspect ratio ignored."""
+
+    def plan(height: int, width: int, u: Sequence[float]) -> decode.Window:
+        return decode.Window(0, 0, height, width, image_size)
+
+    return Resample("resize", image_size, 0, plan, bool(antialias))
+
+
+def _resize_crop(
+    image_size: tuple[int, int], *, resize: int = 448, antialias: bool = False
+) -> Resample:
+    """Resize to a square of `resize` pixels, then a random crop (BiT; section 4.1)."""
+    _check_resize("resize_crop", resize, image_size)
+
+    def plan(height: int, width: int, u: Sequence[float]) -> decode.Window:
+        y = int(u[0] * (resize - image_size[0] + 1))
+        x = int(u[1] * (resize - image_size[1] + 1))
+        return decode.Window(0, 0, height, width, (resize, resize), y, x)
+
+    return Resample("resize_crop", image_size, 2, plan, bool(antialias))
+
+
+def _short_side(height: int, width: int, resize: int) -> tuple[int, int]:
+    ratio = resize / min(height, width)
+    return max(round(height * ratio), resize), max(round(width * ratio), resize)
+
+
+def _resize_small_crop(
+    image_size: tuple[int, int], *, resize: int = 448, antialias: bool = False
+) -> Resample:
+    """Short side to `resize` pixels, aspect ratio kept, then a random crop."""
+    _check_resize("resize_small_crop", resize, image_size)
+
+    def plan(height: int, width: int, u: Sequence[float]) -> decode.Window:
+        resized = _short_side(height, width, resize)
+        y = int(u[0] * (resized[0] - image_size[0] + 1))
+        x = int(u[1] * (resized[1] - image_size[1] + 1))
+        return decode.Window(0, 0, height, width, resized, y, x)
+
+    return Resample("resize_small_crop", image_size, 2, plan, bool(antialias))
+
+
+def _resize_small_centre(
+    image_size: tuple[int, int], *, resize: int, antialias: bool = False
+) -> Resample:
+    """Short side to `resize` pixels, aspect ratio kept, then the centre."""
+    _check_resize("resize_small_crop", resize, image_size)
+
+    def plan(height: int, width: int, u: Sequence[float]) -> decode.Window:
+        resized = _short_side(height, width, resize)
+        y = (resized[0] - image_size[0]) // 2
+        x = (resized[1] - image_size[1]) // 2
+        return decode.Window(0, 0, height, width, resized, y, x)
+
+    return Resample("resize_small_crop", image_size, 0, plan, bool(antialias))
+
+
+_PAD_MODES = {"zeros": "constant", "reflect": "reflect"}
+
+
+def _random_crop_pad(
+    image_size: tuple[int, int], *, pad: int = 4, mode: str = "zeros"
+) -> PadCrop:
+    """A random window of the padded image: for small images that all have one size."""
+    if not isinstance(pad, int) or isinstance(pad, bool) or not 0 <= pad <= _MAX_SIDE:
+        raise errors.UserError(f"transform random_crop_pad: pad={pad!r}; wanted 0, 1..")
+    mode = errors.lookup(_PAD_MODES, mode, "transform random_crop_pad: mode")
+    return PadCrop("random_crop_pad", image_size, 2, pad, mode)
+
+
+def _none(image_size: tuple[int, int]) -> PadCrop:
+    """Images as they are; all must have the size of the output."""
+    return PadCrop("none", image_size, 0, 0, "constant")
+
+
+TRAIN = {
+    "inception_crop": _inception_crop,
+    "resize": _resize,
+    "resize_crop": _resize_crop,
+    "resize_small_crop": _resize_small_crop,
+    "random_crop_pad": _random_crop_pad,
+    "none": _none,
+}
+EVAL = {
+    "resize": _resize,
+    "resize_small_crop": _resize_small_centre,
+    "none": _none,
+}
+KINDS = {"train": TRAIN, "eval": EVAL}
+
+
+def make(
+    kind: str, name: str, *, image_size: int | tuple[int, int], **params: Any
+) -> Transform:
+    """Returns the transform `name` of `KINDS[kind]`.
+
+    Args:
+      kind: "train" or "eval".
+      name: key of `TRAIN` or `EVAL`.
+      image_size: of the output, pixels; an int means a square.
+      **params: what the transform takes; see the functions of the tables.
+
+    Raises:
+      errors.UserError: unknown name or parameter, or a value that cannot work.
+    """
+    table = errors.lookup(KINDS, kind, "kind of transform")
+    factory = errors.lookup(table, name, f"{kind} transform")
+    known = list(inspect.signature(factory).parameters)[1:]
+    for param in params:
+        if param not in known:
+            raise errors.UserError(
+                f"{kind} transform {name!r} takes no {param!r}; it takes: "
+                f"{', '.join(known) or 'nothing'}.{errors.suggest(param, known)}"
+            )
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    return factory(check_image_size(size), **params)
+
+
+def check_image_size(size: Any) -> tuple[int, int]:
+    """Returns (height, width) as ints, or raises a `UserError`."""
+    sides = tuple(size) if isinstance(size, Sequence) else ()
+    whole = all(isinstance(side, int) and not isinstance(side, bool) for side in sides)
+    if len(sides) != 2 or not whole or not all(1 <= s <= _MAX_SIDE for s in sides):
+        raise errors.UserError(
+            f"image_size={size!r}; wanted (height, width) in 1..{_MAX_SIDE} pixels"
+        )
+    return sides
+
+
+def _check_resize(name: str, resize: Any, image_size: tuple[int, int]) -> None:
+    whole = isinstance(resize, int) and not isinstance(resize, bool)
+    if not whole or not max(image_size) <= resize <= _MAX_SIDE:
+        raise errors.UserError(
+            f"transform {name}: resize={resize!r}; wanted a whole number of pixels in "
+            f"{max(image_size)}..{_MAX_SIDE}, so that the crop of {image_size} fits"
+        )
+
+
+def _interval(name: str, bounds: Any, limit: float) -> tuple[float, float]:
+    try:
+        low, high = (float(bound) for bound in bounds)
+    except (TypeError, ValueError):
+        low, high = math.nan, math.nan
+    if not 0 < low <= high <= limit:
+        raise errors.UserError(
+            f"transform inception_crop: {name}={bounds!r}; wanted two numbers, "
+            f"0 < low <= high <= {limit:g}"
+        )
+    return low, high
