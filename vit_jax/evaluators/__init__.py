@@ -1,12 +1,13 @@
 """What is measured on a model: `EVALUATORS` by name, each a factory of functions."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
 
-from vit_jax import errors
-from vit_jax.data import catalog, transforms
+from vit_jax import checkpoint, errors
+from vit_jax.data import catalog
 from vit_jax.data.preprocessing import Preprocessing
 from vit_jax.evaluators import batches, classify, fewshot
 
@@ -17,6 +18,17 @@ EVALUATORS: dict[str, Callable[..., Evaluator]] = {
     "classify": classify.evaluator,
     "fewshot": fewshot.evaluator,
 }
+
+
+def trained_loss(path: str | Path) -> str:
+    """Returns the key in `objectives.LOSSES` that a checkpoint was trained with.
+
+    Only checkpoints of this package say so; "softmax", the loss of the published
+    fine-tunings, for any other file.
+    """
+    if Path(path).expanduser().is_dir():
+        return checkpoint.describe(Path(path).expanduser()).config["loss"]
+    return "softmax"
 
 
 def _check_classes(info: catalog.DatasetInfo, num_classes: int) -> None:
@@ -70,7 +82,7 @@ def make(
     shared = {
         "forward": forward,
         "source": open_split(options["split"]),
-        "transform": transforms.from_preprocessing(preprocessing),
+        "transform": preprocessing.eval_transform(),
         "batch_size": batch_size,
         "mesh": mesh,
         "prefix": prefix,

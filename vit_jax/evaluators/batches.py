@@ -1,11 +1,11 @@
 """One pass over an evaluation split, shared by the evaluators."""
 
 import functools
-import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from vit_jax import mesh as mesh_lib
@@ -13,10 +13,8 @@ from vit_jax.data import loader
 
 Params = Any
 Forward = Callable[[Params, jax.Array], dict[str, jax.Array]]
-# (outputs of the forward pass, labels, mask) -> what each batch leaves on the host
-Reduce = Callable[[dict[str, jax.Array], jax.Array, jax.Array], Any]
-
-NAMES_SHOWN = 5
+# (outputs of the forward pass, batch without images) -> what it leaves on the host
+Reduce = Callable[[dict[str, jax.Array], dict[str, jax.Array]], Any]
 
 
 @functools.cache
@@ -37,8 +35,9 @@ def run(
 ) -> Iterator[Any]:
     """Yields `reduce` of every batch, on the host, while the device does the next one.
 
-    Every process yields the same values. Masked rows (padding, images that could not
-    be read) are there too: `reduce` leaves them out.
+    Every process yields the same values. A batch holds "label", "mask" (0 on padding
+    and on images that could not be read: `reduce` leaves them out) and "index", the
+    place of each row in the split: the order of rows is that of the devices.
 
     Args:
         forward: `(params, uint8 images) -> {"features", "logits"}`.
@@ -57,16 +56,16 @@ def run(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
+    share = batch_size // jax.process_count()
     pending = None
-    for batch in batches:
-        on_device = mesh_lib.to_global(batch, mesh)
-        outputs = forward(params, on_device["image"])
-        value = reduce(outputs, on_device["label"], on_device["mask"])
+    for number, batch in enumerate(batches):
+        first = number * batch_size + jax.process_index() * share
+        index = np.arange(first, first + share, dtype=np.int32)
+        on_device = mesh_lib.to_global(batch | {"index": index}, mesh)
+        outputs = forward(params, on_device.pop("image"))
+        value = reduce(outputs, on_device)
         if pending is not None:
             yield jax.device_get(pending)
         pending = value
     if pending is not None:
         yield jax.device_get(pending)
-    if batches.corrupt:
-        shown = ", ".join(map(str, batches.corrupt[:NAMES_SHOWN]))
-        logging.warning("%d unreadable images: %s", len(batches.corrupt), shown)

@@ -1,5 +1,6 @@
 """Top-1, top-5 and loss over a split, every example counted exactly once."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -20,20 +21,20 @@ def _in_top(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def sums(
-    outputs: dict[str, jax.Array], labels: jax.Array, mask: jax.Array, *, loss: str
+    outputs: dict[str, jax.Array], batch: dict[str, jax.Array], *, loss: str
 ) -> dict[str, jax.Array]:
     """Returns what one batch adds to each figure: integers, and float32 for the loss.
 
     Args:
         outputs: with "logits" [b, classes].
-        labels: int [b] or multi-hot [b, classes]. Rows without any label are left out
-            and any of several is a hit: the protocol of ImageNet ReaL.
-        mask: [b], 0 on rows that are no example.
+        batch: "label", int [b] or multi-hot [b, classes]: rows without any label are
+            left out and any of several is a hit, the protocol of ImageNet ReaL;
+            "mask" [b], 0 on rows that are no example.
         loss: a key of `objectives.LOSSES`.
     """
     logits = outputs["logits"].astype(jnp.float32)
     classes = logits.shape[-1]
-    seen = mask > 0
+    labels, seen = batch["label"], batch["mask"] > 0
     bad = jnp.zeros_like(seen)
     if labels.ndim == 1:
         bad = seen & ((labels < 0) | (labels >= classes))
@@ -88,10 +89,7 @@ def evaluator(
     """
     errors.lookup(objectives.LOSSES, loss, "loss")
 
-    def reduce(outputs: Any, labels: jax.Array, mask: jax.Array) -> Any:
-        return sums(outputs, labels, mask, loss=loss)
-
-    compiled = batches.reduced(reduce, mesh)
+    compiled = batches.reduced(functools.partial(sums, loss=loss), mesh)
 
     def evaluate(params: Any) -> dict[str, float]:
         totals: dict[str, float] = {}

@@ -10,12 +10,12 @@ from vit_jax import errors
 from vit_jax.evaluators import batches
 
 
-def _rows(outputs: Any, labels: jax.Array, mask: jax.Array) -> Any:
-    if labels.ndim != 1:
+def _rows(outputs: dict[str, jax.Array], batch: dict[str, jax.Array]) -> Any:
+    if batch["label"].ndim != 1:
         raise errors.UserError(
             "few-shot evaluation wants one label an image; these have several"
         )
-    return outputs["features"].astype(np.float32), labels, mask
+    return batch | {"features": outputs["features"].astype(np.float32)}
 
 
 def collect(
@@ -43,8 +43,14 @@ def collect(
         batch_size=batch_size,
         mesh=mesh,
     )
-    kept = [(rows[mask > 0], labels[mask > 0]) for rows, labels, mask in parts]
-    features, labels = (np.concatenate(column) for column in zip(*kept, strict=True))
+    rows = {}
+    for part in parts:
+        good = part.pop("mask") > 0
+        for name, values in part.items():
+            rows.setdefault(name, []).append(values[good])
+    whole = {name: np.concatenate(values) for name, values in rows.items()}
+    order = np.argsort(whole["index"])
+    features, labels = whole["features"][order], whole["label"][order]
     if not np.isfinite(features).all():
         raise errors.UserError(
             "the features are not finite: the checkpoint is damaged, or the model "
