@@ -136,7 +136,7 @@ def bad_labels(value):
         (bad_labels(-1), {}, "test labels go from -1 to 4"),
         (bad_labels(0.5), {}, "want integer class indices"),
         (bad_labels(0), {"shots": 0}, "want shots >= 1"),
-        (bad_labels(0), {"l2": 0.0}, "want shots >= 1 and l2 > 0"),
+        (bad_labels(0), {"l2": 0.0}, "want shots >= 1, l2 > 0"),
         ((np.zeros((5, 4)), np.zeros(4, int)) * 2, {}, "want \\[examples, width\\]"),
         ((np.zeros((0, 4)), np.zeros(0, int)) * 2, {}, "want \\[examples, width\\]"),
     ],

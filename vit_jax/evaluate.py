@@ -106,7 +106,10 @@ def run(
     )
     figures = evaluate(jax.device_put(params, mesh_lib.replicated(mesh)))
     named = {name: metrics.json_number(value) for name, value in figures.items()}
-    return {"checkpoint": checkpoint, "dataset": dataset, "split": split} | named
+    data = {"dataset": dataset, "split": split}
+    if fewshot:
+        data["train_split"] = train_split
+    return {"checkpoint": checkpoint} | data | named
 
 
 def _define_flags() -> None:

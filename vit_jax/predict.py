@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from vit_jax import cli, errors, evaluators, objectives, pretrained
+from vit_jax import cli, errors, evaluators, metrics, objectives, pretrained
 
 BATCH = 32
 
@@ -27,7 +27,7 @@ def _top(
         {
             "label": int(label),
             "name": names[label] if names else None,
-            "probability": float(probabilities[label]),
+            "probability": metrics.json_number(probabilities[label]),
         }
         for label in order
     ]
@@ -103,7 +103,7 @@ def _main(argv: list[str]) -> int:
     for entry in predictions:
         if "error" in entry:
             failed += 1
-            logging.error("%s: %s", entry["image"], entry["error"])
+            logging.error("%s", entry["error"])
             continue
         shown = (
             f"{c['name'] or c['label']} {c['probability']:.4f}" for c in entry["top"]

@@ -75,6 +75,8 @@ def make(
     kind = options["type"]
     factory = errors.lookup(EVALUATORS, kind, "evaluator type")
     info = catalog.describe(dataset, data_dir=data_dir)
+    if kind == "classify":
+        _check_classes(info, num_classes)
 
     def open_split(split: str) -> Any:
         return catalog.open_source(dataset, split, data_dir=data_dir)
@@ -88,7 +90,6 @@ def make(
         "prefix": prefix,
     }
     if kind == "classify":
-        _check_classes(info, num_classes)
         return factory(loss=loss, **shared)
     return factory(
         train_source=open_split(options["train_split"]),

@@ -106,6 +106,14 @@ def _checked(
     return features, labels.astype(np.int32)
 
 
+def _check_settings(shots: Sequence[int], l2s: Sequence[float], seeds: int = 1) -> None:
+    if min(shots, default=0) < 1 or min(l2s, default=0.0) <= 0 or seeds < 1:
+        raise errors.UserError(
+            f"few-shot: shots={list(shots)}, l2={list(l2s)}, seeds={seeds}; "
+            "want shots >= 1, l2 > 0 and seeds >= 1"
+        )
+
+
 def sweep(
     train_features: np.ndarray,
     train_labels: np.ndarray,
@@ -138,10 +146,7 @@ def sweep(
     test_features, test_labels = _checked(
         test_features, test_labels, num_classes, "test"
     )
-    if shots < 1 or min(l2s) <= 0:
-        raise errors.UserError(
-            f"few-shot: shots={shots}, l2={list(l2s)}; want shots >= 1 and l2 > 0"
-        )
+    _check_settings([shots], l2s)
     few = np.flatnonzero(np.bincount(train_labels, minlength=num_classes) < shots)
     if len(few):
         logging.warning(
@@ -213,8 +218,13 @@ def evaluator(
         shots: examples a class.
         seeds: 0 .. seeds - 1.
         l2: penalty.
-        prefix: of the names of the figures.
+        prefix: of the names of the accuracies.
+
+    Raises:
+        UserError: no shots, no seeds, a penalty <= 0; when it runs: labels that are not
+            single classes, features that are not finite.
     """
+    _check_settings(shots, [l2], seeds)
     settings = {"batch_size": batch_size, "mesh": mesh, "transform": transform}
 
     def evaluate(params: Any) -> dict[str, float]:
@@ -230,7 +240,7 @@ def evaluator(
             figures[f"{k}shot_std"] = float(np.std(accuracies))
             for seed, value in enumerate(accuracies):
                 figures[f"{k}shot_seed{seed}"] = value
-        figures["examples"] = len(test[1])
-        return {prefix + name: value for name, value in figures.items()}
+        named = {prefix + name: value for name, value in figures.items()}
+        return named | {"examples": len(test[1])}
 
     return evaluate

@@ -1,0 +1,155 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from vit_jax import errors, evaluate, evaluators, pretrained
+from vit_jax.data import catalog
+
+SPLIT = "test[:300]"
+
+
+@pytest.fixture(scope="module")
+def cifar(shared_data):
+    return dict(dataset="cifar10", data_dir=str(shared_data))
+
+
+@pytest.fixture(scope="module")
+def published(golden):
+    return str(golden / "vit_token.npz")
+
+
+def features_and_labels(loaded, cifar, split):
+    """One by one, without loaders, masks or devices."""
+    source = catalog.open_source(cifar["dataset"], split, data_dir=cifar["data_dir"])
+    examples = [source[i] for i in range(len(source))]
+    images = loaded.images([example["image"] for example in examples])
+    labels = np.array([example["label"] for example in examples])
+    return np.asarray(loaded.model.features(images)), labels
+
+
+@pytest.mark.parametrize("batch_size", [100, 256])
+def test_a_published_checkpoint_on_real_images(published, cifar, batch_size):
+    figures = evaluate.run(published, split=SPLIT, batch_size=batch_size, **cifar)
+    loaded = pretrained.load(published)
+    features, labels = features_and_labels(loaded, cifar, SPLIT)
+    logits = np.asarray(loaded.model.classify(features), np.float64)
+    order = np.argsort(-logits, axis=1)
+    assert figures["examples"] == 300 and figures["corrupt"] == 0
+    assert figures["top1"] == np.mean(order[:, 0] == labels)
+    assert figures["top5"] == np.mean((order[:, :5] == labels[:, None]).any(1))
+    log_sum = np.log(np.exp(logits).sum(1))
+    loss = np.mean(log_sum - logits[np.arange(300), labels])
+    assert figures["loss"] == pytest.approx(loss, rel=1e-5)
+    assert figures["dataset"] == "cifar10" and figures["split"] == SPLIT
+
+
+def test_fewshot_is_the_closed_form_on_the_models_features(published, cifar):
+    options = dict(fewshot=True, train_split="train[:400]", shots=(1, 5), seeds=2)
+    figures = evaluate.run(published, split=SPLIT, **options, **cifar)
+    loaded = pretrained.load(published)
+    train = features_and_labels(loaded, cifar, "train[:400]")
+    test = features_and_labels(loaded, cifar, SPLIT)
+    for shots in (1, 5):
+        by_seed = [
+            evaluators.fewshot.accuracy(
+                *train, *test, num_classes=10, shots=shots, seed=seed
+            )
+            for seed in range(2)
+        ]
+        name = f"fewshot_{shots}shot"
+        actual = [figures[f"{name}_seed{seed}"] for seed in range(2)]
+        # Features differ in their last bits between batches; one image may cross.
+        np.testing.assert_allclose(actual, by_seed, atol=1.01 / 300)
+        assert figures[name] == pytest.approx(np.mean(actual))
+        assert figures[f"{name}_std"] == pytest.approx(np.std(actual))
+    assert figures["examples"] == 300
+
+
+def test_the_command_ends_with_one_line_of_json(published, cifar):
+    done = subprocess.run(
+        [sys.executable, "-m", "vit_jax.evaluate", f"--checkpoint={published}"]
+        + ["--dataset=digits", "--fewshot", "--shots=1,5", "--seeds=1"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (line,) = done.stdout.splitlines()
+    figures = json.loads(line)
+    assert figures["checkpoint"] == published and figures["split"] == "test"
+    assert 0.1 < figures["fewshot_1shot"] < figures["fewshot_5shot"] <= 1
+    assert "fewshot_10shot" not in figures
+
+
+PROCESS = """
+import json, sys
+import jax
+index, count, port, checkpoint = sys.argv[1:]
+if int(count) > 1:
+    jax.distributed.initialize(f"localhost:{port}", int(count), int(index))
+from vit_jax import evaluate
+for options in ({}, {"fewshot": True, "shots": (1, 5)}):
+    print(json.dumps(evaluate.run(checkpoint, "digits", batch_size=60, **options)))
+"""
+
+
+def run_processes(count, checkpoint):
+    """Figures that each of `count` processes with two devices prints."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    flags = "--xla_force_host_platform_device_count=2"
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS, str(index), str(count), port, checkpoint],
+            env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(count)
+    ]
+    outputs = [process.communicate(timeout=240)[0] for process in started]
+    assert [process.returncode for process in started] == [0] * count
+    return [
+        [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+        for output in outputs
+    ]
+
+
+def test_two_processes_report_what_one_does(published):
+    (alone,) = run_processes(1, published)
+    assert [figures["examples"] for figures in alone] == [359, 359]
+    assert run_processes(2, published) == [alone, alone]
+
+
+def test_the_split_to_report_on_is_found_or_asked_for():
+    info = catalog.describe("imagenet2012")
+    assert evaluate.default_split(info) == "validation"
+    assert evaluate.default_split(catalog.describe("digits")) == "test"
+    with pytest.raises(errors.UserError, match="It has train: --split=NAME"):
+        evaluate.default_split(catalog.describe("jft"))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(dataset="imagenet2012"), "1000 classes.*has 10.*--fewshot"),
+        (dict(dataset="digits", split="val"), "'val' is not a split of digits"),
+        (dict(dataset="digit"), 'digit.*Did you mean "digits"'),
+        (dict(dataset="digits", batch_size=0), "--batch_size=0"),
+        (dict(dataset="digits", fewshot=True, seeds=0), "seeds >= 1"),
+        (dict(dataset="digits", fewshot=True, train_split="tran"), "'tran' is not"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_a_clear_error(published, options, message):
+    with pytest.raises(errors.UserError, match=f"(?s){message}"):
+        evaluate.run(published, **options)
+
+
+def test_a_checkpoint_that_is_not_there_is_a_clear_error(tmp_path):
+    with pytest.raises(errors.UserError, match="does not exist"):
+        evaluate.run(str(tmp_path / "none"), "digits")
