@@ -18,14 +18,16 @@ def print_figures(figures: dict[str, Any]) -> None:
 
 
 def configure_logging() -> None:
-    """Sends plain log lines of ours to standard error and quietens chatty libraries."""
+    """Sends log lines to standard error: ours, and warnings of libraries.
+
+    Ours go through the root logger; orbax and others talk through absl's own.
+    """
     absl_logging.use_absl_handler()
-    absl_logging.set_verbosity(absl_logging.INFO)
-    absl_logging.get_absl_handler().setFormatter(
-        logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
-    )
-    absl_logging.get_absl_handler().python_handler.stream = sys.stderr
-    for chatty in ("jax", "orbax", "etils"):
+    handler = absl_logging.get_absl_handler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.python_handler.stream = sys.stderr
+    logging.getLogger().setLevel(logging.INFO)
+    for chatty in ("absl", "jax", "orbax", "etils"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     # Orbax leaves the futures of a failed write behind; its first error is reported.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
