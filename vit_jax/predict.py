@@ -83,7 +83,9 @@ def run(
             scores = iter(jax.device_get(probabilities(logits)))
         for path, value in zip(part, read, strict=True):
             if isinstance(value, errors.UserError):
-                result.append({"image": path, "error": str(value)})
+                reason = str(value)
+                named = reason if path in reason else f"{path}: {reason}"
+                result.append({"image": path, "error": named})
             else:
                 top = _top(next(scores), loaded.label_names, top_k)
                 result.append({"image": path, "top": top})
