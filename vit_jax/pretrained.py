@@ -195,7 +195,11 @@ def adapt(
     source, wanted = dict(tree.named_leaves(params)), tree.named_leaves(like_params)
     _check_meaning(from_architecture, to_architecture)
     result, report, problems = {}, Report(), []
-    keep_head &= from_architecture.num_classes == to_architecture.num_classes
+    # A head reads what the pre-logits layer writes: they stay or go together.
+    keep_head &= all(
+        getattr(from_architecture, same) == getattr(to_architecture, same)
+        for same in ("num_classes", "pre_logits")
+    )
     for name, like in wanted:
         ours, shape = source.pop(name, None), tuple(like.shape)
         if name.startswith("head/") and not keep_head:

@@ -1,0 +1,95 @@
+"""The rule mechanism and the resampling of position tables, by their equations."""
+
+import jax
+import numpy as np
+import pytest
+
+from vit_jax import errors, interop
+from vit_jax.interop import rules
+from vit_jax.interop.rules import Rule
+
+TABLE = [
+    Rule("a/{leaf}", "first/{leaf}", load=np.transpose, save=np.transpose),
+    Rule("blocks/{leaf}", "layer_{layer}/{leaf}"),
+]
+
+
+def test_rules_are_inverse_and_stack_layers():
+    theirs = {"first/w": np.arange(6.0, dtype=np.float32).reshape(2, 3)}
+    theirs |= {f"layer_{i}/w": np.full(4, i, np.float32) for i in range(11)}
+    ours = rules.load(TABLE, theirs)
+    assert ours["a/w"].shape == (3, 2)
+    assert ours["blocks/w"][:, 0].tolist() == list(range(11))
+    back = rules.save(TABLE, ours)
+    assert back.keys() == theirs.keys()
+    assert all(np.array_equal(back[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "message"),
+    [
+        ({f"layer_0/w{i}/x": (1,) for i in range(20)}, "20 of its 20.*and 15 more"),
+        ({"layer_0/w": (1,), "layer_2/w": (1,)}, r"layer \[1\] is missing of 3"),
+        ({"layer_9999/w": (1,)}, "is missing of 10000"),
+        ({"layer_0/w": (1,), "layer_1/w": (2,)}, "different shapes"),
+        ({"layer_0/w": (1,), "layer_00/w": (1,)}, "two tensors claim"),
+    ],
+)
+def test_every_tensor_is_claimed_exactly_once(theirs, message):
+    with pytest.raises(errors.UserError, match=f"(?s){message}") as caught:
+        rules.load(TABLE, {name: np.zeros(shape) for name, shape in theirs.items()})
+    assert len(str(caught.value).splitlines()) <= 10
+
+
+def test_a_leaf_without_a_name_in_the_dialect_is_an_error():
+    with pytest.raises(errors.UserError, match="no name for 1 leaves:\n  c "):
+        rules.save(TABLE, {"c": np.zeros(1)})
+
+
+def table(rows, columns, prefix=1, seed=0):
+    rng = np.random.default_rng(seed)
+    shape = (1, prefix + rows * columns, 5)
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+def resample(old, old_grid, new_grid, **options):
+    return interop.resample_posemb(
+        old, old_grid=old_grid, new_grid=new_grid, prefix=1, **options
+    )
+
+
+@pytest.mark.parametrize("method", ["corners", "centers"])
+def test_the_same_grid_is_the_identity_and_the_class_entry_is_kept(method):
+    old = table(3, 5)
+    assert np.array_equal(resample(old, (3, 5), (3, 5), method=method), old)
+    new = resample(old, (3, 5), (7, 2), method=method)
+    assert new.shape == (1, 15, 5) and new.dtype == np.float32
+    assert np.array_equal(new[:, :1], old[:, :1])
+
+
+def test_corners_keep_their_places_and_planes_stay_planes():
+    rows, columns = np.mgrid[0:4, 0:6]
+    plane = (2.0 * rows - 3.0 * columns + 1.0).reshape(1, -1, 1)
+    new = interop.resample_posemb(plane, old_grid=(4, 6), new_grid=(7, 3), prefix=0)
+    rows, columns = np.mgrid[0 : 3 : 7 * 1j, 0 : 5 : 3 * 1j]
+    expected = 2.0 * rows - 3.0 * columns + 1.0
+    np.testing.assert_allclose(new.reshape(7, 3), expected, atol=1e-12)
+    assert interop.resample_posemb(
+        plane, old_grid=(4, 6), new_grid=(1, 1), prefix=0
+    ) == pytest.approx(plane[0, 0, 0])
+
+
+@pytest.mark.parametrize("grid", [(8, 9), (3, 2), (2, 12)])
+def test_centers_is_jax_image_resize(grid):
+    old = table(4, 6)
+    new = resample(old, (4, 6), grid, method="centers")[0, 1:].reshape(*grid, 5)
+    image = old[0, 1:].reshape(4, 6, 5)
+    expected = jax.image.resize(image, (*grid, 5), "bilinear")
+    np.testing.assert_allclose(new, expected, atol=1e-5)
+
+
+def test_a_wrong_table_or_method_is_an_error():
+    with pytest.raises(errors.UserError, match="not that of 3x4 patches"):
+        resample(table(3, 5), (3, 4), (3, 3))
+    with pytest.raises(errors.UserError, match='mean "corners"'):
+        resample(table(3, 5), (3, 5), (3, 3), method="corner")
