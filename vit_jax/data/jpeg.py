@@ -3,7 +3,7 @@
 libjpeg-turbo decodes from the top and has to read every coefficient it passes, but
 nothing obliges it to go on below the crop. simplejpeg cannot stop early; a copy of the
 file whose frame header states fewer rows makes it do so. On ImageNet photographs under
-the inception crop that saves 13 % of decoding, and the rows are bit-equal.
+the inception crop that saves 18 % of decoding, and the rows are bit-equal.
 """
 
 import threading
@@ -17,10 +17,6 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SEQUENTIAL = frozenset({0xC0, 0xC1})
 _SCAN = 0xDA
 _END = b"\xff\xd9"
-# Rows of the largest block of interleaved components, and what we decode below the
-# crop so that smooth chroma upsampling sees its next row.
-_BLOCK = 32
-
 _scratch = threading.local()
 
 
@@ -30,6 +26,7 @@ class Header(NamedTuple):
     height: int
     width: int
     components: int
+    subsampling: int  # rows of pixels for one row of the coarsest component
     rows_at: int  # where the two bytes of the height lie
     one_pass: bool  # rows come top to bottom, once
 
@@ -56,10 +53,11 @@ def read_header(data: bytes) -> Header | None:
             height=data[start + 5] << 8 | data[start + 6],
             width=data[start + 7] << 8 | data[start + 8],
             components=components,
+            subsampling=max(data[start + 11 + 3 * k] & 15 for k in range(components)),
             rows_at=start + 5,
             one_pass=marker in _SEQUENTIAL and data[at + 4] == components,
         )
-    except IndexError:
+    except (IndexError, ValueError):
         return None
 
 
@@ -78,7 +76,11 @@ def decode(data: bytes, header: Header, *, bottom: int, shrink: int) -> np.ndarr
     Raises:
       ValueError: libjpeg reports an error or a warning, a truncated file among them.
     """
-    rows = min(header.height, -(-bottom // _BLOCK) * _BLOCK + _BLOCK)
+    # Smooth upsampling of chroma looks one row of chroma further down, resampling of
+    # shrunk pixels one pixel.
+    margin = 0 if header.subsampling == 1 else 2 * header.subsampling
+    rows = bottom + margin if shrink == 1 else bottom + (margin + 2) * shrink
+    rows = min(header.height, rows)
     # Reading on to the end of the file would be the way to notice that it is
     # truncated; the mark at its end has to vouch for that instead.
     partial = rows < header.height and header.one_pass and data[-2:] == _END

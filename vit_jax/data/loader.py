@@ -12,13 +12,15 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
 from vit_jax import errors
 from vit_jax.data import draws, reader, resident, sources, transforms
+
+if TYPE_CHECKING:
+    from jax.sharding import NamedSharding
 
 Batch = dict[str, Any]
 
@@ -37,7 +39,7 @@ def train_loader(
     threads: int = 0,
     cache: str = "auto",
     max_corrupt: float = 0.01,
-    sharding: jax.sharding.NamedSharding | None = None,
+    sharding: "NamedSharding | None" = None,
 ) -> "TrainLoader":
     """Returns the loader of training batches.
 
@@ -82,11 +84,15 @@ def _rows(
     transform: transforms.Transform,
     corrupt: reader.CorruptLog,
     pool: concurrent.futures.ThreadPoolExecutor,
-    sharding: jax.sharding.NamedSharding | None,
+    sharding: "NamedSharding | None",
 ) -> Any:
     """What fills batches: has `start(examples, uniforms)` -> finish() -> batch."""
     if cache == "device":
-        return resident.DeviceRows(source, transform, corrupt, pool, sharding)
+        # Imported here: JAX is not needed otherwise (100 MB in a process that only
+        # prepares batches).
+        from vit_jax.data import device_cache
+
+        return device_cache.DeviceRows(source, transform, corrupt, pool, sharding)
     if cache == "none":
         return _Decoding(source, transform, corrupt, pool)
     slices = resident.as_slices(transform, resident.common_size(source))

@@ -4,7 +4,9 @@ TFRecord files have no index: ours comes from hopping over the headers (4 us a r
 so 5 s for the whole of ImageNet, shard by shard as they are touched).
 """
 
+import bisect
 import collections
+import itertools
 import os
 import resource
 import struct
@@ -174,18 +176,18 @@ class RecordFiles:
         self._open_shard = FORMATS[format]
         self._paths = list(paths)
         self._lengths = list(lengths)
-        self._ends = np.cumsum(self._lengths)
+        self._ends = list(itertools.accumulate(self._lengths))
         self._max_open = open_file_budget(len(paths))
         self._shards: collections.OrderedDict[int, Shard] = collections.OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return self._ends[-1] if self._ends else 0
 
     def locate(self, index: int) -> tuple[int, int]:
         """Returns the shard that holds record `index`, and its place in the shard."""
-        shard = int(np.searchsorted(self._ends, index, side="right"))
-        return shard, index - int(self._ends[shard]) + self._lengths[shard]
+        shard = bisect.bisect_right(self._ends, index)
+        return shard, index - self._ends[shard] + self._lengths[shard]
 
     def name(self, index: int) -> str:
         """Returns "file:record", for reports."""

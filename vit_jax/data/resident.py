@@ -1,4 +1,4 @@
-"""Small datasets decoded once: batches are gathered from memory, or on the devices.
+"""Small datasets decoded once: batches are gathered from host memory.
 
 Images that all have one size are kept as one uint8 array, padded if the transform pads,
 so that a batch is one indexing operation. What a row holds is the same, bit for bit, as
@@ -6,14 +6,11 @@ when it is decoded anew.
 """
 
 import concurrent.futures
-import functools
 import math
 import os
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vit_jax import errors
@@ -28,7 +25,7 @@ def choose(
     cache: str,
     source: Any,
     transform: transforms.Transform,
-    sharding: jax.sharding.Sharding | None,
+    sharding: Any,
     process_count: int,
 ) -> str:
     """Returns "none", "ram" or "device".
@@ -52,7 +49,7 @@ def choose(
 def _choose_auto(
     source: Any,
     transform: transforms.Transform,
-    sharding: jax.sharding.Sharding | None,
+    sharding: Any,
     process_count: int,
 ) -> str:
     shape = getattr(source, "image_shape", None)
@@ -175,7 +172,9 @@ class HostRows:
         self._slices = slices
         self._size = common_size(source)
         self._pool = pool
-        self._images, self._labels = _load(source, slices, self._size, corrupt, pool)
+        self._images, self._labels = load_padded(
+            source, slices, self._size, corrupt, pool
+        )
 
     def start(
         self, examples: np.ndarray, uniforms: np.ndarray
@@ -191,7 +190,7 @@ class HostRows:
         return {"image": images, "label": self._labels[examples]}
 
 
-def _load(
+def load_padded(
     source: Any,
     slices: transforms.PadCrop,
     size: tuple[int, int],
@@ -240,63 +239,3 @@ def cut(
     )
     chosen = windows[examples, offsets[:, 0], offsets[:, 1]]
     return chosen.reshape(len(examples), *size, channels)
-
-
-class DeviceRows:
-    """Batches gathered on the devices, each of which holds all the images."""
-
-    def __init__(
-        self,
-        source: Any,
-        transform: transforms.Transform,
-        corrupt: reader.CorruptLog,
-        pool: concurrent.futures.ThreadPoolExecutor,
-        sharding: jax.sharding.NamedSharding,
-    ):
-        """Decodes everything and copies it to the devices.
-
-        Raises:
-          errors.UserError: the transform resamples, which happens on the host alone.
-        """
-        size = common_size(source)
-        slices = as_slices(transform, size)
-        if slices is None:
-            raise errors.UserError(
-                f'cache="device" cannot resample images ({transform.name!r} of '
-                f'{size[0]}x{size[1]} images); use cache="ram" or "auto"'
-            )
-        images, labels = _load(source, slices, size, corrupt, pool)
-        replicated = jax.sharding.NamedSharding(
-            sharding.mesh, jax.sharding.PartitionSpec()
-        )
-        self._images, self._labels = jax.device_put((images, labels), replicated)
-        self._sharding = sharding
-        self._slices, self._size = slices, size
-
-    def start(
-        self, examples: np.ndarray, uniforms: np.ndarray
-    ) -> Callable[[], dict[str, jax.Array]]:
-        """Starts a batch; call what it returns for global arrays."""
-        offsets = self._slices.offsets(uniforms, *self._size).astype(np.int32)
-        choice = jax.device_put((examples.astype(np.int32), offsets), self._sharding)
-        images, labels = _gather_on_device(
-            self._images, self._labels, *choice, self._slices.image_size, self._sharding
-        )
-        return lambda: {"image": images, "label": labels}
-
-
-@functools.partial(jax.jit, static_argnums=(4, 5))
-def _gather_on_device(
-    images: jax.Array,
-    labels: jax.Array,
-    examples: jax.Array,
-    offsets: jax.Array,
-    size: tuple[int, int],
-    sharding: jax.sharding.NamedSharding,
-) -> tuple[jax.Array, jax.Array]:
-    def window(example: jax.Array, offset: jax.Array) -> jax.Array:
-        start = (example, offset[0], offset[1], jnp.int32(0))
-        return jax.lax.dynamic_slice(images, start, (1, *size, 3))[0]
-
-    chosen = jax.vmap(window)(examples, offsets), labels[examples]
-    return jax.lax.with_sharding_constraint(chosen, sharding)

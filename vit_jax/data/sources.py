@@ -4,7 +4,9 @@ A source is anything with `__len__` and `__getitem__`; Grain sources and Hugging
 datasets qualify. Ours also know their classes and the names of their examples.
 """
 
+import bisect
 import functools
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypedDict
@@ -108,10 +110,11 @@ class Ranges:
     def __init__(self, ranges: Sequence[splits.Range]):
         """Takes what `splits.resolve` returned."""
         self.ranges = list(ranges)
-        self._ends = np.cumsum([part.stop - part.start for part in self.ranges])
+        sizes = (part.stop - part.start for part in self.ranges)
+        self._ends = list(itertools.accumulate(sizes))
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return self._ends[-1]
 
     def locate(self, index: int) -> tuple[str, int]:
         """Returns the split and the place in it of example `index`.
@@ -123,9 +126,9 @@ class Ranges:
             raise IndexError(f"example {index} of {len(self)}")
         if len(self.ranges) == 1:
             return self.ranges[0].split, self.ranges[0].start + index
-        at = int(np.searchsorted(self._ends, index, side="right"))
+        at = bisect.bisect_right(self._ends, index)
         part = self.ranges[at]
-        return part.split, part.stop - (int(self._ends[at]) - index)
+        return part.split, part.stop - (self._ends[at] - index)
 
 
 @functools.cache
