@@ -6,30 +6,29 @@ from configs import base
 
 
 def get_config() -> ConfigDict:
-    """Returns a small ViT on 8x8 digits with patches of 2 pixels."""
+    """Returns a small ViT on 8x8 digits, seen at 16x16 with patches of 4 pixels."""
     config = base.get_config()
-    config.total = "60 epochs"
+    config.total = "40 epochs"
     config.batch_size = 64
     config.loss = "softmax"
     config.log_every = "100 steps"
     config.eval_every = "25%"
     config.save_every = "25%"
 
-    config.model.name = "Ti/2"
-    config.model.image_size = (8, 8)
+    config.model.name = "Ti/4"
+    config.model.image_size = (16, 16)
     config.model.width = 64
     config.model.depth = 4
     config.model.mlp_width = 256
     config.model.heads = 4
     config.model.pre_logits = False
-    config.model.dropout = 0.1
     config.model.compute_dtype = "float32"
 
     config.data.dataset = "digits"
     config.data.flip = False
-    config.data.train.transform = "random_crop_pad"
-    config.data.train.pad = 1
-    config.data.eval.transform = "none"
+    config.data.train.transform = "inception_crop"
+    config.data.train.area = (0.7, 1.0)
+    config.data.train.aspect = (0.8, 1.25)
 
     config.optimizer.lr = 2e-3
     config.optimizer.schedule = "cosine"

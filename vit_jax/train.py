@@ -280,6 +280,10 @@ def _loop(
             pending = (step, values) if logs or step == start + 1 else None
             stopping = _stop_now(stop, step)
             if stopping or due(step, durations.save_every, durations.total):
+                if pending is not None:  # what a checkpoint is past is on disk
+                    run_.health.check()
+                    run_.log(*pending)
+                    pending = None
                 run_.save(step, state)
             if stopping and step < durations.total:
                 raise errors.Preempted(
@@ -287,9 +291,6 @@ def _loop(
                     "Run the same command again to go on from there"
                 )
             run_.evaluate(step, state)
-        if pending is not None:
-            run_.health.check()
-            run_.log(*pending)
     return state
 
 
