@@ -66,5 +66,8 @@ def run(
             sys.exit(code)
         return parsed
 
-    configure_logging()
-    app.run(lambda argv: sys.exit(guard(main, argv)), flags_parser=guarded_parse)
+    def guarded_main(argv: list[str]) -> None:
+        configure_logging()  # after the flags, which set absl's levels
+        sys.exit(guard(main, argv))
+
+    app.run(guarded_main, flags_parser=guarded_parse)
