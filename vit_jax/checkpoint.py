@@ -169,6 +169,14 @@ def _read_description(folder: Path) -> Description:
     return Description.from_dict(json.loads(path.read_text()))
 
 
+def _reason(error: Exception) -> str:
+    """The gist of an error of orbax or its backends, which can fill a page."""
+    text = str(error).strip() or repr(error)
+    if "os_error_code='28'" in text or "No space left" in text:
+        return "no space left on device"
+    return text.splitlines()[0][:300]
+
+
 @contextmanager
 def _clear_write_errors(directory: Path) -> Iterator[None]:
     """Turns a failed write into one error that says what is still good."""
@@ -177,7 +185,7 @@ def _clear_write_errors(directory: Path) -> Iterator[None]:
     except Exception as error:  # orbax passes on whatever its backends raise
         good = available(directory)
         kept = f"step {good[-1]}" if good else "none"
-        reason = str(error).strip().splitlines()[0][:300] if str(error) else error
+        reason = _reason(error)
         free = shutil.disk_usage(directory).free / 2**20
         raise errors.UserError(
             f"a checkpoint could not be written to {directory} "
@@ -267,8 +275,7 @@ class Checkpoints:
             except errors.UserError:
                 raise
             except Exception as error:
-                reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
-                logging.warning("checkpoint %d cannot be read: %s", step, reason)
+                logging.warning("checkpoint %d is unreadable: %s", step, _reason(error))
         if steps:
             raise errors.UserError(
                 f"no checkpoint under {self.directory} can be read (steps {steps}); "
@@ -381,8 +388,7 @@ def read_params(path: str | Path) -> tuple[dict[str, Any], Description]:
     try:
         return read_item(folder, item), description
     except Exception as error:
-        reason = (str(error).strip() or repr(error)).splitlines()[0][:300]
         raise errors.UserError(
             f"the arrays of {folder} cannot be read, the checkpoint is truncated or "
-            f"damaged: {reason}\nuse an older checkpoint of the run, or a copy"
+            f"damaged: {_reason(error)}\nuse an older checkpoint of the run, or a copy"
         ) from error

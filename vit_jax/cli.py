@@ -18,19 +18,18 @@ def print_figures(figures: dict[str, Any]) -> None:
 
 
 def configure_logging() -> None:
-    """Sends log lines to standard error: ours, and warnings of libraries.
-
-    Ours go through the root logger; orbax and others talk through absl's own.
-    """
+    """Sends our log lines, and warnings of libraries, to standard error."""
     absl_logging.use_absl_handler()
     handler = absl_logging.get_absl_handler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     handler.python_handler.stream = sys.stderr
     logging.getLogger().setLevel(logging.INFO)
-    for chatty in ("absl", "jax", "orbax", "etils"):
+    for chatty in ("jax", "orbax", "etils"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    # Orbax leaves the futures of a failed write behind; its first error is reported.
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    # Orbax logs the traceback of a failed write five times, and asyncio the futures
+    # it leaves behind; it reaches us as an exception, and users as one error.
+    for chatty in ("absl", "asyncio"):
+        logging.getLogger(chatty).setLevel(logging.CRITICAL)
 
 
 def guard(main: Callable[..., int | None], *args: Any) -> int:

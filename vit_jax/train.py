@@ -348,7 +348,7 @@ def overview(exp: experiment.Experiment) -> str:
     devices = jax.devices()
     return (
         f"{table}\n{exp.architecture.name}: {count:,} parameters, "
-        f"{macs / 1e9:.2f} GMAC an image; {exp.durations.total:,} steps of "
+        f"{macs / 1e9:.4g} GMAC an image; {exp.durations.total:,} steps of "
         f"{exp.config['batch_size']} on {len(devices)} x {devices[0].device_kind}"
     )
 
