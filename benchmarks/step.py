@@ -1,0 +1,188 @@
+"""Time of a gradient step, ours and PyTorch's, interleaved in one process.
+
+    python benchmarks/step.py [--models=S/16] [--batch=16] [--rounds=5]
+
+Forward and backward of softmax cross-entropy over all parameters at 224 px. On a CPU,
+float32, against Hugging Face's ViT with the same dimensions, GELU and parameter count.
+With a GPU, bfloat16, B/16 and L/16 by default, against timm under torch.compile and
+autocast. Prints a table and one line of JSON; ratio: our time over theirs.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from flax import nnx
+
+from vit_jax import hardware, models
+
+CLASSES, PIXELS = 1000, 224
+Step = Callable[[], Any]
+
+
+def batch(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random images [b, h, w, 3] and labels."""
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((size, PIXELS, PIXELS, 3), np.float32)
+    return images, rng.integers(CLASSES, size=size)
+
+
+def our_step(architecture: models.Architecture, size: int) -> Step:
+    """Returns a function that takes one gradient step's time."""
+    model = models.create(architecture, rngs=nnx.Rngs(0))
+    graphdef, params = models.split(model)
+    images, labels = (jnp.asarray(x) for x in batch(size))
+
+    @jax.jit
+    def step(params, images, labels):
+        def loss(params):
+            logits = models.merge(graphdef, params)(images)
+            scores = jax.nn.log_softmax(logits)
+            return -jnp.mean(jnp.take_along_axis(scores, labels[:, None], axis=1))
+
+        return jax.value_and_grad(loss)(params)
+
+    return lambda: jax.block_until_ready(step(params, images, labels))
+
+
+def huggingface(arch: models.Architecture) -> torch.nn.Module:
+    """The same model in transformers; its logits are `output.logits`."""
+    import transformers
+
+    return transformers.ViTForImageClassification(
+        transformers.ViTConfig(
+            hidden_size=arch.width,
+            num_hidden_layers=arch.depth,
+            num_attention_heads=arch.heads,
+            intermediate_size=arch.mlp_width,
+            image_size=PIXELS,
+            patch_size=arch.patch[0],
+            num_labels=CLASSES,
+            hidden_act="gelu_pytorch_tanh",
+        )
+    )
+
+
+def timm_model(arch: models.Architecture) -> torch.nn.Module:
+    """The same model in timm."""
+    import timm
+
+    return timm.models.vision_transformer.VisionTransformer(
+        img_size=PIXELS,
+        patch_size=arch.patch[0],
+        embed_dim=arch.width,
+        depth=arch.depth,
+        num_heads=arch.heads,
+        mlp_ratio=arch.mlp_width / arch.width,
+        num_classes=CLASSES,
+        act_layer="gelu_tanh",
+    )
+
+
+def torch_step(arch: models.Architecture, size: int, *, gpu: bool) -> Step:
+    """Returns a function that takes one gradient step's time."""
+    device = "cuda" if gpu else "cpu"
+    model = (timm_model if gpu else huggingface)(arch).to(device).train()
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert count == models.count_parameters(arch), f"{count} parameters"
+    call = torch.compile(model) if gpu else lambda images: model(images).logits
+    images, labels = (torch.from_numpy(x).to(device) for x in batch(size))
+    images = images.permute(0, 3, 1, 2).contiguous()
+
+    def step():
+        model.zero_grad(set_to_none=True)
+        with torch.autocast(device, torch.bfloat16, enabled=gpu):
+            logits = call(images)
+        torch.nn.functional.cross_entropy(logits.float(), labels).backward()
+        if gpu:
+            torch.cuda.synchronize()
+
+    return step
+
+
+def measure(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each step in each round; the order alternates."""
+    for step in steps.values():
+        step()
+        step()
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for i in range(rounds):
+        for name in list(steps)[:: 1 if i % 2 else -1]:
+            start = time.perf_counter()
+            steps[name]()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def compare(name: str, arguments: argparse.Namespace, *, gpu: bool) -> dict[str, Any]:
+    """Measures one model and prints its rows of the table."""
+    dtype = "bfloat16" if gpu else "float32"
+    arch = models.architecture(
+        name,
+        num_classes=CLASSES,
+        image_size=PIXELS,
+        compute_dtype=dtype,
+        unroll=arguments.unroll,
+        remat=arguments.remat,
+    )
+    steps = {
+        "vit_jax": our_step(arch, arguments.batch),
+        "timm" if gpu else "transformers": torch_step(arch, arguments.batch, gpu=gpu),
+    }
+    seconds = measure(steps, arguments.rounds)
+    medians = {key: statistics.median(times) for key, times in seconds.items()}
+    ours, theirs = medians.values()
+    flops = 6 * models.forward_macs(arch) * arguments.batch
+    peak = hardware.peak_flops(jax.devices()[0])
+    for key, median in medians.items():
+        mfu = f"{flops / median / peak:6.1%}" if peak else "   n/a"
+        print(
+            f"{name:8} {key:14} {median * 1e3:9.1f} ms "
+            f"{arguments.batch / median:8.1f} images/s {flops / median / 1e12:7.3f} "
+            f"TFLOP/s  MFU {mfu}  rounds {min(seconds[key]) * 1e3:.0f}"
+            f"-{max(seconds[key]) * 1e3:.0f} ms"
+        )
+    print(f"{name:8} ratio ours/theirs {ours / theirs:.3f}")
+    return {
+        "model": name,
+        "batch": arguments.batch,
+        "dtype": dtype,
+        "unroll": arch.unroll,
+        "remat": arch.remat,
+        "ms": {key: round(median * 1e3, 2) for key, median in medians.items()},
+        "ratio": round(ours / theirs, 4),
+        "mfu": round(flops / ours / peak, 4) if peak else None,
+    }
+
+
+def main() -> None:
+    """Measures each model and prints the JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    gpu = jax.default_backend() == "gpu"
+    parser.add_argument("--models", default="B/16,L/16" if gpu else "S/16")
+    parser.add_argument("--batch", type=int, default=256 if gpu else 16)
+    parser.add_argument("--rounds", type=int, default=21 if gpu else 5)
+    parser.add_argument("--unroll", type=int, default=0)
+    parser.add_argument("--remat", default="none")
+    arguments = parser.parse_args()
+    results = [compare(n, arguments, gpu=gpu) for n in arguments.models.split(",")]
+    device = jax.devices()[0].device_kind
+    versions = {"jax": jax.__version__, "torch": torch.__version__}
+    cores = len(os.sched_getaffinity(0))
+    print(
+        json.dumps({"device": device, "cores": cores, **versions, "results": results})
+    )
+
+
+if __name__ == "__main__":
+    main()
