@@ -79,23 +79,24 @@ def describe(dataset: str, *, data_dir: str = "") -> DatasetInfo:
         return DatasetInfo(
             "digits", 10, sizes, sources.DIGITS_CLASSES, False, prepared=True
         )
-    path = _folder_path(dataset)
-    if path is not None and not (path / "dataset_info.json").is_file():
-        listed = folder.Folder(path)
-        names = listed.class_names
-        return DatasetInfo(dataset, len(names), listed.counts(), names, False, True)
     name = dataset.split(":")[0]
-    directory = path or _find(dataset, data_dir)
+    directory = _find(dataset, data_dir)
     if directory is not None:
         info = tfds.read_info(directory)
+        known = name in ROWS
         return DatasetInfo(
-            name=info.name if path else name,
+            name=name if known else info.name,
             num_classes=info.label.num_classes or _row_classes(name),
             splits=info.counts(),
             label_names=info.label_names,
             multi_label=info.label.kind != "class",
             prepared=True,
         )
+    path = _folder_path(dataset)
+    if path is not None:
+        listed = folder.Folder(path)
+        names = listed.class_names
+        return DatasetInfo(dataset, len(names), listed.counts(), names, False, True)
     if name not in ROWS:
         raise _not_prepared(dataset, data_dir)
     row = ROWS[name]
@@ -118,18 +119,18 @@ def open_source(dataset: str, split: str, *, data_dir: str = "") -> sources.Sour
     """
     if dataset == "digits":
         return sources.open_digits(split)
+    directory = _find(dataset, data_dir)
+    if directory is not None:
+        info = tfds.read_info(directory)
+        source = tfds.TfdsSource(info, splits.resolve(split, info.counts(), dataset))
+        source.num_classes = source.num_classes or _row_classes(dataset.split(":")[0])
+        return source
     path = _folder_path(dataset)
-    if path is not None and not (path / "dataset_info.json").is_file():
+    if path is not None:
         listed = folder.Folder(path)
         parts = splits.resolve(split, listed.counts(), dataset)
         return folder.FolderSource(listed, parts)
-    directory = path or _find(dataset, data_dir)
-    if directory is None:
-        raise _not_prepared(dataset, data_dir)
-    info = tfds.read_info(directory)
-    source = tfds.TfdsSource(info, splits.resolve(split, info.counts(), dataset))
-    source.num_classes = source.num_classes or _row_classes(dataset.split(":")[0])
-    return source
+    raise _not_prepared(dataset, data_dir)
 
 
 def num_examples(info: DatasetInfo, split: str) -> int:
@@ -146,47 +147,46 @@ def _row_classes(name: str) -> int:
 
 
 def _folder_path(dataset: str) -> Path | None:
-    """The folder that `dataset` names; a catalog name beside one of the same name wins.
-
-    Anything with a separator is meant as a path if there is a folder.
-    """
+    """The folder that `dataset` names, None if it names none."""
     if dataset.startswith("folder:"):
         return Path(dataset.removeprefix("folder:")).expanduser()
     path = Path(dataset).expanduser()
-    if dataset and dataset not in ROWS and path.is_dir():
-        return path
-    return None
+    return path if dataset and dataset not in ROWS and path.is_dir() else None
 
 
 def _root(data_dir: str) -> Path:
     place = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    if "://" in place:
-        raise errors.UserError(
-            f"data_dir={place!r} is not a local folder; mount or copy it first"
-        )
     return Path(place).expanduser()
 
 
 def _find(dataset: str, data_dir: str) -> Path | None:
+    """The folder of a prepared TFDS dataset, by its name or by its path."""
+    path = _folder_path(dataset)
+    if path is not None and (path / "dataset_info.json").is_file():
+        return path
+    if _NAME.match(dataset):
+        name, _, version = dataset.partition(":")
+        return tfds.find(_root(data_dir), name, version)
+    return None
+
+
+def _not_prepared(dataset: str, data_dir: str) -> errors.UserError:
     if not _NAME.match(dataset):
-        raise errors.UserError(
+        return errors.UserError(
             f"dataset={dataset!r} is neither a dataset's name nor an existing folder; "
             f"wanted one of {', '.join([*ROWS, 'digits'])}, a prepared TFDS dataset, "
             "or folder:PATH"
         )
     name, _, version = dataset.partition(":")
     root = _root(data_dir)
-    if data_dir and not root.is_dir():
-        raise errors.UserError(f"data_dir={data_dir!r} does not exist (for {dataset})")
-    return tfds.find(root, name, version)
-
-
-def _not_prepared(dataset: str, data_dir: str) -> errors.UserError:
-    name, _, version = dataset.partition(":")
-    root = _root(data_dir)
     known = [*ROWS, "digits"]
     lines = [f"dataset {dataset!r} is not prepared: looked for {root / name}/"]
     lines[0] += f"{version or 'VERSION'}/dataset_info.json."
+    versions = tfds.versions(root / name)
+    if versions:
+        lines[0] += f" Versions there: {', '.join(versions)}."
+    elif not root.is_dir():
+        lines[0] += f" The data_dir {str(root)!r} does not exist."
     if name in ROWS and ROWS[name].note:
         lines.append(ROWS[name].note.format(data_dir=root))
     if name not in ROWS:

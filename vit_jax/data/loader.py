@@ -153,7 +153,9 @@ class TrainLoader:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _start(self, step: int) -> Callable[[], Batch]:
-        positions = step * self._batch_size + self._local
+        assert step >= 0, step
+        # Python's integers: 1e12 steps of a numpy int32 would wrap around.
+        positions = int(step) * self._batch_size + self._local
         examples = draws.shuffled(self._seed, positions, self._size)
         uniforms = draws.uniforms(self._seed, positions, self._draws)
         return self._rows.start(examples, uniforms)
@@ -232,8 +234,7 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         with concurrent.futures.ThreadPoolExecutor(self._threads, "decode") as pool:
-            # A label for the rows of padding, of the kind the source has.
-            blank = self._reader.check_label(self._reader.source[0]["label"], 0) * 0
+            blank = self._reader.blank_label()
             yield from _ahead(self._start(k, pool, blank) for k in range(len(self)))
 
     def _start(

@@ -10,6 +10,8 @@ from vit_jax import errors
 from vit_jax.data import decode, sources, transforms
 
 _NAMES_SHOWN = 3
+# How many examples may be unreadable before we give up on learning the labels' kind.
+_FIRST_EXAMPLES = 16
 
 
 class CorruptLog:
@@ -92,9 +94,8 @@ class Reader:
           OSError: the source cannot be read.
           errors.UserError: a label out of range.
         """
-        example = self.source[index]
-        label = self.check_label(example["label"], index)
-        self._transform(example["image"], uniforms, out)
+        label, image = self._example(index)
+        self._apply(image, uniforms, out, index)
         return label
 
     def read_or_blank(self, index: int, out: np.ndarray) -> tuple[Any, float]:
@@ -105,14 +106,40 @@ class Reader:
         """
         label = None
         try:
-            example = self.source[index]
-            label = self.check_label(example["label"], index)
-            self._transform(example["image"], (), out)
+            label, image = self._example(index)
+            self._apply(image, (), out, index)
             return label, 1.0
         except (decode.BadImage, OSError) as error:
             self._corrupt.add(index, error)
             out[...] = 0
             return label, 0.0
+
+    def blank_label(self) -> int | np.ndarray:
+        """Returns a label of zeros of the kind that the source has."""
+        for index in range(min(self._size, _FIRST_EXAMPLES)):
+            try:
+                return self._example(index)[0] * 0
+            except (decode.BadImage, OSError):
+                continue
+        return 0
+
+    def _example(self, index: int) -> tuple[int | np.ndarray, Any]:
+        example = self.source[index]
+        try:
+            label, image = example["label"], example["image"]
+        except (KeyError, TypeError, IndexError) as error:
+            raise errors.UserError(
+                f"{sources.describe_example(self.source, index)}: got "
+                f'{_keys(example)}; wanted a dict with "image" and "label"'
+            ) from error
+        return self.check_label(label, index), image
+
+    def _apply(self, image: Any, uniforms: Any, out: np.ndarray, index: int) -> None:
+        try:
+            self._transform(image, uniforms, out)
+        except errors.UserError as error:
+            name = sources.describe_example(self.source, index)
+            raise errors.UserError(f"{name}: {error}") from error
 
     def check_label(self, label: Any, index: int) -> int | np.ndarray:
         """Returns an int in [0, classes), or float32 [classes].
@@ -142,6 +169,12 @@ class Reader:
             f"out of range; wanted a class in {wanted}, or one number for each class. "
             "Correct the dataset, or its number of classes."
         )
+
+
+def _keys(example: Any) -> str:
+    if isinstance(example, dict):
+        return f"a dict with {sorted(map(str, example))}"
+    return f"a {type(example).__name__}"
 
 
 def stack_labels(labels: list[Any]) -> np.ndarray:

@@ -22,6 +22,10 @@ from vit_jax import errors
 _HEADER = struct.Struct("<QI")
 
 
+class DamagedRecord(ValueError):
+    """One record cannot be read; the file around it can."""
+
+
 class Shard(Protocol):
     """One open file of records."""
 
@@ -128,15 +132,13 @@ class ArrayRecordShard:
             raise _damaged(path, str(error).splitlines()[0]) from error
         if found != records:
             raise _damaged(path, f"it holds {found} records, wanted {records}")
-        self._path = path
 
     def read(self, index: int) -> bytes:
         """Returns record `index` of the file."""
         try:
             return self._reader.read([index])[0]
         except Exception as error:
-            what = f"record {index}: {str(error).splitlines()[0]}"
-            raise _damaged(self._path, what) from error
+            raise DamagedRecord(str(error).splitlines()[0]) from error
 
 
 FORMATS = {"tfrecord": TFRecordShard, "array_record": ArrayRecordShard}

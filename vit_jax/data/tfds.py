@@ -67,21 +67,22 @@ def find(data_dir: Path, name: str, version: str) -> Path | None:
       name: "cifar10" or "name/config".
       version: "" for the newest.
     """
-    base = data_dir / name
-    if not base.is_dir():
-        return None
+    found = versions(data_dir / name)
+    if version:
+        found = [one for one in found if one == version]
+    return data_dir / name / found[-1] if found else None
+
+
+def versions(directory: Path) -> list[str]:
+    """Returns the versions that are prepared in a dataset's folder, oldest first."""
+    if not directory.is_dir():
+        return []
     found = [
-        entry
-        for entry in base.iterdir()
+        entry.name
+        for entry in directory.iterdir()
         if _VERSION.match(entry.name) and (entry / "dataset_info.json").is_file()
     ]
-    if version:
-        found = [entry for entry in found if entry.name == version]
-    return max(found, key=lambda entry: _parts(entry.name), default=None)
-
-
-def _parts(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split("."))
+    return sorted(found, key=lambda version: [int(n) for n in version.split(".")])
 
 
 def read_info(directory: Path) -> Info:
@@ -262,12 +263,14 @@ class TfdsSource:
           decode.BadImage: its record is damaged.
         """
         split, at = self._ranges.locate(index)
-        record = self._files[split].read(at)
         try:
+            record = self._files[split].read(at)
             features = example.parse(record, self._names)
             image = features[self._info.image][0]
-        except (example.MalformedExample, KeyError, IndexError) as error:
-            raise decode.BadImage(f"a damaged record: {error!r}") from error
+        except (records.DamagedRecord, example.MalformedExample) as error:
+            raise decode.BadImage(f"a damaged record ({error})") from error
+        except (KeyError, IndexError) as error:
+            raise decode.BadImage("a record without an image") from error
         return {"image": image, "label": self._label(features, index)}
 
     def _label(self, features: dict[str, example.Value], index: int) -> Any:
