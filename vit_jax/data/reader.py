@@ -40,11 +40,9 @@ class CorruptLog:
           errors.UserError: more than the allowed share is unreadable, or all are.
         """
         with self._lock:
-            if index in self._names:
-                return
-            name = sources.describe_example(self._source, index)
-            self._names[index] = name
-            logging.warning("unreadable image %s: %s", name, reason)
+            if index not in self._names:
+                self._names[index] = sources.describe_example(self._source, index)
+                logging.warning("unreadable image %s: %s", self._names[index], reason)
             count = len(self._names)
             if count > self._limit or count == len(self._source):
                 shown = ", ".join(list(self._names.values())[:_NAMES_SHOWN])
