@@ -1,6 +1,7 @@
 """The pipelines that `input_pipeline.py` compares; each runs as a process of its own.
 
     python input_pipeline_workers.py NAME DATA_DIR SCRATCH
+    python input_pipeline_workers.py machinery:DATASET DATA_DIR ""
 
 Prints "ready", then for every number read from standard input draws so many batches
 and prints "images COUNT".
@@ -10,7 +11,9 @@ import itertools
 import json
 import os
 import random
+import shutil
 import statistics
+import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +22,9 @@ from typing import Any
 
 import numpy as np
 
+from vit_jax.data import records
+
+SHARD = "photographs-train.tfrecord-00000-of-00001"
 SIZE = 224
 BATCH = 128
 CIFAR_BATCH = 512
@@ -27,6 +33,7 @@ ASPECT = (3 / 4, 4 / 3)
 # Batches a turn, in multiples of --batches: so that every turn takes a second or so.
 SCALE = {
     "photos_ours": 1,
+    "photos_ours_array_record": 1,
     "photos_torch": 1,
     "photos_tf": 1,
     "cifar_ours": 40,
@@ -39,23 +46,51 @@ SCALE = {
 
 
 def write_files(data_dir: str, scratch: Path) -> None:
-    """Writes the photographs as files, for the pipelines that read files."""
-    from vit_jax.data import catalog
+    """Writes the photographs as JPEG files, and their records as TFDS TFRecord."""
+    from vit_jax.data import catalog, tfds
 
+    info = tfds.read_info(Path(data_dir) / "imagenet_samples" / "1.0.0")
+    split = info.splits["train"]
+    files = records.RecordFiles(info.format, split.paths, split.lengths)
     source = catalog.open_source("imagenet_samples", "train", data_dir=data_dir)
     for index in range(len(source)):
         example = source[index]
         name = f"{example['label']:04d}_{index:04d}.jpg"
         (scratch / name).write_bytes(example["image"])
+    folder = scratch / "photographs" / "1.0.0"
+    folder.mkdir(parents=True)
+    shutil.copy(info.directory / "features.json", folder)
+    described = json.loads((info.directory / "dataset_info.json").read_text())
+    described |= {"name": "photographs", "fileFormat": "tfrecord"}
+    (folder / "dataset_info.json").write_text(json.dumps(described))
+    write_tfrecord(folder / SHARD, [files.read(index) for index in range(len(files))])
 
 
-def photos_ours(data_dir: str, scratch: Path) -> Iterator[np.ndarray]:
+def write_tfrecord(path: Path, payloads: list[bytes]) -> None:
+    """Writes records with their checksums, which tf.data verifies."""
+    with open(path, "wb") as file:
+        for payload in payloads:
+            length = struct.pack("<Q", len(payload))
+            file.write(length + _checksum(length) + payload + _checksum(payload))
+
+
+def _checksum(data: bytes) -> bytes:
+    table = records.CRC32C_TABLE.tolist()
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = table[(crc ^ byte) & 255] ^ crc >> 8
+    crc ^= 0xFFFFFFFF
+    masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    return struct.pack("<I", masked)
+
+
+def _photos_ours(dataset: str, data_dir: str) -> Iterator[np.ndarray]:
     """Our loader; the flip, which training leaves to the device, added on the host."""
     import cv2
 
     from vit_jax.data import catalog, loader, transforms
 
-    source = catalog.open_source("imagenet_samples", "train", data_dir=data_dir)
+    source = catalog.open_source(dataset, "train", data_dir=data_dir)
     crop = transforms.make(
         "train", "inception_crop", image_size=SIZE, area=AREA, aspect=ASPECT
     )
@@ -143,10 +178,7 @@ def photos_tf(data_dir: str, scratch: Path) -> Iterator[Any]:
     """tf.data after its performance guide: fused decode and crop, parallel map."""
     import tensorflow as tf
 
-    path = str(scratch / "photographs.tfrecord")
-    with tf.io.TFRecordWriter(path) as writer:
-        for file in sorted(scratch.glob("*.jpg")):
-            writer.write(_tf_example(tf, file).SerializeToString())
+    path = str(scratch / "photographs" / "1.0.0" / SHARD)
     features = {
         "image": tf.io.FixedLenFeature([], tf.string),
         "label": tf.io.FixedLenFeature([], tf.int64),
@@ -173,16 +205,6 @@ def photos_tf(data_dir: str, scratch: Path) -> Iterator[Any]:
     data = data.map(read, num_parallel_calls=tf.data.AUTOTUNE)
     data = data.batch(BATCH, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
     yield from data.as_numpy_iterator()
-
-
-def _tf_example(tf: Any, file: Path) -> Any:
-    image = tf.train.BytesList(value=[file.read_bytes()])
-    label = tf.train.Int64List(value=[int(file.name[:4])])
-    feature = {
-        "image": tf.train.Feature(bytes_list=image),
-        "label": tf.train.Feature(int64_list=label),
-    }
-    return tf.train.Example(features=tf.train.Features(feature=feature))
 
 
 def _cifar(data_dir: str) -> Any:
@@ -215,14 +237,14 @@ def cifar_ours(data_dir: str, scratch: Path) -> Iterator[np.ndarray]:
 
 def cifar_crop_ours(data_dir: str, scratch: Path) -> Iterator[np.ndarray]:
     """The same with padded crops, and the flip on the host."""
+    import cv2
+
     rng = np.random.default_rng(0)
-    columns = np.arange(32)[::-1]
     for images in _cifar_ours(data_dir, "random_crop_pad", pad=4, mode="reflect"):
         rows = np.flatnonzero(rng.random(len(images)) < 0.5)
-        # Whole pixels are mirrored as records of three bytes: a copy of bytes one by
-        # one takes three times as long.
-        pixels = images.view("V3")[..., 0]
-        pixels[rows] = pixels[rows][:, :, columns]
+        # Chosen images one above the other are one image to mirror.
+        tall = images[rows].reshape(-1, 32, 3)
+        images[rows] = cv2.flip(tall, 1).reshape(-1, 32, 32, 3)
         yield images
 
 
@@ -249,7 +271,7 @@ def _grain(data_dir: str, crop: bool, threads: int) -> Iterator[Any]:
     yield from data.to_iter_dataset(options).batch(CIFAR_BATCH)
 
 
-def machinery(data_dir: str) -> dict[str, float]:
+def machinery(dataset: str, data_dir: str) -> dict[str, float]:
     """What our loader costs beside decoding, and what seeking costs."""
     from vit_jax.data import catalog, decode, loader, transforms
 
@@ -264,7 +286,7 @@ def machinery(data_dir: str) -> dict[str, float]:
             opened = decode.open_image(image)
             crop.plan(opened.height, opened.width, uniforms)
 
-    source = catalog.open_source("imagenet_samples", "train", data_dir=data_dir)
+    source = catalog.open_source(dataset, "train", data_dir=data_dir)
     batches = loader.train_loader(source, Stub(), batch_size=BATCH, seed=0)
     stream = batches.iterate(0)
     next(stream)
@@ -288,7 +310,10 @@ def machinery(data_dir: str) -> dict[str, float]:
 
 
 PIPELINES: dict[str, Callable[[str, Path], Iterator[Any]]] = {
-    "photos_ours": photos_ours,
+    "photos_ours": lambda _, scratch: _photos_ours("photographs", str(scratch)),
+    "photos_ours_array_record": lambda data_dir, _: _photos_ours(
+        "imagenet_samples", data_dir
+    ),
     "photos_torch": photos_torch,
     "photos_tf": photos_tf,
     "cifar_ours": cifar_ours,
@@ -303,8 +328,8 @@ PIPELINES: dict[str, Callable[[str, Path], Iterator[Any]]] = {
 def main() -> None:
     """Serves batches on request."""
     name, data_dir, scratch = sys.argv[1:]
-    if name == "machinery":
-        print(json.dumps(machinery(data_dir)), flush=True)
+    if name.startswith("machinery:"):
+        print(json.dumps(machinery(name.split(":")[1], data_dir)), flush=True)
         return
     stream = PIPELINES[name](data_dir, Path(scratch))
     next(stream)

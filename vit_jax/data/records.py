@@ -40,14 +40,14 @@ def _crc32c_table() -> np.ndarray:
     return table.astype(np.uint32)
 
 
-_CRC32C = _crc32c_table()
+CRC32C_TABLE = _crc32c_table()
 
 
 def masked_crc32c(rows: np.ndarray) -> np.ndarray:
     """Returns TFRecord's masked CRC-32C of each row; `rows` is uint8 [n, bytes]."""
     crc = np.full(len(rows), 0xFFFFFFFF, np.uint32)
     for column in rows.T:
-        crc = _CRC32C[(crc ^ column) & np.uint32(0xFF)] ^ (crc >> np.uint32(8))
+        crc = CRC32C_TABLE[(crc ^ column) & np.uint32(0xFF)] ^ (crc >> np.uint32(8))
     crc = ~crc
     rotated = (crc >> np.uint32(15)) | (crc << np.uint32(17))
     return rotated + np.uint32(0xA282EAD8)
