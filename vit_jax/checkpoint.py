@@ -130,7 +130,7 @@ def _differences(folder: Path, item: str, target: Any) -> list[str]:
     }
     wanted = {name: tuple(leaf.shape) for name, leaf in tree.named_leaves(target)}
     return [
-        f"  {item}/{name}: checkpoint {stored.get(name, 'has none')}, "
+        f"{item}/{name}: checkpoint {stored.get(name, 'has none')}, "
         f"this run {wanted.get(name, 'has none')}"
         for name in sorted(stored | wanted)
         if stored.get(name) != wanted.get(name)
@@ -292,16 +292,12 @@ class Checkpoints:
             for line in _differences(folder, item, target)
         ]
         if lines:
-            more = [f"  ... and {len(lines) - 6} more"] if len(lines) > 6 else []
             raise errors.UserError(
-                "\n".join(
-                    [f"{folder} holds another model or optimizer than this run:"]
-                    + lines[:6]
-                    + more
-                    + [
-                        "use the config it was written with, another --workdir, or "
-                        "start from its weights: --config.init_from=" + str(folder)
-                    ]
+                errors.listing(
+                    f"{folder} holds another model or optimizer than this run:",
+                    lines,
+                    "use the config it was written with, another --workdir, or start "
+                    f"from its weights: --config.init_from={folder}",
                 )
             )
         return _state({i: read_item(folder, i, t) for i, t in items.items()}, like)

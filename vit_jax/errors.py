@@ -1,7 +1,7 @@
 """Errors that a user or a file can cause, and the wording they share."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -38,6 +38,12 @@ def suggest(name: str, known: Iterable[str]) -> str:
     """Returns ` Did you mean "x"?` for the nearest known name, or the empty string."""
     nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f' Did you mean "{nearest[0]}"?' if nearest else ""
+
+
+def listing(first: str, lines: Sequence[str], last: str) -> str:
+    """Returns a message around the first six of `lines`: ten lines at most."""
+    more = [f"  ... and {len(lines) - 6} more"] if len(lines) > 6 else []
+    return "\n".join([first, *(f"  {line}" for line in lines[:6]), *more, last])
 
 
 def lookup(table: Mapping[str, T], name: str, what: str) -> T:

@@ -258,14 +258,11 @@ def _check_meaning(source: models.Architecture, target: models.Architecture) -> 
 def _mismatch(
     problems: Iterable[str], source: models.Architecture, target: models.Architecture
 ) -> errors.UserError:
-    problems = list(problems)
-    more = [f"  ... and {len(problems) - 6} more"] if len(problems) > 6 else []
     return errors.UserError(
-        "\n".join(
-            [f"the weights of {source.name} do not fit this {target.name}:"]
-            + [f"  {line}" for line in problems[:6]]
-            + more
-            + ["make the model's options those of the checkpoint, or use"]
-            + ["model.name='checkpoint', which takes them from it."]
+        errors.listing(
+            f"the weights of {source.name} do not fit this {target.name}:",
+            list(problems),
+            "make the model's options those of the checkpoint, or use\n"
+            "model.name='checkpoint', which takes them from it.",
         )
     )

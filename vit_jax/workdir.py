@@ -65,17 +65,14 @@ def _check_same(
         if not key.startswith(FREE)
     }
     if differing:
-        lines = [
-            f"  {key}: {there!r} there, {here!r} in this call"
-            for key, (here, there) in differing.items()
-        ]
-        more = [f"  ... and {len(lines) - 6} more"] if len(lines) > 6 else []
         raise errors.UserError(
-            "\n".join(
-                [f"workdir {workdir} belongs to another configuration:"]
-                + lines[:6]
-                + more
-                + ["want the same values, or another --workdir"]
+            errors.listing(
+                f"workdir {workdir} belongs to another configuration:",
+                [
+                    f"{key}: {there!r} there, {here!r} in this call"
+                    for key, (here, there) in differing.items()
+                ],
+                "want the same values, or another --workdir",
             )
         )
 
