@@ -48,7 +48,7 @@ def get_config() -> ConfigDict:
     config.data.train_split = "train"
     config.data.cache = "auto"  # none | ram | device | auto
     config.data.threads = 0  # decoding threads; 0: one a core
-    config.data.max_corrupt = 0.001  # share of unreadable images that stops the run
+    config.data.max_corrupt = 0.02  # share of unreadable images that stops the run
     config.data.flip = True  # random horizontal flip
     config.data.mean = (127.5, 127.5, 127.5)  # (x - mean) / std, x in 0..255
     config.data.std = (127.5, 127.5, 127.5)

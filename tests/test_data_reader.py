@@ -152,3 +152,12 @@ def test_an_image_that_the_transform_refuses_is_named():
 def test_max_corrupt_is_a_share(share):
     with pytest.raises(errors.UserError, match="max_corrupt"):
         make(Listed([0]), max_corrupt=share)
+
+
+def test_one_unreadable_image_never_stops_a_small_dataset():
+    read, log = make(Listed([0] * 10, bad=[3]), max_corrupt=0.02)
+    read.read(3, [], OUT)
+    assert len(log.names()) == 1
+    read, _ = make(Listed([0] * 10, bad=[3]), max_corrupt=0.0)
+    with pytest.raises(errors.UserError, match="max_corrupt"):
+        read.read(3, [], OUT)

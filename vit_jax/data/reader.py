@@ -24,7 +24,8 @@ class CorruptLog:
                 f"max_corrupt={max_corrupt!r}; wanted a share of the images, 0..1"
             )
         self._source = source
-        self._limit = max_corrupt * len(source)
+        # The first one never stops a run, unless none is allowed at all.
+        self._limit = max(max_corrupt * len(source), 1.0) if max_corrupt else 0.0
         self._names: dict[int, str] = {}
         self._lock = threading.Lock()
 
