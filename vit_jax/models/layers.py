@@ -119,13 +119,18 @@ class Attention(nnx.Module):
 
     def __call__(self, x: jax.Array, key: jax.Array | None) -> jax.Array:
         """Maps [b, n, d] to the same; `key` is for dropout of the probabilities."""
-        q, k, v = self.query(x), self.key(x), self.value(x)
+        # Heads first: XLA's CPU matrix products take half the time of "bqhe,bkhe" ones
+        # (10 % of an S/16 step); on TPU it picks this layout by itself.
+        q, k, v = (
+            y.transpose(0, 2, 1, 3) for y in (self.query(x), self.key(x), self.value(x))
+        )
         # In bfloat16 the logits are bfloat16 and the softmax float32: 14 % less time
         # than float32 logits for a B/16 block on TPU v5e.
-        logits = jnp.einsum("bqhe,bkhe->bhqk", q / math.sqrt(q.shape[-1]), k)
+        logits = jnp.einsum("bhqe,bhke->bhqk", q / math.sqrt(q.shape[-1]), k)
         weights = jax.nn.softmax(logits.astype(jnp.float32), axis=-1).astype(x.dtype)
         weights = dropout(weights, self.dropout, key)
-        return self.out(jnp.einsum("bhqk,bkhe->bqhe", weights, v))
+        heads = jnp.einsum("bhqk,bhke->bhqe", weights, v)
+        return self.out(heads.transpose(0, 2, 1, 3))
 
 
 class Mlp(nnx.Module):
