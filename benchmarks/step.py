@@ -7,9 +7,9 @@ float32, against Hugging Face's ViT with the same dimensions, GELU and parameter
 With a GPU, bfloat16, B/16 and L/16 by default, against timm under torch.compile and
 autocast. Prints a table and one line of JSON; ratio: our time over theirs.
 
-XLA's CPU client takes its memory anew for every step: 0.9-1.9 GB of page faults at batch
-16. `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` (glibc 2.35 or later) in front of the command
-makes them huge pages, `--unroll=1 --remat=dots` more than halves the memory.
+XLA's CPU client takes its memory anew for every step: 0.9-1.9 GB of page faults at
+batch 16. `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` (glibc 2.35 or later) in front of the
+command makes them huge pages; `--unroll=1 --remat=dots` more than halves the memory.
 """
 
 import argparse
