@@ -27,7 +27,6 @@ def get_config() -> ConfigDict:
 
     config.data.dataset = "cifar10"
     config.data.train.transform = "none"  # three epochs need no more than flips
-    config.data.eval.transform = "none"
 
     config.optimizer.lr = 2e-3
     config.optimizer.schedule = "cosine"

@@ -1,6 +1,7 @@
 """Whole runs on the bundled digits: learning, resuming, stopping, fine-tuning."""
 
 import json
+import logging
 import os
 import signal
 import threading
@@ -9,6 +10,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from configs import quickstart
 from vit_jax import checkpoint, errors, experiment, mesh, pretrained, train, tree
@@ -257,3 +259,33 @@ def test_missing_data_leaves_no_workdir(tmp_path, device_mesh):
     with pytest.raises(errors.UserError, match="download_and_prepare"):
         train.run(config, tmp_path / "run", device_mesh)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_profile_is_written(tmp_path, device_mesh):
+    train.run(small(), tmp_path, device_mesh, profile=True)
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_unreadable_images_are_replaced_counted_and_named(
+    tmp_path, device_mesh, caplog
+):
+    folder = tmp_path / "images"
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 40), ("test", 10)):
+        for label in ("cat", "dog"):
+            place = folder / split / label
+            place.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (16, 16, 3), np.uint8)
+                Image.fromarray(pixels).save(place / f"{i}.png")
+    (folder / "train" / "cat" / "3.png").write_bytes(b"not an image")
+    config = small(**{"data.dataset": f"folder:{folder}", "batch_size": 40})
+    caplog.set_level(logging.INFO)
+    figures = train.run(config, tmp_path / "run", device_mesh)
+    assert figures["test/examples"] == 20
+    assert "cat/3.png" in caplog.text
+    assert "1 unreadable images replaced" in caplog.text
+    for i in range(10):
+        (folder / "train" / "dog" / f"{i}.png").write_bytes(b"")
+    with pytest.raises(errors.UserError, match="cannot be read"):
+        train.run(config, tmp_path / "again", device_mesh)

@@ -93,7 +93,7 @@ def _architecture(
         )
     for size in ("width", "depth", "mlp_width", "heads", "posemb", "pool"):
         options.pop(size)
-    architecture = pretrained.load(config["init_from"]).architecture
+    architecture = pretrained.read_architecture(config["init_from"])
     return architecture.replace(**options)
 
 

@@ -123,6 +123,17 @@ def load(
     return Loaded(model, target, params, preprocessing, names, str(path))
 
 
+def read_architecture(path: str | Path) -> models.Architecture:
+    """The architecture of a checkpoint, as `load` would find it.
+
+    Raises:
+        errors.UserError: as `load`.
+    """
+    if Path(path).is_dir():
+        return checkpoint.describe(path).architecture
+    return _read(path, None).architecture
+
+
 def _read(
     path: str | Path, image_size: int | tuple[int, int] | None
 ) -> interop.Weights:
