@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
     config.model.compute_dtype = "float32"
 
     config.data.dataset = "cifar10"
-    config.data.train.transform = "none"  # three epochs need no more than flips
+    config.data.train.transform = "resize"  # three epochs need no more than flips
 
     config.optimizer.lr = 2e-3
     config.optimizer.schedule = "cosine"

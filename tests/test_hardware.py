@@ -1,4 +1,5 @@
 import jax
+import numpy as np
 import pytest
 
 from vit_jax import hardware
@@ -45,3 +46,8 @@ def test_a_cpu_has_no_published_peak():
 def test_a_v3_pod_slice_is_counted_in_cores():
     # 2048 cores of a full v3 pod: "more than 100 petaFLOP/s".
     assert 2048 * hardware.CHIPS["v3"].peak_flops == pytest.approx(126e15, rel=0.01)
+
+
+def test_host_memory_is_at_least_what_numpy_holds():
+    held = np.ones(2**24)
+    assert hardware.host_memory() >= held.nbytes

@@ -1,6 +1,8 @@
 """What the chips can do, by the name JAX gives a device."""
 
 import re
+import resource
+import sys
 from dataclasses import dataclass
 
 import jax
@@ -65,3 +67,9 @@ def device_memory(device: jax.Device) -> int | None:
     """Returns the bytes in use on a device of this process; None if it cannot say."""
     stats = device.memory_stats()
     return stats["bytes_in_use"] if stats and "bytes_in_use" in stats else None
+
+
+def host_memory() -> int:
+    """Returns the most bytes this process has held in the host's memory so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

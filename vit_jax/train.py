@@ -204,8 +204,8 @@ class Run:
         named = {name: float(value) for name, value in read.items()}
         named["learning_rate"] = float(self.exp.schedule(step - 1))
         named |= self.clock.tick(step)
-        if memory := hardware.device_memory(jax.local_devices()[0]):
-            named["memory_bytes"] = memory
+        memory = hardware.device_memory(jax.local_devices()[0])
+        named["memory_bytes"] = memory or hardware.host_memory()  # a CPU cannot say
         self.writer.write(step, named)
         if jax.process_index() == 0:
             logging.info(metrics.progress_line(step, self.total, named))
