@@ -9,11 +9,11 @@ def get_config() -> ConfigDict:
     """Returns a ViT of 4 blocks on 32x32 images with patches of 4 pixels."""
     config = base.get_config()
     config.total = "3 epochs"
-    config.batch_size = 128
+    config.batch_size = 32
     config.loss = "softmax"
-    config.log_every = "100 steps"
-    config.eval_every = "1 epochs"
-    config.save_every = "500 steps"
+    config.log_every = "200 steps"
+    config.eval_every = "50%"
+    config.save_every = "1000 steps"
 
     config.model.name = "Ti/4"
     config.model.image_size = (32, 32)
@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
     config.data.dataset = "cifar10"
     config.data.train.transform = "resize"  # three epochs need no more than flips
 
-    config.optimizer.lr = 2e-3
+    config.optimizer.lr = 1e-3
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup = "10%"
     config.optimizer.weight_decay = 0.05
