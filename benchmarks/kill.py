@@ -1,11 +1,11 @@
 """SIGKILL at random moments of a CIFAR-10 run; are the final bits those of a whole run?
 
-    python benchmarks/kill.py --data_dir=DIR [--kills=10] [--steps=300] [--seed=0]
+    python benchmarks/kill.py --data_dir=DIR [--kills=10] [--steps=600] [--seed=0]
 
-One run goes through; another is killed `kills` times, at moments drawn uniformly over
-the time the first one took (start-up, compilation, steps, saves, evaluation), and the
-same command is given again each time. Every array of the final checkpoints is compared
-byte for byte. Prints one line of JSON.
+One run goes through; another is killed `kills` times, each after a time drawn
+uniformly up to 0.4 of what the first one took (start-up, compilation, steps, saves,
+evaluation), and the same command is given again each time. Every array of the final
+checkpoints is compared byte for byte. Prints one line of JSON.
 """
 
 import argparse
@@ -38,6 +38,7 @@ def command(arguments: argparse.Namespace, workdir: Path) -> list[str]:
         "--config.ema=0.99",
         "--config.model.depth=3",
         "--config.model.dropout=0.1",
+        "--config.data.train_split=train[:5000]",
         "--config.evals.test.split=test[:1000]",
     ]
 
@@ -70,7 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data_dir", required=True)
     parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     moments = random.Random(arguments.seed)
@@ -79,16 +80,15 @@ def main() -> None:
         start = time.perf_counter()
         assert run(arguments, whole, None) == 0, "the uninterrupted run failed"
         length = time.perf_counter() - start
-        kills, calls = 0, 0
-        while True:
-            calls += 1
-            delay = moments.uniform(0, length) if kills < arguments.kills else None
+        kills, code = 0, -9
+        while code == -9:
+            delay = (
+                moments.uniform(0, 0.4 * length) if kills < arguments.kills else None
+            )
             code = run(arguments, killed, delay)
-            newest = checkpoint.Checkpoints(killed).latest()
-            print(f"call {calls}: exit {code}, newest step {newest}", file=sys.stderr)
             kills += code == -9
-            if delay is None:
-                break
+            newest = checkpoint.Checkpoints(killed).latest()
+            print(f"kill {kills}: exit {code}, newest step {newest}", file=sys.stderr)
         (step, ours), (other, theirs) = final_arrays(killed), final_arrays(whole)
         differing = [
             name
