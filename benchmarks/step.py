@@ -21,6 +21,8 @@ from collections.abc import Callable
 from typing import Any
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+# Else torch's idle threads spin on the cores while it is our turn.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import jax
 import jax.numpy as jnp
