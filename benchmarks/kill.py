@@ -1,11 +1,11 @@
 """SIGKILL at random moments of a CIFAR-10 run; are the final bits those of a whole run?
 
-    python benchmarks/kill.py --data_dir=DIR [--kills=10] [--steps=600] [--seed=0]
+    python benchmarks/kill.py --data_dir=DIR [--kills=10] [--steps=1200] [--seed=0]
 
 One run goes through; another is killed `kills` times, each after a time drawn
-uniformly up to 0.4 of what the first one took (start-up, compilation, steps, saves,
-evaluation), and the same command is given again each time. Every array of the final
-checkpoints is compared byte for byte. Prints one line of JSON.
+uniformly up to 1.5 / kills of what the first one took (start-up, compilation, steps,
+saves, evaluation), and the same command is given again each time. Every array of the
+final checkpoints is compared byte for byte. Prints one line of JSON.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data_dir", required=True)
     parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     moments = random.Random(arguments.seed)
