@@ -1,6 +1,6 @@
 """Does what is learnt on five CIFAR-10 classes help on the other five?
 
-    python benchmarks/transfer.py --data_dir=DIR [--seeds=3] [--epochs=2]
+    python benchmarks/transfer.py --data_dir=DIR [--seeds=3] [--epochs=2] [--workdir=W]
 
 For each seed: pre-train on all training images of five classes (even labels), then on
 the other five (a) fine-tune on 500 images (20 epochs), with a run from scratch on the
@@ -89,7 +89,7 @@ def one_seed(folders: Path, workdirs: Path, seed: int, epochs: int) -> dict[str,
             seed=seed,
             total="20 epochs",
             init_from=str(workdirs / f"pretrain-{seed}"),
-            **small | {"optimizer.lr": 3e-4},
+            **small,
         ),
     )
     scratch = run("scratch", config_for(other, seed=seed, total="20 epochs", **small))
@@ -128,13 +128,16 @@ def main() -> None:
     parser.add_argument("--data_dir", required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--workdir", default="", help="Kept, and resumed.")
     arguments = parser.parse_args()
     cli.configure_logging()
     with tempfile.TemporaryDirectory() as folder:
-        folders = Path(folder, "images")
-        write_folders(arguments.data_dir, folders)
+        workdirs = Path(arguments.workdir or folder)
+        folders = workdirs / "images"
+        if not folders.exists():
+            write_folders(arguments.data_dir, folders)
         runs = [
-            one_seed(folders, Path(folder), seed, arguments.epochs)
+            one_seed(folders, workdirs, seed, arguments.epochs)
             for seed in range(arguments.seeds)
         ]
     table = summarize(runs)

@@ -123,7 +123,15 @@ def run_processes(count, checkpoint):
 def test_two_processes_report_what_one_does(published):
     (alone,) = run_processes(1, published)
     assert [figures["examples"] for figures in alone] == [359, 359]
-    assert run_processes(2, published) == [alone, alone]
+    first, second = run_processes(2, published)
+    assert first == second
+    # Another number of rows a device rounds features and losses differently.
+    for ours, theirs in zip(first, alone, strict=True):
+        for name, value in theirs.items():
+            if name in ("examples", "top1", "top5", "corrupt"):
+                assert ours[name] == value, name
+            elif isinstance(value, float):
+                assert ours[name] == pytest.approx(value, abs=2 / 359), name
 
 
 def test_the_split_to_report_on_is_found_or_asked_for():
