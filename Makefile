@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 QUICKSTART := workdirs/quickstart
 
-.PHONY: quickstart train test test-slow lint clean
+.PHONY: quickstart train test lint clean
 
 quickstart: train
 	@$(BIN)/python -m vit_jax.evaluate --checkpoint=$(QUICKSTART) \
@@ -18,9 +18,6 @@ train: $(VENV)/installed
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n auto --dist loadfile
-
-test-slow: $(VENV)/installed-test
-	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
