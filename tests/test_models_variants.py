@@ -126,11 +126,11 @@ def test_names_give_any_patch_and_options_override_the_table():
 def test_an_architecture_survives_json():
     arch = models.architecture("R50+B/16", num_classes=7, pool="mean", dropout=0.1)
     text = json.dumps(arch.to_dict())
-    assert models.Architecture.from_dict(json.loads(text)) == arch
+    assert models.from_dict(json.loads(text)) == arch
     with pytest.raises(errors.UserError, match='mean "depth"'):
-        models.Architecture.from_dict(arch.to_dict() | {"deepth": 3})
+        models.from_dict(arch.to_dict() | {"deepth": 3})
     with pytest.raises(errors.UserError, match="no value for name, heads"):
-        models.Architecture.from_dict(
+        models.from_dict(
             {k: v for k, v in arch.to_dict().items() if k not in ("name", "heads")}
         )
 
@@ -142,7 +142,11 @@ def test_an_architecture_survives_json():
         ("Big/16", {}, "model size='Big' is unknown"),
         ("R51+B/16", {}, "hybrid ResNet='R51/16' is unknown.*R50/16"),
         ("B/16", {"drop_out": 0.1}, 'Did you mean "dropout"'),
-        ("B/16", {"pool": "tokens"}, "pool='tokens' is unknown; known: mean, token"),
+        (
+            "B/16",
+            {"pool": "tokens"},
+            "pool='tokens' is unknown; known: map, mean, none",
+        ),
         ("B/16", {"heads": 7}, "heads=7 must divide width=768"),
         ("B/16", {"dropout": 1.0}, r"dropout=1.0 must be in \[0, 1\)"),
         ("H/14", {"image_size": 384}, "378x378, 392x392.*crop='valid'"),

@@ -25,9 +25,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from vit_jax import errors, tree
+from vit_jax import errors, models, tree
 from vit_jax.data import preprocessing as preprocessing_lib
-from vit_jax.models import variants
 from vit_jax.step import TrainState
 
 FORMAT = 1
@@ -48,7 +47,7 @@ class Description:
         versions: of this package and of those that wrote the arrays.
     """
 
-    architecture: variants.Architecture
+    architecture: models.Architecture
     preprocessing: preprocessing_lib.Preprocessing
     label_names: tuple[str, ...] | None
     config: dict[str, Any]
@@ -79,7 +78,7 @@ class Description:
             )
         names = values.pop("label_names")
         return cls(
-            variants.Architecture.from_dict(values.pop("architecture")),
+            models.from_dict(values.pop("architecture")),
             preprocessing_lib.Preprocessing.from_dict(values.pop("preprocessing")),
             tuple(names) if names is not None else None,
             **values,

@@ -12,7 +12,7 @@ import numpy as np
 from vit_jax import checkpoint, errors, interop, models, tree
 from vit_jax.data import decode
 from vit_jax.data import preprocessing as preprocessing_lib
-from vit_jax.models import variants
+from vit_jax.models.architecture import pair
 
 Params = dict[str, Any]
 
@@ -109,7 +109,7 @@ def load(
     source = weights.architecture
     changes: dict[str, Any] = {}
     if image_size is not None:
-        changes["image_size"] = variants.pair(image_size)
+        changes["image_size"] = pair(image_size)
     if num_classes is not None:
         changes["num_classes"] = num_classes
     target = source.replace(**changes)

@@ -14,6 +14,7 @@ from vit_jax import errors, tree
 from vit_jax.data import preprocessing as preprocessing_lib
 from vit_jax.interop import dialects, npz, posemb, rules
 from vit_jax.models import build, variants
+from vit_jax.models.architecture import Architecture, pair
 
 Leaves = Mapping[str, np.ndarray]
 
@@ -30,7 +31,7 @@ class Weights:
         label_names: One a class, where the file has them.
     """
 
-    architecture: variants.Architecture
+    architecture: Architecture
     params: dict[str, Any]
     preprocessing: preprocessing_lib.Preprocessing
     dialect: str
@@ -68,7 +69,7 @@ def read(
         arch = infer(leaves, image_size)
         leaves = _at_size(leaves, arch, image_size, method)
         if image_size is not None:
-            arch = arch.replace(image_size=variants.pair(image_size))
+            arch = arch.replace(image_size=pair(image_size))
         check_shapes(leaves, arch)
     except errors.UserError as error:
         raise errors.UserError(f"{path}: {error}") from None
@@ -113,7 +114,7 @@ def write(
 
 def infer(
     leaves: Leaves, image_size: int | tuple[int, int] | None = None
-) -> variants.Architecture:
+) -> variants.VitArchitecture:
     """Returns the architecture that the shapes of our named leaves imply.
 
     Args:
@@ -142,7 +143,7 @@ def infer(
     num_classes = 0
     if "head/kernel" in leaves:
         num_classes = _leaf(leaves, "head/kernel", 2).shape[1]
-    return variants.Architecture(
+    return variants.VitArchitecture(
         name=variants.name_of(fields),
         image_size=(rows * strides[0], columns * strides[1]),
         num_classes=num_classes,
@@ -187,7 +188,7 @@ def _grid(
     if side and side * side == entries:
         return side, side
     if image_size is not None:
-        height, width = variants.pair(image_size)
+        height, width = pair(image_size)
         asked = height // strides[0], width // strides[1]
         if math.prod(asked) == entries:
             return asked
@@ -199,13 +200,13 @@ def _grid(
 
 def _at_size(
     leaves: Leaves,
-    arch: variants.Architecture,
+    arch: variants.VitArchitecture,
     image_size: int | tuple[int, int] | None,
     method: str,
 ) -> Leaves:
     if image_size is None:
         return leaves
-    grid = arch.replace(image_size=variants.pair(image_size)).grid
+    grid = arch.replace(image_size=pair(image_size)).grid
     table = posemb.resample_posemb(
         leaves["posemb"],
         old_grid=arch.grid,
@@ -216,7 +217,7 @@ def _at_size(
     return {**leaves, "posemb": table}
 
 
-def check_shapes(leaves: Leaves, arch: variants.Architecture) -> None:
+def check_shapes(leaves: Leaves, arch: variants.VitArchitecture) -> None:
     """Raises `UserError` unless the leaves are exactly those of the architecture."""
     _, params = build.abstract(arch)
     wanted = {name: leaf.shape for name, leaf in tree.named_leaves(params)}

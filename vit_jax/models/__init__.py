@@ -1,18 +1,29 @@
-"""Models: sizes and names, the NNX module, and its parameters as plain dicts."""
+"""Models: sizes and names, the NNX modules, and their parameters as plain dicts."""
 
+from vit_jax.models.architecture import Architecture
 from vit_jax.models.build import abstract, count_parameters, create, merge, split
-from vit_jax.models.variants import SIZES, Architecture, architecture, list_names
-from vit_jax.models.vit import VisionTransformer, forward_macs
+from vit_jax.models.families import (
+    FAMILIES,
+    architecture,
+    forward_macs,
+    from_dict,
+    list_names,
+)
+from vit_jax.models.variants import SIZES, VitArchitecture
+from vit_jax.models.vit import VisionTransformer
 
 __all__ = [
+    "FAMILIES",
     "SIZES",
     "Architecture",
     "VisionTransformer",
+    "VitArchitecture",
     "abstract",
     "architecture",
     "count_parameters",
     "create",
     "forward_macs",
+    "from_dict",
     "list_names",
     "merge",
     "split",

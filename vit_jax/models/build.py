@@ -6,50 +6,50 @@ from typing import Any
 import jax
 from flax import nnx
 
-from vit_jax.models import variants, vit
+from vit_jax.models import families
+from vit_jax.models.architecture import Architecture
 
 Params = dict[str, Any]
 
 
-def create(
-    architecture: variants.Architecture, *, rngs: nnx.Rngs
-) -> vit.VisionTransformer:
+def create(architecture: Architecture, *, rngs: nnx.Rngs) -> nnx.Module:
     """Returns a model with fresh parameters (the initialisers of the released code)."""
     graphdef, _ = abstract(architecture)
     return merge(graphdef, _initialize(architecture, rngs.params()))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _initialize(architecture: variants.Architecture, key: jax.Array) -> Params:
-    return split(vit.VisionTransformer(architecture, rngs=nnx.Rngs(key)))[1]
+def _initialize(architecture: Architecture, key: jax.Array) -> Params:
+    return split(
+        families.family_of(architecture).module(architecture, rngs=nnx.Rngs(key))
+    )[1]
 
 
-def split(model: vit.VisionTransformer) -> tuple[nnx.GraphDef, Params]:
+def split(model: nnx.Module) -> tuple[nnx.GraphDef, Params]:
     """Returns the static graph definition and the parameters as nested dicts."""
     graphdef, state = nnx.split(model)
     return graphdef, nnx.to_pure_dict(state)
 
 
-def merge(graphdef: nnx.GraphDef, params: Params) -> vit.VisionTransformer:
+def merge(graphdef: nnx.GraphDef, params: Params) -> nnx.Module:
     """Returns the model of `split`'s two halves; cheap, also inside `jax.jit`."""
     return nnx.merge(graphdef, params)
 
 
 @functools.cache
-def _abstract(architecture: variants.Architecture) -> tuple[nnx.GraphDef, Any]:
-    model = nnx.eval_shape(
-        lambda: vit.VisionTransformer(architecture, rngs=nnx.Rngs(0))
-    )
+def _abstract(architecture: Architecture) -> tuple[nnx.GraphDef, Any]:
+    module = families.family_of(architecture).module
+    model = nnx.eval_shape(lambda: module(architecture, rngs=nnx.Rngs(0)))
     return split(model)
 
 
-def abstract(architecture: variants.Architecture) -> tuple[nnx.GraphDef, Params]:
+def abstract(architecture: Architecture) -> tuple[nnx.GraphDef, Params]:
     """Returns `split` of the model with `ShapeDtypeStruct`s: no array is made."""
     graphdef, params = _abstract(architecture)
     return graphdef, jax.tree.map(lambda leaf: leaf, params)
 
 
-def count_parameters(architecture: variants.Architecture) -> int:
+def count_parameters(architecture: Architecture) -> int:
     """Returns the number of parameters."""
     _, params = abstract(architecture)
     return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -141,7 +141,7 @@ class ResNet(nnx.Module):
         return x
 
 
-def macs(arch: variants.Architecture) -> int:
+def macs(arch: variants.VitArchitecture) -> int:
     """Multiply-adds of the convolutions on one image; 0 without a ResNet."""
     if arch.resnet is None:
         return 0

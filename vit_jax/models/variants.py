@@ -1,18 +1,18 @@
-"""Sizes, names and the `Architecture`: what decides parameters and forward pass.
+"""The ViT family: sizes, names and `VitArchitecture`.
 
-Sources: the ViT paper's Table 1, section 4.1 and the released code of
-google-research/vision_transformer; mu, M, So400m, g, G, e, g-opt and G-opt are
-big_vision's.
+Sources: the ViT paper's Table 1, section 4.1 and appendices D.3 to D.6, and the
+released code of google-research/vision_transformer; mu, M, So400m, g, G, e, g-opt and
+G-opt are big_vision's.
 """
 
 import dataclasses
-import fnmatch
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from vit_jax import errors
+from vit_jax.models.architecture import Architecture, by
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,103 +59,133 @@ NAMES: tuple[str, ...] = (
     *("g/14", "g-opt/14", "G/14", "G-opt/14", "e/14"),
     *("R+Ti/16", "R26+S/32", "R26+B/32"),
     *("R50+B/16", "R50+B/32", "R50+L/16", "R50+L/32"),
+    *("Axial-B/16", "Axial-B/32"),
 )
 
-CHOICES: dict[str, tuple[str, ...]] = {
-    "pool": ("token", "mean"),
-    "posemb": ("learned",),
-    "crop": ("error", "valid"),
-    "gelu": ("tanh", "erf"),
-    "compute_dtype": ("float32", "bfloat16"),
-    "remat": ("none", "dots", "dots_nb", "full"),
-}
 
-
-@dataclasses.dataclass(frozen=True)
-class Architecture:
-    """Everything that decides a model's parameters and its forward pass.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VitArchitecture(Architecture):
+    """A Vision Transformer, with or without a ResNet before it, or its axial variant.
 
     Attributes:
-        name: What it was asked for as, e.g. "B/16"; nothing is computed from it.
         width: D, the width of the tokens.
         depth: Encoder blocks.
         mlp_width: Hidden width of the blocks' MLPs.
         heads: Attention heads; they divide `width`.
         patch: (height, width) of a patch, in pixels, or in cells of the ResNet's
             feature map for a hybrid.
-        image_size: (height, width) in pixels.
-        num_classes: Outputs of the head; 0: no head, the forward pass returns features.
-        pool: "token": a class token; "mean": the mean over all tokens.
-        posemb: "learned": a 1-D table, one entry a token.
+        pool: What feeds the head. "token": the class token; "mean": the mean over the
+            patches; "map": attention with a learned query; "token_mean": class token
+            and mean, concatenated; "none": every token, each with its own logits.
+        class_token: "yes", "no" or "auto": as the pool needs it.
+        registers: Learned tokens between the class token and the patches.
+        prefix_positions: How many of the tokens before the patches (class token first)
+            have an entry in the position table; those there are at most.
+        posemb: "none"; "learned": 1-D, an entry a token; "learned_2d": a row and a
+            column table of half the width; "relative": an attention term for every
+            offset in raster order; "sincos_1d", "sincos_2d": fixed (the paper's D.4).
+        posemb_at: "stem": added once; "every": a table of its own at the input of each
+            block; "shared": one table added at the input of every block. Relative
+            positions have no stem: there "stem" means "every".
         pre_logits: A dense layer of width D and tanh before the head (pre-training).
-        head_bias: Initial value of the head's bias.
         dropout: Rate after the position embedding, the attention output, GELU and
             the MLP output.
         attention_dropout: Rate on the attention probabilities.
+        drop_path: Rate at which the last block's branches are dropped whole, an image
+            at a time; linear in depth from 0, what is kept is rescaled.
         crop: "error": the patch must divide the image; "valid": what is left over at
             the bottom and right is not seen (the released code's VALID convolution).
+        norm: "pre": x + f(norm(x)), the paper's; "post": x + norm(f(x)).
         norm_epsilon: Of every LayerNorm.
+        final_norm: Whether the last LayerNorm is of the "tokens" or of the "pooled".
+        mlp: "gelu": two dense layers; "swiglu": silu(gate(x)) * up(x), then down.
         gelu: "tanh": the approximation of Google's code; "erf": exact.
+        layer_scale: Initial factor of each channel of each branch; 0: no such leaf.
+        qk_norm: LayerNorm over each head of queries and keys.
+        qkv_bias: Whether queries, keys and values have biases.
+        block: "standard"; "axial": attention along rows and MLP, then attention along
+            columns and MLP (the paper's D.6).
+        attention: The back end: "einsum", or "dot_product" for
+            `jax.nn.dot_product_attention` (cuDNN on a GPU).
+        logits_dtype: Of the attention logits before the float32 softmax: "compute" is
+            `compute_dtype`, or "float32".
+        attention_mask: "none"; "local": a patch sees those at most `attention_window`
+            rows and columns away; "block": those in its square of `attention_window`
+            patches a side. Tokens before the patches see and are seen by all.
+        attention_window: See `attention_mask`; 0 without one.
+        mask_token: A learned embedding that stands for masked patches.
+        patch_outputs: Outputs of a head over every patch (masked prediction); 0: none.
         resnet: Units of each stage of a hybrid's ResNet, () for its root alone, None
             for no ResNet.
         resnet_width: Channels of the ResNet's root.
-        compute_dtype: Of activations; parameters, LayerNorm statistics, softmax and
-            logits are float32.
         unroll: Blocks a loop iteration; 0: all of them, a flat program.
         remat: What a block's backward pass computes again: "none", everything but the
             matrix products ("dots"), but those without batch ("dots_nb"), or "full".
-
-    Raises:
-        errors.UserError: values that do not fit together.
     """
 
-    name: str
+    family: ClassVar[str] = "vit"
+    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
+        "pool": ("token", "mean", "map", "token_mean", "none"),
+        "class_token": ("auto", "yes", "no"),
+        "posemb": (
+            *("none", "learned", "learned_2d", "relative", "sincos_1d", "sincos_2d"),
+        ),
+        "posemb_at": ("stem", "every", "shared"),
+        "crop": ("error", "valid"),
+        "norm": ("pre", "post"),
+        "final_norm": ("tokens", "pooled"),
+        "mlp": ("gelu", "swiglu"),
+        "gelu": ("tanh", "erf"),
+        "block": ("standard", "axial"),
+        "attention": ("einsum", "dot_product"),
+        "logits_dtype": ("compute", "float32"),
+        "attention_mask": ("none", "local", "block"),
+        "remat": ("none", "dots", "dots_nb", "full"),
+    }
+
     width: int
     depth: int
     mlp_width: int
     heads: int
     patch: tuple[int, int]
-    image_size: tuple[int, int]
-    num_classes: int
     pool: str = "token"
+    class_token: str = "auto"
+    registers: int = 0
+    prefix_positions: int = 1
     posemb: str = "learned"
+    posemb_at: str = "stem"
     pre_logits: bool = False
-    head_bias: float = 0.0
     dropout: float = 0.0
     attention_dropout: float = 0.0
+    drop_path: float = 0.0
     crop: str = "error"
+    norm: str = "pre"
     norm_epsilon: float = 1e-6
+    final_norm: str = "tokens"
+    mlp: str = "gelu"
     gelu: str = "tanh"
+    layer_scale: float = 0.0
+    qk_norm: bool = False
+    qkv_bias: bool = True
+    block: str = "standard"
+    attention: str = "einsum"
+    logits_dtype: str = "compute"
+    attention_mask: str = "none"
+    attention_window: int = 0
+    mask_token: bool = False
+    patch_outputs: int = 0
     resnet: tuple[int, ...] | None = None
     resnet_width: int = 64
-    compute_dtype: str = "float32"
     unroll: int = 0
     remat: str = "none"
 
     def __post_init__(self):
-        for field, known in CHOICES.items():
-            errors.lookup(dict.fromkeys(known), getattr(self, field), field)
-        for field in ("patch", "image_size"):
-            value = getattr(self, field)
-            if len(value) != 2 or min(value) < 1:
-                raise errors.UserError(
-                    f"{field}={value} must be two positive numbers: (height, width)."
-                )
-        for field in ("width", "depth", "mlp_width", "heads", "resnet_width"):
-            if getattr(self, field) < 1:
-                raise errors.UserError(
-                    f"{field}={getattr(self, field)} must be at least 1."
-                )
-        for field in ("dropout", "attention_dropout"):
-            if not 0 <= getattr(self, field) < 1:
-                raise errors.UserError(
-                    f"{field}={getattr(self, field)} must be in [0, 1)."
-                )
-        if self.num_classes < 0 or self.unroll < 0:
-            raise errors.UserError(
-                f"num_classes={self.num_classes} and unroll={self.unroll} must not be "
-                "negative."
-            )
+        super().__post_init__()
+        self.check_pair("patch")
+        self.check_least(1, "width", "depth", "mlp_width", "heads", "resnet_width")
+        self.check_least(0, "unroll", "registers", "prefix_positions", "layer_scale")
+        self.check_least(0, "attention_window", "patch_outputs")
+        self.check_rates("dropout", "attention_dropout", "drop_path")
         if self.width % self.heads:
             raise errors.UserError(
                 f"heads={self.heads} must divide width={self.width}."
@@ -165,7 +195,48 @@ class Architecture:
                 f"resnet_width={self.resnet_width} must be a multiple of 32, the "
                 "groups of its GroupNorm."
             )
+        self._resolve()
+        self._check_combinations()
         self._check_image()
+
+    def _resolve(self) -> None:
+        needed = self.pool in ("token", "token_mean")
+        if self.class_token == "auto":
+            object.__setattr__(self, "class_token", "yes" if needed else "no")
+        if needed and not self.has_class_token:
+            raise errors.UserError(f"pool={self.pool!r} needs class_token='yes'.")
+        if self.posemb == "relative" and self.posemb_at == "stem":
+            object.__setattr__(self, "posemb_at", "every")
+
+    def _check_combinations(self) -> None:
+        if (self.attention_mask == "none") != (self.attention_window == 0):
+            raise errors.UserError(
+                f"attention_mask={self.attention_mask!r} with attention_window="
+                f"{self.attention_window}: a mask needs a window of 1 or more, "
+                "and no mask 0."
+            )
+        if self.posemb in ("learned_2d", "sincos_1d", "sincos_2d"):
+            divisor = 4 if self.posemb == "sincos_2d" else 2
+            if self.width % divisor:
+                raise errors.UserError(
+                    f"posemb={self.posemb!r} needs a width that {divisor} divides, "
+                    f"not {self.width}."
+                )
+        if self.block == "axial":
+            unfit = {
+                "pool": self.pool not in ("mean", "map"),
+                "registers": self.registers > 0,
+                "class_token": self.has_class_token,
+                "posemb": self.posemb == "relative",
+                "attention_mask": self.attention_mask != "none",
+            }
+            for field, wrong in unfit.items():
+                if wrong:
+                    raise errors.UserError(
+                        f"block='axial' works on a grid of patches: {field}="
+                        f"{getattr(self, field)!r} does not fit it; "
+                        "take pool='mean' and no tokens beside the patches."
+                    )
 
     def _check_image(self) -> None:
         features = self.feature_size
@@ -181,9 +252,9 @@ class Architecture:
         if len(near[0]) != len(near[1]):
             sizes = f"{near[0][-1]}x{near[1][-1]}"
         raise errors.UserError(
-            f"image_size={_by(self.image_size)} is not a whole number of "
-            f"{_by(self.patch)} patches"
-            + (f" of the ResNet's {_by(features)} features" if self.resnet_used else "")
+            f"image_size={by(self.image_size)} is not a whole number of "
+            f"{by(self.patch)} patches"
+            + (f" of the ResNet's {by(features)} features" if self.resnet_used else "")
             + f".\nSizes near it that are: {sizes}. Or crop='valid': the rest at the "
             "bottom and right is not seen."
         )
@@ -219,93 +290,54 @@ class Architecture:
         return height // p, width // q
 
     @property
+    def has_class_token(self) -> bool:
+        """Whether a class token comes first."""
+        return self.class_token == "yes"
+
+    @property
     def prefix(self) -> int:
-        """Tokens before the patches: 1 with a class token."""
-        return int(self.pool == "token")
+        """Tokens before the patches: the class token and the registers."""
+        return int(self.has_class_token) + self.registers
+
+    @property
+    def positioned(self) -> int:
+        """How many of the tokens before the patches have a position."""
+        return min(self.prefix_positions, self.prefix)
 
     @property
     def tokens(self) -> int:
         """Length of the encoder's sequence."""
         return math.prod(self.grid) + self.prefix
 
-    def replace(self, **changes: Any) -> "Architecture":
-        """Returns a copy with some fields changed."""
-        return dataclasses.replace(self, **changes)
+    @property
+    def head_width(self) -> int:
+        """Width of one attention head."""
+        return self.width // self.heads
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns what JSON can hold and `from_dict` takes back."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in dataclasses.asdict(self).items()
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Architecture":
-        """The inverse of `to_dict`; refuses unknown and missing keys."""
-        fields = {f.name: f for f in dataclasses.fields(cls)}
-        for key in values:
-            errors.lookup(fields, key, "architecture key")
-        missing = [
-            name
-            for name, field in fields.items()
-            if field.default is dataclasses.MISSING and name not in values
-        ]
-        if missing:
-            raise errors.UserError(f"architecture: no value for {', '.join(missing)}.")
-        return cls(
-            **{
-                key: tuple(value) if isinstance(value, list | tuple) else value
-                for key, value in values.items()
-            }
-        )
+    @property
+    def feature_width(self) -> int:
+        """Width of what feeds the head."""
+        return self.width * (2 if self.pool == "token_mean" else 1)
 
 
-def architecture(
-    name: str,
-    *,
-    num_classes: int,
-    image_size: int | tuple[int, int] = 224,
-    **options: Any,
-) -> Architecture:
-    """Returns the architecture of a name such as "B/16", "Ti/4x8" or "R50+L/32".
-
-    Args:
-        name: A size of `SIZES`, a slash and the patch ("16", or "16x8": height x
-            width); before the size "R50+" and the like for a hybrid.
-        num_classes: Outputs of the head; 0: none, the model returns features.
-        image_size: Pixels, one number or (height, width).
-        **options: Any field of `Architecture`. 0 for width, depth, mlp_width or heads
-            means the table's.
+def parse(name: str) -> dict[str, Any]:
+    """Returns the fields that a name such as "B/16", "Ti/4x8" or "R50+L/32" gives.
 
     Raises:
-        errors.UserError: unknown name, size or option, or an image that the patches do
-            not divide.
+        errors.UserError: not such a name, or an unknown size or ResNet.
     """
-    fields = _parse(name)
-    known = [f.name for f in dataclasses.fields(Architecture)]
-    for key, value in options.items():
-        errors.lookup(dict.fromkeys(known), key, "model option")
-        if value == 0 and key in ("width", "depth", "mlp_width", "heads"):
-            continue
-        fields[key] = tuple(value) if isinstance(value, list | tuple) else value
-    fields["patch"] = pair(fields["patch"])
-    return Architecture(
-        **{"name": name, **fields},
-        image_size=pair(image_size),
-        num_classes=num_classes,
-    )
-
-
-def _parse(name: str) -> dict[str, Any]:
-    found = re.fullmatch(r"(?:(R\d*)\+)?([A-Za-z0-9-]+)/(\d+)(?:x(\d+))?", name)
+    pattern = r"(?:(R\d*)\+|(Axial)-)?([A-Za-z0-9-]+)/(\d+)(?:x(\d+))?"
+    found = re.fullmatch(pattern, name)
     if not found:
         raise errors.UserError(
             f"model {name!r} is not SIZE/PATCH such as 'B/16', 'Ti/4x8' or 'R50+B/16'."
             + errors.suggest(name, NAMES)
         )
-    resnet, size, height, width = found.groups()
+    resnet, axial, size, height, width = found.groups()
     fields = dataclasses.asdict(errors.lookup(SIZES, size, "model size"))
     fields["patch"] = (int(height), int(width or height))
+    if axial:
+        fields |= {"block": "axial", "pool": "mean"}
     if resnet:
         key = f"{resnet}/{height}" + (f"x{width}" if width else "")
         fields["resnet"], fields["patch"] = errors.lookup(RESNETS, key, "hybrid ResNet")
@@ -315,15 +347,6 @@ def _parse(name: str) -> dict[str, Any]:
 def resnet_stride(units: tuple[int, ...] | None) -> int:
     """Returns a ResNet's downsampling: 4 by its root, 2 by later stages."""
     return 1 if units is None else 4 * 2 ** max(len(units) - 1, 0)
-
-
-def pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Returns (height, width) of one number or of two."""
-    if isinstance(size, int):
-        return size, size
-    if len(size) != 2:
-        raise errors.UserError(f"{size} must be one number or (height, width).")
-    return int(size[0]), int(size[1])
 
 
 def name_of(fields: Mapping[str, Any]) -> str:
@@ -336,22 +359,11 @@ def name_of(fields: Mapping[str, Any]) -> str:
     size = next((name for name, size in SIZES.items() if size == wanted), "custom")
     height, width = fields["patch"]
     patch = str(height) if height == width else f"{height}x{width}"
+    axial = "Axial-" if "block" in fields and fields["block"] == "axial" else ""
     if fields["resnet"] is None:
-        return f"{size}/{patch}"
+        return f"{axial}{size}/{patch}"
     for key, (units, cells) in RESNETS.items():
         if units == fields["resnet"] and (height, width) == (cells, cells):
             resnet, total = key.split("/")
             return f"{resnet}+{size}/{total}"
     return f"custom+{size}/{patch}"
-
-
-def list_names(pattern: str = "*") -> list[str]:
-    """Returns the named models that match a shell pattern, e.g. "R50*".
-
-    Any other patch size works too: "B/20", "S/16x8".
-    """
-    return [name for name in NAMES if fnmatch.fnmatchcase(name, pattern)]
-
-
-def _by(size: tuple[int, int]) -> str:
-    return f"{size[0]}x{size[1]}"

@@ -32,7 +32,7 @@ REMAT: dict[str, Callable[[Callable], Callable]] = {
 class VisionTransformer(nnx.Module):
     """Images to logits. Leaf names are public: checkpoints and rules use them."""
 
-    def __init__(self, architecture: variants.Architecture, *, rngs: nnx.Rngs):
+    def __init__(self, architecture: variants.VitArchitecture, *, rngs: nnx.Rngs):
         arch = architecture
         self.architecture = arch
         width = arch.width
@@ -44,7 +44,7 @@ class VisionTransformer(nnx.Module):
             rngs=rngs,
         )
         cls = jnp.zeros((1, 1, width), jnp.float32)
-        self.cls = nnx.Param(cls) if arch.pool == "token" else None
+        self.cls = nnx.Param(cls) if arch.has_class_token else None
         table = jax.random.normal(rngs.params(), (1, arch.tokens, width), jnp.float32)
         self.posemb = nnx.Param(0.02 * table)
         self.blocks = _stacked_blocks(arch, rngs)
@@ -165,7 +165,7 @@ POOLS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
-def patches(images: jax.Array, arch: variants.Architecture) -> jax.Array:
+def patches(images: jax.Array, arch: variants.VitArchitecture) -> jax.Array:
     """Cuts [b, H, W, c] into patches [b, rows * columns, p, q, c], row by row.
 
     With a matrix product this is the patch convolution.
@@ -177,7 +177,7 @@ def patches(images: jax.Array, arch: variants.Architecture) -> jax.Array:
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, p, q, channels)
 
 
-def check_images(images: jax.Array, arch: variants.Architecture) -> None:
+def check_images(images: jax.Array, arch: variants.VitArchitecture) -> None:
     """Raises `UserError` unless images are float [b, *image_size, 3]."""
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise errors.UserError(
@@ -203,16 +203,16 @@ def check_images(images: jax.Array, arch: variants.Architecture) -> None:
     raise errors.UserError(message)
 
 
-def _resnet(arch: variants.Architecture, rngs: nnx.Rngs) -> resnet.ResNet:
+def _resnet(arch: variants.VitArchitecture, rngs: nnx.Rngs) -> resnet.ResNet:
     return resnet.ResNet(arch.resnet, arch.resnet_width, rngs=rngs)
 
 
-def _pre_logits(arch: variants.Architecture, rngs: nnx.Rngs) -> layers.Linear:
+def _pre_logits(arch: variants.VitArchitecture, rngs: nnx.Rngs) -> layers.Linear:
     width = (arch.width,)
     return layers.Linear(width, width, kernel_init=layers.lecun_normal, rngs=rngs)
 
 
-def _head(arch: variants.Architecture, rngs: nnx.Rngs) -> layers.Linear:
+def _head(arch: variants.VitArchitecture, rngs: nnx.Rngs) -> layers.Linear:
     return layers.Linear(
         (arch.width,),
         (arch.num_classes,),
@@ -222,7 +222,7 @@ def _head(arch: variants.Architecture, rngs: nnx.Rngs) -> layers.Linear:
     )
 
 
-def _stacked_blocks(arch: variants.Architecture, rngs: nnx.Rngs) -> layers.Block:
+def _stacked_blocks(arch: variants.VitArchitecture, rngs: nnx.Rngs) -> layers.Block:
     @nnx.split_rngs(splits=arch.depth)
     @nnx.vmap
     def make(rngs: nnx.Rngs) -> layers.Block:
@@ -265,13 +265,13 @@ def _run_blocks(
     return tokens
 
 
-def block_macs(arch: variants.Architecture) -> int:
+def block_macs(arch: variants.VitArchitecture) -> int:
     """Multiply-adds of one block on one image."""
     n, d = arch.tokens, arch.width
     return 4 * n * d * d + 2 * n * n * d + 2 * n * d * arch.mlp_width
 
 
-def forward_macs(arch: variants.Architecture) -> int:
+def forward_macs(arch: variants.VitArchitecture) -> int:
     """Multiply-adds of one image's forward pass; a train step's FLOPs are 6 times it.
 
     Matrix products and convolutions only, as the paper's exaFLOPs count them.

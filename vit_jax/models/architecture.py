@@ -1,0 +1,116 @@
+"""What all families of models say of themselves: `Architecture`, their common base."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+from vit_jax import errors
+
+COMPUTE_DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """Everything that decides a model's parameters and its forward pass.
+
+    Each family of models has a subclass with its own fields. Hashable: compiled
+    functions and abstract parameters are cached by it.
+
+    Attributes:
+        name: What it was asked for as, e.g. "B/16"; nothing is computed from it.
+        image_size: (height, width) in pixels.
+        num_classes: Outputs of the head; 0: no head, the forward pass returns features.
+        head_bias: Initial value of the head's bias.
+        compute_dtype: Of activations; parameters, statistics of normalisations,
+            softmax and logits are float32.
+
+    Raises:
+        errors.UserError: values that do not fit together.
+    """
+
+    family: ClassVar[str]
+    # Field -> known values, beyond those of the base.
+    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {}
+
+    name: str
+    image_size: tuple[int, int]
+    num_classes: int
+    head_bias: float = 0.0
+    compute_dtype: str = "float32"
+
+    def __post_init__(self):
+        choices = {"compute_dtype": COMPUTE_DTYPES, **self.CHOICES}
+        for field, known in choices.items():
+            errors.lookup(dict.fromkeys(known), getattr(self, field), field)
+        self.check_pair("image_size")
+        self.check_least(0, "num_classes")
+
+    def check_pair(self, field: str) -> None:
+        """Raises `UserError` unless a field is (height, width), both positive."""
+        value = getattr(self, field)
+        if len(value) != 2 or min(value) < 1:
+            raise errors.UserError(
+                f"{field}={value} must be two positive numbers: (height, width)."
+            )
+
+    def check_least(self, least: float, *fields: str) -> None:
+        """Raises `UserError` unless the fields are `least` or more."""
+        for field in fields:
+            if getattr(self, field) < least:
+                raise errors.UserError(
+                    f"{field}={getattr(self, field)} must be at least {least}."
+                )
+
+    def check_rates(self, *fields: str) -> None:
+        """Raises `UserError` unless the fields are in [0, 1)."""
+        for field in fields:
+            if not 0 <= getattr(self, field) < 1:
+                raise errors.UserError(
+                    f"{field}={getattr(self, field)} must be in [0, 1)."
+                )
+
+    def replace(self, **changes: Any) -> Self:
+        """Returns a copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns what JSON can hold and `families.from_dict` takes back."""
+        fields = {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in dataclasses.asdict(self).items()
+        }
+        return {"family": self.family, **fields}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict` for one family; refuses unknown and missing keys."""
+        fields = {f.name: f for f in dataclasses.fields(cls)}
+        for key in values:
+            errors.lookup(fields, key, "architecture key")
+        missing = [
+            name
+            for name, field in fields.items()
+            if field.default is dataclasses.MISSING and name not in values
+        ]
+        if missing:
+            raise errors.UserError(f"architecture: no value for {', '.join(missing)}.")
+        return cls(
+            **{
+                key: tuple(value) if isinstance(value, list | tuple) else value
+                for key, value in values.items()
+            }
+        )
+
+
+def pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Returns (height, width) of one number or of two."""
+    if isinstance(size, int):
+        return size, size
+    if len(size) != 2:
+        raise errors.UserError(f"{size} must be one number or (height, width).")
+    return int(size[0]), int(size[1])
+
+
+def by(size: tuple[int, int]) -> str:
+    """Returns "HxW" of (H, W)."""
+    return f"{size[0]}x{size[1]}"

@@ -1,0 +1,142 @@
+"""The table of model families: from a name to an `Architecture`, and to its module."""
+
+import dataclasses
+import fnmatch
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flax import nnx
+
+from vit_jax import errors
+from vit_jax.models import variants, vit
+from vit_jax.models.architecture import Architecture, pair
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """Models of one kind.
+
+    Attributes:
+        architecture: Its subclass of `Architecture`.
+        module: The NNX module, made as `module(architecture, rngs=rngs)`.
+        macs: Multiply-adds of one image's forward pass.
+        parse: From a name to fields of the architecture.
+        prefix: What this family's names start with.
+        names: The published ones.
+    """
+
+    architecture: type[Architecture]
+    module: Callable[..., nnx.Module]
+    macs: Callable[[Any], int]
+    parse: Callable[[str], dict[str, Any]]
+    prefix: str
+    names: tuple[str, ...]
+
+
+# A name belongs to the last family whose prefix it starts with.
+FAMILIES: dict[str, Family] = {
+    "vit": Family(
+        variants.VitArchitecture,
+        vit.VisionTransformer,
+        vit.forward_macs,
+        variants.parse,
+        "",
+        variants.NAMES,
+    ),
+}
+
+# Options whose 0 means: as the name says.
+SIZE_OPTIONS = ("width", "depth", "mlp_width", "heads")
+
+
+def architecture(
+    name: str,
+    *,
+    num_classes: int,
+    image_size: int | tuple[int, int] = 224,
+    **options: Any,
+) -> Architecture:
+    """Returns the architecture of a name such as "B/16", "R50+L/32" or "Mixer-B/16".
+
+    Args:
+        name: For a ViT a size of `variants.SIZES`, a slash and the patch ("16", or
+            "16x8": height x width); before the size "R50+" and the like for a hybrid,
+            "Axial-" for axial attention. Other families: see `list_names`.
+        num_classes: Outputs of the head; 0: none, the model returns features.
+        image_size: Pixels, one number or (height, width).
+        **options: Any field of the family's architecture. 0 for width, depth,
+            mlp_width or heads means the name's. Fields that only a ViT has are
+            accepted by other families at the values that a ViT has by default.
+
+    Raises:
+        errors.UserError: unknown name, size or option, or an image that the patches do
+            not divide.
+    """
+    family = family_of_name(name)
+    fields = family.parse(name)
+    for key, value in options.items():
+        if _is_set(family, name, key, value):
+            fields[key] = tuple(value) if isinstance(value, list | tuple) else value
+    if "patch" in fields:
+        fields["patch"] = pair(fields["patch"])
+    return family.architecture(
+        **{"name": name, **fields},
+        image_size=pair(image_size),
+        num_classes=num_classes,
+    )
+
+
+def _is_set(family: Family, name: str, key: str, value: Any) -> bool:
+    known = {f.name: f for f in dataclasses.fields(family.architecture)}
+    if value == 0 and key in SIZE_OPTIONS:
+        return False
+    neutral = {f.name: f.default for f in dataclasses.fields(variants.VitArchitecture)}
+    if key not in known and key in neutral:
+        if value == neutral[key]:
+            return False
+        raise errors.UserError(
+            f"{name} has no option {key}={value!r}; leave it at {neutral[key]!r}."
+        )
+    errors.lookup(known, key, "model option")
+    return True
+
+
+def family_of_name(name: str) -> Family:
+    """Returns the family that a name belongs to."""
+    return next(f for f in reversed(FAMILIES.values()) if name.startswith(f.prefix))
+
+
+def family_of(arch: Architecture) -> Family:
+    """Returns the family of an architecture."""
+    return FAMILIES[arch.family]
+
+
+def from_dict(values: Mapping[str, Any]) -> Architecture:
+    """The inverse of `Architecture.to_dict`; refuses unknown and missing keys.
+
+    Raises:
+        errors.UserError: an unknown family or key, a missing one, or values that do
+            not fit together.
+    """
+    fields = dict(values)
+    if "family" not in fields:
+        raise errors.UserError("architecture: no value for family.")
+    family = errors.lookup(FAMILIES, fields.pop("family"), "family of models")
+    return family.architecture.from_dict(fields)
+
+
+def forward_macs(arch: Architecture) -> int:
+    """Multiply-adds of one image's forward pass; a train step's FLOPs are 6 times it.
+
+    Matrix products and convolutions only, as the paper's exaFLOPs count them.
+    """
+    return family_of(arch).macs(arch)
+
+
+def list_names(pattern: str = "*") -> list[str]:
+    """Returns the named models that match a shell pattern, e.g. "R50*".
+
+    Any other patch size works too: "B/20", "S/16x8".
+    """
+    names = [name for family in FAMILIES.values() for name in family.names]
+    return [name for name in names if fnmatch.fnmatchcase(name, pattern)]
