@@ -78,6 +78,14 @@ def _image_size(config: Mapping[str, Any]) -> tuple[int, int]:
     return size * 2 if len(size) == 1 else size
 
 
+# What a run decides about a checkpoint's model; the rest is the checkpoint's.
+OF_A_RUN = (
+    *("num_classes", "image_size", "pre_logits", "head_bias", "crop"),
+    *("dropout", "attention_dropout", "drop_path"),
+    *("compute_dtype", "attention", "logits_dtype", "unroll", "remat"),
+)
+
+
 def _architecture(
     config: Mapping[str, Any], info: catalog.DatasetInfo
 ) -> models.Architecture:
@@ -91,10 +99,8 @@ def _architecture(
             'model.name="checkpoint" is the model in init_from, which is empty; '
             "want --config.init_from=PATH"
         )
-    for size in ("width", "depth", "mlp_width", "heads", "posemb", "pool"):
-        options.pop(size)
     architecture = pretrained.read_architecture(config["init_from"])
-    return architecture.replace(**options)
+    return models.with_options(architecture, {key: options[key] for key in OF_A_RUN})
 
 
 def _durations(

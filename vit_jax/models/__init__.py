@@ -8,6 +8,7 @@ from vit_jax.models.families import (
     forward_macs,
     from_dict,
     list_names,
+    with_options,
 )
 from vit_jax.models.variants import SIZES, VitArchitecture
 from vit_jax.models.vit import VisionTransformer
@@ -27,4 +28,5 @@ __all__ = [
     "list_names",
     "merge",
     "split",
+    "with_options",
 ]

@@ -73,10 +73,7 @@ def architecture(
             not divide.
     """
     family = family_of_name(name)
-    fields = family.parse(name)
-    for key, value in options.items():
-        if _is_set(family, name, key, value):
-            fields[key] = tuple(value) if isinstance(value, list | tuple) else value
+    fields = family.parse(name) | _given(family, name, options)
     if "patch" in fields:
         fields["patch"] = pair(fields["patch"])
     return family.architecture(
@@ -86,19 +83,32 @@ def architecture(
     )
 
 
-def _is_set(family: Family, name: str, key: str, value: Any) -> bool:
+def with_options(arch: Architecture, options: Mapping[str, Any]) -> Architecture:
+    """Returns a copy with options as `architecture` takes them."""
+    return arch.replace(**_given(family_of(arch), arch.name, options))
+
+
+def _given(family: Family, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that options set: not those that stay as the name or a ViT has them.
+
+    Raises:
+        errors.UserError: an option that this family does not have.
+    """
     known = {f.name: f for f in dataclasses.fields(family.architecture)}
-    if value == 0 and key in SIZE_OPTIONS:
-        return False
     neutral = {f.name: f.default for f in dataclasses.fields(variants.VitArchitecture)}
-    if key not in known and key in neutral:
-        if value == neutral[key]:
-            return False
-        raise errors.UserError(
-            f"{name} has no option {key}={value!r}; leave it at {neutral[key]!r}."
-        )
-    errors.lookup(known, key, "model option")
-    return True
+    fields = {}
+    for key, value in options.items():
+        if value == 0 and key in SIZE_OPTIONS:
+            continue
+        if key not in known and key in neutral:
+            if value == neutral[key]:
+                continue
+            raise errors.UserError(
+                f"{name} has no option {key}={value!r}; leave it at {neutral[key]!r}."
+            )
+        errors.lookup(known, key, "model option")
+        fields[key] = tuple(value) if isinstance(value, list | tuple) else value
+    return fields
 
 
 def family_of_name(name: str) -> Family:
@@ -119,9 +129,8 @@ def from_dict(values: Mapping[str, Any]) -> Architecture:
             not fit together.
     """
     fields = dict(values)
-    if "family" not in fields:
-        raise errors.UserError("architecture: no value for family.")
-    family = errors.lookup(FAMILIES, fields.pop("family"), "family of models")
+    name = fields.pop("family", "vit")  # the first checkpoints knew no other
+    family = errors.lookup(FAMILIES, name, "family of models")
     return family.architecture.from_dict(fields)
 
 
