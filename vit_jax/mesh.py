@@ -17,12 +17,17 @@ AXES = ("data", "fsdp")
 # optimizer's moments carry the same names behind a prefix, so the rows serve them too.
 # The layer dimension is never cut: scan slices it.
 SHARDED_DIMENSION: tree.Rules[int | None] = (
+    (r"map/attn/(query|key|value)/kernel$", 0),
+    (r"map/attn/out/kernel$", 2),
+    (r"map/mlp/up/kernel$", 1),
+    (r"map/mlp/down/kernel$", 0),
     (r"attn/(query|key|value)/kernel$", 1),
     (r"attn/out/kernel$", 3),
-    (r"mlp/up/kernel$", 2),
-    (r"mlp/down/kernel$", 1),
-    (r"patch_embed/kernel$", 3),
-    (r"(pre_logits|head)/kernel$", 0),
+    (r"(mlp|tokens|channels)/(up|gate)/kernel$", 2),
+    (r"(mlp|tokens|channels)/down/kernel$", 1),
+    (r"(patch_embed|conv\w*)/kernel$", 3),
+    (r"(pre_logits|head|patch_head)/kernel$", 0),
+    (r"blocks/posemb$", 3),
     (r"posemb$", 2),
     (r".*", None),
 )
