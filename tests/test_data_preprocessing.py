@@ -68,3 +68,22 @@ def test_not_a_mapping_or_empty_is_an_error():
     for values in (None, [], "resize", {}):
         with pytest.raises(errors.UserError, match="preprocessing"):
             Preprocessing.from_dict(values)
+
+
+@pytest.mark.parametrize("filter", ["bilinear", "bicubic"])
+def test_pillow_filters_are_pillows(filter):
+    from PIL import Image
+
+    image = np.random.default_rng(1).integers(0, 256, (50, 70, 3), np.uint8)
+    resample = Image.Resampling[filter.upper()]
+    resized = np.asarray(Image.fromarray(image).resize((28, 20), resample))
+    crop = Preprocessing((16, 12), "resize_small_crop", 20, filter)
+    np.testing.assert_array_equal(crop.eval_transform()(image), resized[2:18, 8:20])
+    whole = Preprocessing((20, 28), filter=filter)
+    np.testing.assert_array_equal(whole.eval_transform()(image), resized)
+    assert Preprocessing.from_dict(whole.to_dict()) == whole
+
+
+def test_unknown_filters_are_errors():
+    with pytest.raises(errors.UserError, match="filter='lanczos' is unknown"):
+        Preprocessing((16, 12), filter="lanczos")

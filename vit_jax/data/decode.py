@@ -165,16 +165,26 @@ def _rgb(image: Any) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
-def render(image: Image, window: Window, out: np.ndarray, *, antialias: bool) -> None:
+# Pillow's filters by name, smooth where an image shrinks: what PyTorch's codes use.
+PILLOW_FILTERS = {"bilinear": 2, "bicubic": 3}
+
+
+def render(
+    image: Image, window: Window, out: np.ndarray, *, antialias: bool, filter: str = ""
+) -> None:
     """Writes the window of the image into `out`, uint8 [h, w, 3].
 
     Bilinear with pixel centres at half integers, as `tf.image.resize`; with
     `antialias`, areas are averaged where the box shrinks. Without it a box at least
     twice as large as wanted is decoded at 1/2, 1/4 or 1/8 (which averages areas, too).
+    With a `filter` of `PILLOW_FILTERS` the values are Pillow's.
 
     Raises:
       BadImage: the pixels cannot be decoded.
     """
+    if filter:
+        _render_with_pillow(image, window, out, PILLOW_FILTERS[filter])
+        return
     box = window.height, window.width
     shrink = 1 if antialias else _power_of_two(box, window.resized)
     pixels, shrink = image.pixels(window.top + window.height, shrink)
@@ -196,6 +206,23 @@ def render(image: Image, window: Window, out: np.ndarray, *, antialias: bool) ->
     if target is not out:
         height, width = out.shape[:2]
         out[...] = target[window.y : window.y + height, window.x : window.x + width]
+
+
+def _render_with_pillow(
+    image: Image, window: Window, out: np.ndarray, resample: int
+) -> None:
+    from PIL import Image as pillow
+
+    pixels, _ = image.pixels(window.top + window.height, 1)
+    left, top = window.left, window.top
+    box = (left, top, left + window.width, top + window.height)
+    resized = pillow.fromarray(pixels).resize(
+        window.resized[::-1], pillow.Resampling(resample), box=box
+    )
+    height, width = out.shape[:2]
+    out[...] = np.asarray(resized)[
+        window.y : window.y + height, window.x : window.x + width
+    ]
 
 
 def _power_of_two(box: tuple[int, int], resized: tuple[int, int]) -> int:

@@ -24,6 +24,7 @@ class Preprocessing:
     image_size: tuple[int, int]  # (height, width), pixels
     transform: str = "resize"  # key of transforms.EVAL
     resize: int = 0  # "resize_small_crop": the short side, pixels; else 0
+    filter: str = ""  # "bilinear", "bicubic": Pillow's; "": ours (decode.render)
     mean: tuple[float, float, float] = _HALF
     std: tuple[float, float, float] = _HALF
 
@@ -56,6 +57,8 @@ class Preprocessing:
         """Returns the transform: image -> uint8 [height, width, 3]."""
         small = self.transform == "resize_small_crop"
         params = {"resize": self.resize} if small else {}
+        if self.filter:
+            params["filter"] = self.filter
         return transforms.make(
             "eval", self.transform, image_size=self.image_size, **params
         )

@@ -33,6 +33,7 @@ class Resample:
     draws: int  # uniform numbers that `plan` wants
     plan: Plan
     antialias: bool
+    filter: str = ""  # of decode.PILLOW_FILTERS, or decode's own
 
     def __call__(
         self,
@@ -53,7 +54,7 @@ class Resample:
         out = np.empty((*self.image_size, 3), np.uint8) if out is None else out
         opened = decode.open_image(image)
         window = self.plan(opened.height, opened.width, uniforms)
-        decode.render(opened, window, out, antialias=self.antialias)
+        decode.render(opened, window, out, antialias=self.antialias, filter=self.filter)
         return out
 
 
@@ -174,13 +175,16 @@ def _inception_crop(
     return Resample("inception_crop", image_size, 4 * _ATTEMPTS, plan, bool(antialias))
 
 
-def _resize(image_size: tuple[int, int], *, antialias: bool = False) -> Resample:
+def _resize(
+    image_size: tuple[int, int], *, antialias: bool = False, filter: str = ""
+) -> Resample:
     """The whole image, its aspect ratio ignored."""
+    _check_filter("resize", filter)
 
     def plan(height: int, width: int, u: Sequence[float]) -> decode.Window:
         return decode.Window(0, 0, height, width, image_size)
 
-    return Resample("resize", image_size, 0, plan, bool(antialias))
+    return Resample("resize", image_size, 0, plan, bool(antialias), filter)
 
 
 def _resize_crop(
@@ -218,10 +222,15 @@ def _resize_small_crop(
 
 
 def _resize_small_centre(
-    image_size: tuple[int, int], *, resize: int, antialias: bool = False
+    image_size: tuple[int, int],
+    *,
+    resize: int,
+    antialias: bool = False,
+    filter: str = "",
 ) -> Resample:
     """Short side to `resize` pixels, aspect ratio kept, then the centre."""
     _check_resize("resize_small_crop", resize, image_size)
+    _check_filter("resize_small_crop", filter)
 
     def plan(height: int, width: int, u: Sequence[float]) -> decode.Window:
         resized = _short_side(height, width, resize)
@@ -229,7 +238,8 @@ def _resize_small_centre(
         x = (resized[1] - image_size[1]) // 2
         return decode.Window(0, 0, height, width, resized, y, x)
 
-    return Resample("resize_small_crop", image_size, 0, plan, bool(antialias))
+    name = "resize_small_crop"
+    return Resample(name, image_size, 0, plan, bool(antialias), filter)
 
 
 _PAD_MODES = {"zeros": "constant", "reflect": "reflect"}
@@ -311,6 +321,11 @@ def _check_resize(name: str, resize: Any, image_size: tuple[int, int]) -> None:
             f"transform {name}: resize={resize!r}; wanted a whole number of pixels in "
             f"{max(image_size)}..{_MAX_SIDE}, so that the crop of {image_size} fits"
         )
+
+
+def _check_filter(name: str, filter: str) -> None:
+    if filter:
+        errors.lookup(decode.PILLOW_FILTERS, filter, f"transform {name}: filter")
 
 
 def _interval(name: str, bounds: Any, limit: float) -> tuple[float, float]:
