@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 from vit_jax import checkpoint, errors, mesh, models, step, tree
 from vit_jax.data import preprocessing
@@ -215,3 +216,19 @@ def test_a_write_that_fails_says_what_is_good_and_loses_nothing(saved, workdir):
     again.save(state, describe(4))
     again.close()
     assert again.latest() == 4
+
+
+def test_weights_alone_are_a_checkpoint(tmp_path):
+    arch = models.architecture("mu/8", num_classes=3, image_size=16)
+    _, params = models.split(models.create(arch, rngs=nnx.Rngs(0)))
+    described = checkpoint.Description(
+        arch, preprocessing.Preprocessing((16, 16)), ("a", "b", "c"), config={}, step=0
+    )
+    checkpoint.write_params(tmp_path / "weights", params, described)
+    stored = checkpoint.StoredParams(tmp_path / "weights")
+    assert stored.description == described
+    for name, leaf in tree.named_leaves(params):
+        assert stored.shapes[name] == leaf.shape
+        np.testing.assert_array_equal(stored.read(name), leaf)
+    with pytest.raises(errors.UserError, match="exists"):
+        checkpoint.write_params(tmp_path / "weights", params, described)

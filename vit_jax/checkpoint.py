@@ -368,22 +368,81 @@ def describe(path: str | Path) -> Description:
         ) from error
 
 
-def read_params(path: str | Path) -> tuple[dict[str, Any], Description]:
-    """Reads the parameters of a checkpoint as numpy arrays.
+class StoredParams:
+    """The parameters of a checkpoint by leaf name, read one at a time.
 
-    Where the run kept a Polyak average, that is what is returned: it is what the run
+    Where the run kept a Polyak average, that is what is read: it is what the run
     evaluated.
+
+    Attributes:
+        description: what is stored beside the arrays.
+        shapes: leaf name -> shape.
 
     Raises:
         UserError: no checkpoint there, truncated, or not of its own architecture.
     """
-    folder = _found(path)
-    description = describe(folder)
-    item = "ema" if (folder / "ema").is_dir() else "params"
+
+    def __init__(self, path: str | Path):
+        folder = _found(path)
+        self.description = describe(folder)
+        self._item = folder / ("ema" if (folder / "ema").is_dir() else "params")
+        with self._readable():
+            metadata = _handler().metadata(self._item.absolute()).tree
+            leaves = tree.named_leaves(_plain_metadata(metadata))
+        self.shapes = {name: tuple(leaf.shape) for name, leaf in leaves}
+
+    def read(self, name: str) -> np.ndarray:
+        """Returns one leaf."""
+        as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+        restore = ocp.args.PyTreeRestore(
+            item=tree.from_named({name: jax.ShapeDtypeStruct((), np.float32)}),
+            restore_args=tree.from_named({name: as_numpy}),
+            partial_restore=True,
+        )
+        with self._readable(), ocp.Checkpointer(_handler()) as checkpointer:
+            restored = checkpointer.restore(self._item.absolute(), restore)
+        return dict(tree.named_leaves(restored))[name]
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            raise errors.UserError(
+                f"the arrays of {self._item.parent} cannot be read, the checkpoint is "
+                f"truncated or damaged: {_reason(error)}\n"
+                "use an older checkpoint of the run, or a copy"
+            ) from error
+
+
+def write_params(
+    path: str | Path, params: dict[str, Any], description: Description
+) -> None:
+    """Writes weights alone as a checkpoint that `StoredParams` reads.
+
+    Raises:
+        UserError: there is something at `path`, or it cannot be written.
+    """
+    path = Path(path).absolute()
+    if path.exists():
+        raise errors.UserError(f"{path} exists; want the name of a new folder.")
+    args = ocp.args.Composite(
+        params=ocp.args.PyTreeSave(params),
+        description=ocp.args.JsonSave(description.to_dict()),
+    )
+    handlers = {"params": _handler(), "description": ocp.JsonCheckpointHandler()}
+    composite = ocp.CompositeCheckpointHandler(**handlers)
     try:
-        return read_item(folder, item), description
-    except Exception as error:
+        with ocp.Checkpointer(composite) as checkpointer:
+            checkpointer.save(path, args=args)
+    except Exception as error:  # orbax passes on whatever its backends raise
         raise errors.UserError(
-            f"the arrays of {folder} cannot be read, the checkpoint is truncated or "
-            f"damaged: {_reason(error)}\nuse an older checkpoint of the run, or a copy"
+            f"{path} could not be written: {_reason(error)}"
         ) from error
+
+
+def read_params(path: str | Path) -> tuple[dict[str, Any], Description]:
+    """Reads all of `StoredParams` as nested dicts of numpy arrays; errors as there."""
+    stored = StoredParams(path)
+    leaves = {name: stored.read(name) for name in stored.shapes}
+    return tree.from_named(leaves), stored.description
