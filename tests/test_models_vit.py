@@ -305,3 +305,30 @@ def test_there_is_no_partition_metadata():
     graphdef, params = models.abstract(small())
     specs = nnx.get_partition_spec(nnx.state(models.merge(graphdef, params)))
     assert {leaf for _, leaf in tree.named_leaves(nnx.to_pure_dict(specs))} == {P()}
+
+
+def test_the_parts_of_the_forward_pass_are_the_whole():
+    model = noisy(small(mask_token=True, patch_outputs=7))
+    x = images()
+    patches = model.patch_embeddings(x)
+    assert patches.shape == (2, 16, 32)
+    tokens = model.tokens(patches)
+    posemb = model.posemb[...]
+    np.testing.assert_allclose(tokens[:, 1:], patches + posemb[:, 1:], atol=1e-6)
+    assert jnp.array_equal(tokens, model.embed(x))
+    encoded = model.encode(tokens)
+    np.testing.assert_array_equal(model.classify(model.pool(encoded)), model(x))
+    logits = model.patch_logits(encoded)
+    kernel, bias = model.patch_head.kernel[...], model.patch_head.bias[...]
+    expected = encoded[:, 1:] @ kernel + bias[None, None]
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+    with pytest.raises(errors.UserError, match="patch_outputs=N"):
+        noisy(small()).patch_logits(encoded)
+
+
+def test_leaf_names_of_masked_prediction():
+    _, params = models.abstract(small(mask_token=True, patch_outputs=7))
+    leaves = {n: leaf.shape for n, leaf in tree.named_leaves(params)}
+    assert leaves["mask_token"] == (1, 1, 32)
+    assert leaves["patch_head/kernel"] == (32, 7)
+    assert leaves["patch_head/bias"] == (7,)

@@ -51,6 +51,8 @@ class VisionTransformer(nnx.Module):
         self.norm = layers.LayerNorm(width, epsilon=arch.norm_epsilon)
         self.pre_logits = _pre_logits(arch, rngs) if arch.pre_logits else None
         self.head = _head(arch, rngs) if arch.num_classes else None
+        self.mask_token = _token(arch, 1, rngs) if arch.mask_token else None
+        self.patch_head = _patch_head(arch, rngs) if arch.patch_outputs else None
 
     def __call__(
         self,
@@ -109,18 +111,30 @@ class VisionTransformer(nnx.Module):
             pooled = jnp.tanh(self.pre_logits(pooled))
         return pooled.astype(jnp.float32)
 
-    def embed(self, images: jax.Array) -> jax.Array:
-        """Maps images to tokens with positions [b, n, d]; the class token is first."""
+    def patch_embeddings(self, images: jax.Array) -> jax.Array:
+        """Maps images to embedded patches [b, rows * columns, d] without positions."""
         arch = self.architecture
         check_images(images, arch)
         x = images.astype(arch.compute_dtype)
         if self.resnet is not None:
             x = self.resnet(x)
-        x = self.patch_embed(patches(x, arch))
+        return self.patch_embed(patches(x, arch))
+
+    def tokens(self, patch_embeddings: jax.Array) -> jax.Array:
+        """Puts the class token before patches [b, rows * columns, d]; adds positions.
+
+        Returns:
+            [b, n, d], what `encode` takes.
+        """
+        x = patch_embeddings
         if self.cls is not None:
-            first = jnp.broadcast_to(self.cls[...], (x.shape[0], 1, arch.width))
+            first = jnp.broadcast_to(self.cls[...], (x.shape[0], 1, x.shape[-1]))
             x = jnp.concatenate([first.astype(x.dtype), x], axis=1)
         return x + self.posemb[...].astype(x.dtype)
+
+    def embed(self, images: jax.Array) -> jax.Array:
+        """Maps images to tokens with positions [b, n, d]; the class token is first."""
+        return self.tokens(self.patch_embeddings(images))
 
     def encode(
         self,
@@ -157,6 +171,23 @@ class VisionTransformer(nnx.Module):
     def pool(self, tokens: jax.Array) -> jax.Array:
         """Maps encoded tokens [b, n, d] to one vector an image [b, d]."""
         return POOLS[self.architecture.pool](tokens)
+
+    def patch_logits(self, encoded: jax.Array) -> jax.Array:
+        """Maps encoded tokens [b, n, d] to the patch head's output for every patch.
+
+        Returns:
+            float32 [b, rows * columns, patch_outputs].
+
+        Raises:
+            errors.UserError: the architecture has no patch head.
+        """
+        if self.patch_head is None:
+            raise errors.UserError(
+                f"this {self.architecture.name} has no patch head: make it with "
+                "patch_outputs=N, the number of outputs a patch."
+            )
+        x = encoded[:, self.architecture.prefix :]
+        return self.patch_head(x, dtype=jnp.dtype(jnp.float32))
 
 
 POOLS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -222,6 +253,16 @@ def _head(arch: variants.VitArchitecture, rngs: nnx.Rngs) -> layers.Linear:
     )
 
 
+def _patch_head(arch: variants.VitArchitecture, rngs: nnx.Rngs) -> layers.Linear:
+    outputs = (arch.patch_outputs,)
+    return layers.Linear((arch.width,), outputs, kernel_init=layers.zeros, rngs=rngs)
+
+
+def _token(arch: variants.VitArchitecture, count: int, rngs: nnx.Rngs) -> nnx.Param:
+    table = jax.random.normal(rngs.params(), (1, count, arch.width), jnp.float32)
+    return nnx.Param(0.02 * table)
+
+
 def _stacked_blocks(arch: variants.VitArchitecture, rngs: nnx.Rngs) -> layers.Block:
     @nnx.split_rngs(splits=arch.depth)
     @nnx.vmap
@@ -280,4 +321,5 @@ def forward_macs(arch: variants.VitArchitecture) -> int:
     patch = math.prod(arch.patch) * arch.feature_channels
     total = math.prod(arch.grid) * patch * d + arch.depth * block_macs(arch)
     total += resnet.macs(arch)
+    total += math.prod(arch.grid) * d * arch.patch_outputs
     return total + arch.pre_logits * d * d + d * arch.num_classes
