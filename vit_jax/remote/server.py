@@ -247,7 +247,7 @@ def _size(count: float) -> str:
     return f"{count / 1e6:,.1f} MB" if count >= 1e5 else f"{count:,.0f} bytes"
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: object) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
@@ -289,7 +289,7 @@ def _open(url: str, headers: dict[str, str], partial: Path) -> http.client.HTTPR
         if isinstance(cause, _PASSING):
             raise Passing(_reason(cause)) from error
         raise errors.UserError(
-            f"{address.shown(url)} cannot be reached: {_reason(error)}\n"
+            f"{address.shown(url)} cannot be reached: {_reason(cause)}\n"
             "Without network, copy the file here by other means and give its path."
         ) from error
 
