@@ -8,7 +8,7 @@ from typing import Any
 from flax import nnx
 
 from vit_jax import errors
-from vit_jax.models import variants, vit
+from vit_jax.models import axial_resnet, bit, mixer, variants, vit
 from vit_jax.models.architecture import Architecture, pair
 
 
@@ -42,6 +42,30 @@ FAMILIES: dict[str, Family] = {
         variants.parse,
         "",
         variants.NAMES,
+    ),
+    "mixer": Family(
+        mixer.MixerArchitecture,
+        mixer.MlpMixer,
+        mixer.forward_macs,
+        mixer.parse,
+        mixer.PREFIX,
+        mixer.NAMES,
+    ),
+    "bit": Family(
+        bit.BitArchitecture,
+        bit.BitResNet,
+        bit.forward_macs,
+        bit.parse,
+        bit.PREFIX,
+        bit.NAMES,
+    ),
+    "axial_resnet": Family(
+        axial_resnet.AxialResNetArchitecture,
+        axial_resnet.AxialResNet,
+        axial_resnet.forward_macs,
+        axial_resnet.parse,
+        axial_resnet.PREFIX,
+        axial_resnet.NAMES,
     ),
 }
 

@@ -1,0 +1,302 @@
+"""MLP-Mixer (arXiv 2105.01601): MLPs over the patches in place of attention.
+
+Sizes and the forward pass are those of the released code: google-research's
+vision_transformer, and big_vision's for stochastic depth.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from vit_jax import errors
+from vit_jax.models import layers, vit
+from vit_jax.models.architecture import Architecture, by
+
+PREFIX = "Mixer-"
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """Width of the tokens, blocks, and hidden widths of a block's two MLPs."""
+
+    width: int
+    depth: int
+    tokens_mlp_width: int
+    channels_mlp_width: int
+
+
+SIZES: dict[str, Size] = {
+    "S": Size(512, 8, 256, 2048),
+    "B": Size(768, 12, 384, 3072),
+    "L": Size(1024, 24, 512, 4096),
+}
+NAMES = tuple(f"{PREFIX}{size}/{patch}" for size in SIZES for patch in (16, 32))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MixerArchitecture(Architecture):
+    """An MLP-Mixer. The number of patches, so the image size, decides its weights.
+
+    Attributes:
+        width: D, the width of the tokens.
+        depth: Blocks.
+        tokens_mlp_width: Hidden width of the MLPs over the patches.
+        channels_mlp_width: Hidden width of the MLPs over the channels.
+        patch: (height, width) of a patch in pixels.
+        drop_path: Rate at which the last block's branches are dropped whole, an image
+            at a time; linear in depth from 0, what is kept is rescaled (big_vision
+            does not rescale).
+        crop: "error": the patch must divide the image; "valid": what is left over at
+            the bottom and right is not seen.
+        gelu: "tanh": the approximation of Google's code; "erf": exact.
+        unroll: Blocks a loop iteration; 0: all of them, a flat program.
+        remat: What a block's backward pass computes again; see `VitArchitecture`.
+    """
+
+    family: ClassVar[str] = "mixer"
+    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
+        "crop": ("error", "valid"),
+        "gelu": tuple(layers.GELU),
+        "remat": tuple(vit.REMAT),
+    }
+
+    width: int
+    depth: int
+    tokens_mlp_width: int
+    channels_mlp_width: int
+    patch: tuple[int, int]
+    drop_path: float = 0.0
+    crop: str = "error"
+    gelu: str = "tanh"
+    unroll: int = 0
+    remat: str = "none"
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.check_pair("patch")
+        self.check_least(1, "width", "depth", "tokens_mlp_width", "channels_mlp_width")
+        self.check_least(0, "unroll")
+        self.check_rates("drop_path")
+        divided = all(s % p == 0 for s, p in zip(self.image_size, self.patch))
+        if min(self.grid) < 1 or not (divided or self.crop == "valid"):
+            raise errors.UserError(
+                f"image_size={by(self.image_size)} is not a whole number of "
+                f"{by(self.patch)} patches; crop='valid' leaves out the rest at the "
+                "bottom and right."
+            )
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of patches."""
+        (height, width), (p, q) = self.image_size, self.patch
+        return height // p, width // q
+
+    @property
+    def tokens(self) -> int:
+        """Patches."""
+        return math.prod(self.grid)
+
+    @property
+    def feature_width(self) -> int:
+        """Width of what feeds the head."""
+        return self.width
+
+
+def parse(name: str) -> dict[str, Any]:
+    """Returns the fields that a name such as "Mixer-B/16" or "Mixer-S/16x8" gives.
+
+    Raises:
+        errors.UserError: not such a name, or an unknown size.
+    """
+    found = re.fullmatch(PREFIX + r"(\w+)/(\d+)(?:x(\d+))?", name)
+    if not found:
+        raise errors.UserError(
+            f"model {name!r} is not Mixer-SIZE/PATCH such as 'Mixer-B/16'."
+            + errors.suggest(name, NAMES)
+        )
+    size, height, width = found.groups()
+    fields = dataclasses.asdict(errors.lookup(SIZES, size, "Mixer size"))
+    return fields | {"patch": (int(height), int(width or height))}
+
+
+class Mlp(nnx.Module):
+    """Two dense layers with GELU between them, initialised as Flax's own."""
+
+    def __init__(self, width: int, hidden: int, *, gelu: str, rngs: nnx.Rngs):
+        make = functools.partial(
+            layers.Linear, kernel_init=layers.lecun_normal, rngs=rngs
+        )
+        self.up = make((width,), (hidden,))
+        self.down = make((hidden,), (width,))
+        self.gelu = gelu
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [..., d] to the same."""
+        return self.down(layers.GELU[self.gelu](self.up(x)))
+
+
+class MixerBlock(nnx.Module):
+    """Pre-norm MLPs, over the patches and then over the channels, with residuals."""
+
+    def __init__(self, arch: MixerArchitecture, *, rngs: nnx.Rngs):
+        width = arch.width
+        make = functools.partial(Mlp, gelu=arch.gelu, rngs=rngs)
+        self.norm1 = layers.LayerNorm(width, epsilon=1e-6)
+        self.tokens = make(arch.tokens, arch.tokens_mlp_width)
+        self.norm2 = layers.LayerNorm(width, epsilon=1e-6)
+        self.channels = make(width, arch.channels_mlp_width)
+
+    def __call__(
+        self, x: jax.Array, key: jax.Array | None, rate: jax.Array
+    ) -> jax.Array:
+        """Maps [b, n, d] to the same; without a key no branch is dropped."""
+        keys = [None] * 2 if key is None else list(jax.random.split(key))
+        mixed = self.tokens(self.norm1(x).swapaxes(1, 2)).swapaxes(1, 2)
+        x = x + _drop_path(mixed, rate, keys[0])
+        return x + _drop_path(self.channels(self.norm2(x)), rate, keys[1])
+
+
+def _drop_path(x: jax.Array, rate: jax.Array, key: jax.Array | None) -> jax.Array:
+    if key is None:
+        return x
+    keep = jax.random.bernoulli(key, 1 - rate, (x.shape[0], 1, 1))
+    return jnp.where(keep, x / (1 - rate).astype(x.dtype), jnp.zeros_like(x))
+
+
+class MlpMixer(nnx.Module):
+    """Images to logits. Leaf names are public: checkpoints and rules use them."""
+
+    def __init__(self, architecture: MixerArchitecture, *, rngs: nnx.Rngs):
+        arch = architecture
+        self.architecture = arch
+        self.patch_embed = layers.Linear(
+            (*arch.patch, 3),
+            (arch.width,),
+            kernel_init=layers.lecun_normal,
+            rngs=rngs,
+        )
+        make_blocks = nnx.split_rngs(splits=arch.depth)(
+            nnx.vmap(lambda rngs: MixerBlock(arch, rngs=rngs))
+        )
+        self.blocks = make_blocks(rngs)
+        self.norm = layers.LayerNorm(arch.width, epsilon=1e-6)
+        self.head = _head(arch, rngs) if arch.num_classes else None
+
+    def __call__(
+        self,
+        images: jax.Array,
+        *,
+        deterministic: bool = True,
+        rngs: nnx.Rngs | None = None,
+        constrain: vit.Constrain | None = None,
+    ) -> jax.Array:
+        """Returns logits [b, classes], or the features [b, width] without a head.
+
+        Args:
+            images: float [b, height, width, 3], normalised (the released weights
+                expect [-1, 1]), of the architecture's size.
+            deterministic: No branch is dropped.
+            rngs: Source of the keys of `drop_path` (its stream "dropout").
+            constrain: Applied to the tokens [b, n, d] at the entry and exit of every
+                block, e.g. to pin their sharding.
+
+        Returns:
+            float32.
+
+        Raises:
+            errors.UserError: images of another shape or of an integer dtype.
+        """
+        return self.classify(
+            self.features(
+                images, deterministic=deterministic, rngs=rngs, constrain=constrain
+            )
+        )
+
+    def classify(self, features: jax.Array) -> jax.Array:
+        """Maps features to logits, float32; without a head, returns the features."""
+        if self.head is None:
+            return features
+        x = features.astype(self.architecture.compute_dtype)
+        return self.head(x, dtype=jnp.dtype(jnp.float32))
+
+    def features(
+        self,
+        images: jax.Array,
+        *,
+        deterministic: bool = True,
+        rngs: nnx.Rngs | None = None,
+        constrain: vit.Constrain | None = None,
+    ) -> jax.Array:
+        """Returns the mean of the tokens, float32 [b, width]; see the call."""
+        arch = self.architecture
+        vit.check_images(images, arch)
+        keys = None
+        if not deterministic and arch.drop_path:
+            if rngs is None:
+                raise errors.UserError(
+                    "deterministic=False with drop_path needs random numbers: pass "
+                    "rngs=nnx.Rngs(dropout=key)."
+                )
+            keys = jax.random.split(rngs.dropout(), arch.depth)
+        x = self.patch_embed(vit.patches(images.astype(arch.compute_dtype), arch))
+        graphdef, stacked = nnx.split(self.blocks)
+        x = _run_blocks(
+            graphdef,
+            nnx.to_pure_dict(stacked),
+            x,
+            keys,
+            jnp.linspace(0, arch.drop_path, arch.depth, dtype=jnp.float32),
+            unroll=arch.unroll or arch.depth,
+            remat=arch.remat,
+            constrain=constrain,
+        )
+        return jnp.mean(self.norm(x), axis=1).astype(jnp.float32)
+
+
+def _head(arch: MixerArchitecture, rngs: nnx.Rngs) -> layers.Linear:
+    return layers.Linear(
+        (arch.width,),
+        (arch.num_classes,),
+        kernel_init=layers.zeros,
+        bias_init=nnx.initializers.constant(arch.head_bias),
+        rngs=rngs,
+    )
+
+
+@functools.partial(
+    jax.jit, static_argnames=("graphdef", "unroll", "remat", "constrain")
+)
+def _run_blocks(
+    graphdef: nnx.GraphDef,
+    stacked: dict[str, Any],
+    tokens: jax.Array,
+    keys: jax.Array | None,
+    rates: jax.Array,
+    *,
+    unroll: int,
+    remat: str,
+    constrain: vit.Constrain | None,
+) -> jax.Array:
+    """Scans one block over its stacked parameters; jitted once a graph definition."""
+    pin = constrain or (lambda x: x)
+
+    def body(x: jax.Array, layer: tuple) -> tuple[jax.Array, None]:
+        params, key, rate = layer
+        return pin(nnx.merge(graphdef, params)(pin(x), key, rate)), None
+
+    xs = (stacked, keys, rates)
+    tokens, _ = jax.lax.scan(vit.REMAT[remat](body), tokens, xs, unroll=unroll)
+    return tokens
+
+
+def forward_macs(arch: MixerArchitecture) -> int:
+    """Multiply-adds of one image's forward pass; matrix products only."""
+    n, d = arch.tokens, arch.width
+    block = 2 * n * d * (arch.tokens_mlp_width + arch.channels_mlp_width)
+    return n * math.prod(arch.patch) * 3 * d + arch.depth * block + d * arch.num_classes
