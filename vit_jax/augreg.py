@@ -261,9 +261,9 @@ def _nothing(
     rows = [r for r in index if all(getattr(r, c) == v for c, v in known.items())]
     name = known["name"]
     if not rows:
-        names = {row.name for row in index}
+        names = sorted({row.name for row in index})
         return errors.UserError(
-            f"no AugReg checkpoint of {name!r}; there are: {', '.join(sorted(names)[:30])}."
+            f"no AugReg checkpoint of {name!r}; there are: {', '.join(names[:30])}."
             f"{errors.suggest(name, names)}"
         )
     lines = []
