@@ -2,13 +2,15 @@
 
 from vit_jax.interop.dialects import DIALECTS
 from vit_jax.interop.posemb import resample_posemb
-from vit_jax.interop.weights import Weights, check_shapes, infer, read, write
+from vit_jax.interop.source import Tensors
+from vit_jax.interop.weights import Weights, check_shapes, is_weights, read, write
 
 __all__ = [
     "DIALECTS",
+    "Tensors",
     "Weights",
     "check_shapes",
-    "infer",
+    "is_weights",
     "read",
     "resample_posemb",
     "write",

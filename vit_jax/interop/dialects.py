@@ -1,97 +1,87 @@
-"""The table of dialects: how to recognise, read and write each."""
+"""The table of dialects, and which one a file is in."""
 
 import logging
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-
-import numpy as np
+from collections.abc import Iterable
 
 from vit_jax import errors
 from vit_jax.interop import google
-from vit_jax.interop.rules import Rule, listed
+from vit_jax.interop.dialect import Dialect
+from vit_jax.interop.rules import listed
 
-Leaves = dict[str, np.ndarray]
-
-
-def _same(leaves: Leaves) -> Leaves:
-    return leaves
-
-
-@dataclass(frozen=True)
-class Dialect:
-    """Names of another code's parameters.
-
-    Attributes:
-        rules: Between our leaf names and theirs.
-        marker: A regex that one of a file's names matches and no other dialect's.
-        prefix: Put before their names when they are written.
-        loaded: Applied to our leaves after the rules.
-        saved: Its inverse, before the rules.
-    """
-
-    rules: list[Rule]
-    marker: str
-    prefix: str = ""
-    loaded: Callable[[Leaves], Leaves] = _same
-    saved: Callable[[Leaves], Leaves] = _same
-
-
-_BIG_VISION = {
-    "prefix": "params/",
-    "loaded": google.add_class_position,
-    "saved": google.fold_class_position,
-}
 # The first whose marker is found is taken.
 DIALECTS: dict[str, Dialect] = {
-    "google_old": Dialect(
-        google.GOOGLE_OLD,
-        r"Transformer/encoderblock_\d+/MultiHeadDotProductAttention_1/.*",
-    ),
-    "google": Dialect(google.GOOGLE, r"Transformer/posembed_input/pos_embedding"),
-    "big_vision_scan": Dialect(
-        google.BIG_VISION_SCAN,
-        r"Transformer/encoderblock/MultiHeadDotProductAttention_0/.*",
-        **_BIG_VISION,
-    ),
-    "big_vision": Dialect(google.BIG_VISION, r"pos_embedding", **_BIG_VISION),
+    **google.DIALECTS,
 }
 
 # What stands before the weights' names in a file of a whole training state.
 PREFIXES = ("opt/target/", "params/")
 
 
-def select(names: Iterable[str]) -> tuple[str, list[str]]:
+def select(names: Iterable[str], subtree: str = "") -> tuple[str, list[str]]:
     """Returns the prefix of the weights' names and the names that have it.
 
-    What else such a file holds (optimizer, counters) is logged, not read.
+    What else such a file holds (optimizer, counters, other models) is logged, not read.
+
+    Args:
+        names: All of a file's.
+        subtree: Of which model, where a file holds several: "img".
+
+    Raises:
+        errors.UserError: there is no such subtree.
     """
     names = list(names)
-    for prefix in PREFIXES:
-        chosen = [name for name in names if name.startswith(prefix)]
-        if not chosen:
-            continue
-        rest = sorted(set(names) - set(chosen))
-        if rest:
-            logging.info(
-                "%d tensors outside %r are not weights and are not read: %s",
-                *(len(rest), prefix, ", ".join(rest[:3])),
-            )
-        return prefix, chosen
-    return "", names
+    starts = [p for p in PREFIXES if any(name.startswith(p) for name in names)]
+    prefix = starts[0] if starts else ""
+    if subtree:
+        prefix += f"{subtree.strip('/')}/"
+    chosen = [name for name in names if name.startswith(prefix)]
+    if not chosen:
+        known = sorted(
+            {name.removeprefix(*starts[:1] or [""]).split("/")[0] for name in names}
+        )
+        raise errors.UserError(
+            f"holds nothing under {prefix!r}; at the top are: "
+            f"{', '.join(known[:10])[:300]}."
+        )
+    rest = sorted(set(names) - set(chosen))
+    if rest:
+        logging.info(
+            "%d tensors outside %r are not these weights and are not read: %s",
+            *(len(rest), prefix, ", ".join(rest[:3])),
+        )
+    return prefix, chosen
 
 
 def recognise(names: Iterable[str]) -> str:
     """Returns the dialect that weights of these names are in.
 
     Raises:
-        errors.UserError: none.
+        errors.UserError: none; says so if a part of them would be in one.
     """
     names = list(names)
-    for dialect, entry in DIALECTS.items():
-        if any(re.fullmatch(entry.marker, name) for name in names):
-            return dialect
+    found = _recognise(names)
+    if found is not None:
+        return found
+    parts = {}
+    for name in names:
+        head, slash, rest = name.partition("/")
+        if slash:
+            parts.setdefault(head, []).append(rest)
+    models = [part for part in sorted(parts) if _recognise(parts[part])]
+    if models:
+        raise errors.UserError(
+            f"it holds several models: {', '.join(models[:8])}.\n"
+            f"Say which after a colon: FILE.npz:{models[0]}"
+        )
     raise errors.UserError(
         f"its {len(names)} tensors are of no layout we know "
         f"({', '.join(DIALECTS)}):\n{listed(sorted(names))}"
     )
+
+
+def _recognise(names: list[str]) -> str | None:
+    for dialect, entry in DIALECTS.items():
+        if any(re.fullmatch(entry.marker, name) for name in names):
+            return dialect
+    return None

@@ -7,84 +7,199 @@ them all together (`LayerNorm_0`, `MultiHeadDotProductAttention_1`, `LayerNorm_2
 before the class token comes in, so its table has no entry for it.
 """
 
+import logging
+import math
+from typing import Any
+
 import numpy as np
 
-from vit_jax.interop.rules import Rule
-
-Leaves = dict[str, np.ndarray]
-
-
-def encoder(block: str, *, norms: tuple[int, int], attn: int, mlp: int) -> list[Rule]:
-    """Rules of the encoder, whose sub-modules carry these numbers."""
-    mha = f"{block}/MultiHeadDotProductAttention_{attn}"
-    return [
-        Rule("blocks/norm1/{leaf}", f"{block}/LayerNorm_{norms[0]}/{{leaf}}"),
-        Rule("blocks/attn/{part}/{leaf}", f"{mha}/{{part}}/{{leaf}}"),
-        Rule("blocks/norm2/{leaf}", f"{block}/LayerNorm_{norms[1]}/{{leaf}}"),
-        Rule("blocks/mlp/up/{leaf}", f"{block}/MlpBlock_{mlp}/Dense_0/{{leaf}}"),
-        Rule("blocks/mlp/down/{leaf}", f"{block}/MlpBlock_{mlp}/Dense_1/{{leaf}}"),
-        Rule("norm/{leaf}", "Transformer/encoder_norm/{leaf}"),
-    ]
+from vit_jax.interop.dialect import Dialect
+from vit_jax.interop.rules import Rule, Sizes
+from vit_jax.interop.source import Tensors
+from vit_jax.models.variants import VitArchitecture
 
 
-COMMON = [
+def _block(ours: str, theirs: str, *, norms: tuple[int, int], attn: int, mlp: int):
+    """Rules of one block, whose sub-modules carry these numbers."""
+    mha = f"{theirs}/MultiHeadDotProductAttention_{attn}"
+    return (
+        Rule(f"{ours}/norm1/{{leaf}}", f"{theirs}/LayerNorm_{norms[0]}/{{leaf}}"),
+        Rule(f"{ours}/attn/{{part}}/{{leaf}}", f"{mha}/{{part}}/{{leaf}}"),
+        Rule(f"{ours}/norm2/{{leaf}}", f"{theirs}/LayerNorm_{norms[1]}/{{leaf}}"),
+        *_mlp(f"{ours}/mlp", f"{theirs}/MlpBlock_{mlp}"),
+    )
+
+
+def _mlp(ours: str, theirs: str) -> tuple[Rule, ...]:
+    return (
+        Rule(f"{ours}/up/{{leaf}}", f"{theirs}/Dense_0/{{leaf}}"),
+        Rule(f"{ours}/down/{{leaf}}", f"{theirs}/Dense_1/{{leaf}}"),
+    )
+
+
+def _map_head(theirs: str) -> tuple[Rule, ...]:
+    return (
+        Rule("map/probe", f"{theirs}probe"),
+        Rule(
+            "map/attn/{part}/{leaf}",
+            f"{theirs}MultiHeadDotProductAttention_0/{{part}}/{{leaf}}",
+        ),
+        Rule("map/norm/{leaf}", f"{theirs}LayerNorm_0/{{leaf}}"),
+        *_mlp("map/mlp", f"{theirs}MlpBlock_0"),
+    )
+
+
+_COMMON = (
+    Rule("norm/{leaf}", "Transformer/encoder_norm/{leaf}"),
     Rule("patch_embed/{leaf}", "embedding/{leaf}"),
     Rule("cls", "cls"),
     Rule("pre_logits/{leaf}", "pre_logits/{leaf}"),
     Rule("head/{leaf}", "head/{leaf}"),
-]
+)
 
 
-def _flat(array: np.ndarray) -> np.ndarray:
+def flat(array: np.ndarray, sizes: Sizes) -> np.ndarray:
+    """[1, 1, 1, C] or [C] to [C]."""
     return array.reshape(-1) if array.shape[:-1] == (1, 1, 1) else array
 
 
-def _old_group_norm(array: np.ndarray) -> np.ndarray:
+def old_group_norm(array: np.ndarray, *, sizes: Sizes) -> np.ndarray:
+    """[C] to [1, 1, 1, C]."""
     return array.reshape(1, 1, 1, -1)
 
 
-def resnet(*, old: bool) -> list[Rule]:
+def _resnet(*, old: bool) -> tuple[Rule, ...]:
     """Rules of a hybrid's ResNet; `old`: written with [1, 1, 1, C] GroupNorms."""
-    functions = {"load": _flat} | ({"save": _old_group_norm} if old else {})
+    functions = {"load": flat} | ({"save": old_group_norm} if old else {})
     unit, their = "resnet/stage{stage}/unit{unit}", "block{stage}/unit{unit}"
-    return [
+    return (
         Rule("resnet/root/conv/kernel", "conv_root/kernel"),
         Rule("resnet/root/norm/{leaf}", "gn_root/{leaf}", **functions),
         Rule(f"{unit}/conv{{i}}/kernel", f"{their}/conv{{i}}/kernel"),
         Rule(f"{unit}/norm{{i}}/{{leaf}}", f"{their}/gn{{i}}/{{leaf}}", **functions),
         Rule(f"{unit}/conv_proj/kernel", f"{their}/conv_proj/kernel"),
         Rule(f"{unit}/norm_proj/{{leaf}}", f"{their}/gn_proj/{{leaf}}", **functions),
-    ]
+    )
 
 
-BLOCK = "Transformer/encoderblock_{layer}"
-LINEN = {"norms": (0, 1), "attn": 0, "mlp": 0}
-OLD = {"norms": (0, 2), "attn": 1, "mlp": 3}
-POSEMB = Rule("posemb", "Transformer/posembed_input/pos_embedding")
+_BLOCK = "Transformer/encoderblock_{layer}"
+_LINEN = _block("blocks", _BLOCK, norms=(0, 1), attn=0, mlp=0)
+_OLD = _block("blocks", _BLOCK, norms=(0, 2), attn=1, mlp=3)
+_SCAN = _block("blocks", "Transformer/encoderblock", norms=(0, 1), attn=0, mlp=0)
+_POSEMB = Rule("posemb", "Transformer/posembed_input/pos_embedding")
+# big_vision moved its table twice and its pooling head once.
+_BIG_VISION = (
+    *_COMMON,
+    Rule("posemb", "pos_embedding"),
+    Rule("posemb", "Transformer/pos_embedding"),
+    Rule("posemb", "Transformer/posembed_input/pos_embedding"),
+    *_map_head("MAPHead_0/"),
+    *_map_head(""),
+)
 
-GOOGLE = [*encoder(BLOCK, **LINEN), *COMMON, POSEMB, *resnet(old=False)]
-GOOGLE_OLD = [*encoder(BLOCK, **OLD), *COMMON, POSEMB, *resnet(old=True)]
 
-_BIG_VISION = [*COMMON, Rule("posemb", "pos_embedding")]
-BIG_VISION = [*encoder(BLOCK, **LINEN), *_BIG_VISION]
-BIG_VISION_SCAN = [*encoder("Transformer/encoderblock", **LINEN), *_BIG_VISION]
+def _google_says(tensors: Tensors) -> dict[str, Any]:
+    if _POSEMB.theirs in tensors.shapes:
+        return {}
+    return {"posemb": "none"}
 
 
-def add_class_position(leaves: Leaves) -> Leaves:
-    """Puts zeros before a big_vision table as the class token's position.
+def _big_vision_says(tensors: Tensors) -> dict[str, Any]:
+    tables = {rule.theirs for rule in _BIG_VISION if rule.ours == "posemb"}
+    if tables & set(tensors.shapes):
+        return {}
+    return {"posemb": "sincos_2d"}
 
-    big_vision's class token has no position: adding zero is the same forward pass.
+
+def _without_lost_position(leaves: Tensors) -> Tensors:
+    """Drops the first entry of N + 1 where there is no class token to use it.
+
+    Old checkpoints of big_vision with other pooling have it; its code drops it too.
     """
-    if "cls" not in leaves or "posemb" not in leaves:
+    if "posemb" not in leaves.shapes or "cls" in leaves.shapes:
         return leaves
-    table = leaves["posemb"]
-    zeros = np.zeros((1, 1, table.shape[-1]), table.dtype)
-    return leaves | {"posemb": np.concatenate([zeros, table], axis=1)}
+    shape = leaves.shapes["posemb"]
+    entries = shape[1] if len(shape) == 3 else 0
+    if entries < 2 or math.isqrt(entries - 1) ** 2 != entries - 1:
+        return leaves
+    logging.info(
+        "%s: the position table has an entry for a class token and the model has no "
+        "such token: left out.",
+        leaves.label,
+    )
+    short = (shape[0], entries - 1, *shape[2:])
+    return leaves.changed({"posemb": (short, lambda: leaves.read("posemb")[:, 1:])})
 
 
-def fold_class_position(leaves: Leaves) -> Leaves:
+def _with_class_position(
+    leaves: Tensors, arch: VitArchitecture
+) -> tuple[Tensors, VitArchitecture]:
+    """Puts zeros before the table as the class token's position: the same function."""
+    if arch.posemb != "learned" or not arch.has_class_token or arch.positioned:
+        return leaves, arch
+    shape = leaves.shapes["posemb"]
+
+    def table() -> np.ndarray:
+        old = leaves.read("posemb")
+        return np.concatenate([np.zeros_like(old[:, :1]), old], axis=1)
+
+    longer = (shape[0], shape[1] + 1, *shape[2:])
+    return leaves.changed({"posemb": (longer, table)}), arch.replace(prefix_positions=1)
+
+
+def _with_folded_position(
+    leaves: Tensors, arch: VitArchitecture
+) -> tuple[Tensors, VitArchitecture]:
     """Adds the class token's position to the token, as big_vision's own import does."""
-    if "cls" not in leaves:
-        return leaves
-    table = leaves["posemb"]
-    return leaves | {"cls": leaves["cls"] + table[:, :1], "posemb": table[:, 1:]}
+    if arch.posemb != "learned" or not arch.has_class_token or not arch.positioned:
+        return leaves, arch
+    shape = leaves.shapes["posemb"]
+    if arch.positioned > 1:
+        return leaves, arch
+
+    def token() -> np.ndarray:
+        return leaves.read("cls") + leaves.read("posemb")[:, :1]
+
+    changes = {
+        "cls": (leaves.shapes["cls"], token),
+        "posemb": (
+            (shape[0], shape[1] - 1, *shape[2:]),
+            lambda: leaves.read("posemb")[:, 1:],
+        ),
+    }
+    return leaves.changed(changes), arch.replace(prefix_positions=0)
+
+
+_FIELDS = {"gelu": "tanh", "norm_epsilon": 1e-6}
+_GOOGLE = {
+    "fields": _FIELDS | {"prefix_positions": 1},
+    "says": _google_says,
+    "saved": _with_class_position,
+}
+_NEW = {
+    "fields": _FIELDS | {"prefix_positions": 0},
+    "says": _big_vision_says,
+    "loaded": _without_lost_position,
+    "saved": _with_folded_position,
+    "prefix": "params/",
+}
+_ATTENTION = "MultiHeadDotProductAttention_"
+
+DIALECTS: dict[str, Dialect] = {
+    "google_old": Dialect(
+        (*_OLD, *_COMMON, _POSEMB, *_resnet(old=True)),
+        rf"Transformer/encoderblock_\d+/{_ATTENTION}1/.*",
+        **_GOOGLE,
+    ),
+    "google": Dialect(
+        (*_LINEN, *_COMMON, _POSEMB, *_resnet(old=False)), _POSEMB.theirs, **_GOOGLE
+    ),
+    "big_vision_scan": Dialect(
+        (*_SCAN, *_BIG_VISION), rf"Transformer/encoderblock/{_ATTENTION}0/.*", **_NEW
+    ),
+    "big_vision": Dialect(
+        (*_LINEN, *_BIG_VISION),
+        rf"Transformer/encoderblock_\d+/{_ATTENTION}0/.*",
+        **_NEW,
+    ),
+}

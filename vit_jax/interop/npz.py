@@ -1,76 +1,73 @@
-"""Reading `.npz` files of strangers: bounded, checked, without pickle."""
+"""`.npz` files of strangers: bounded, checked, without pickle; and writing them."""
 
-import io
 import math
+import os
 import re
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 
 from vit_jax import errors
+from vit_jax.interop import source
 
 # Deflate can pack 1,000 to 1. A checkpoint's weights hardly pack at all and its zeroed
 # head does, so a whole file stays far below this.
 MAX_UNPACKED = 50
-MAX_MEMBERS = 100_000
-NAME = re.compile(r"[\w.+:~-]+(/[\w.+:~-]+)*")
+# Ten times those of the largest model with its optimizer's state.
+MAX_MEMBERS = 20_000
+MAX_AXES = 8
+CHUNK = 1 << 24
+NAME = re.compile(r"[\w.+:~-]{1,200}(/[\w.+:~-]{1,200}){0,20}")
+KIND = "an .npz file"
 
 
-def read(
-    path: str | Path, keep: Callable[[str], bool] = lambda name: True
-) -> dict[str, np.ndarray]:
-    """Returns the arrays of a file by name, as they are stored.
+def open(path: str | Path) -> source.Tensors:
+    """Opens a file: checks names and sizes, reads the headers and no array.
 
-    Checks the names, that the sizes in the headers are those of the file, and the
-    checksum of every member before its array is used; allocates nothing that the
-    file's own size does not bound. Two-byte void arrays are bfloat16 (numpy has no
-    name for it when it writes).
-
-    Args:
-        path: A `.npz` file.
-        keep: Members to read, by name.
+    The sizes in the headers must be those of the file; the checksum of a member is
+    verified when it is read; nothing is allocated that the file's own size does not
+    bound. Two-byte void arrays are bfloat16 (numpy has no name for it when it writes).
 
     Raises:
-        errors.UserError: a damaged file, or one that is not what it says.
+        errors.UserError: here and by `read`: a damaged file, or one that is not what
+            it says.
     """
     path = Path(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
+    with source.reading(str(path), KIND):
+        archive = zipfile.ZipFile(path)
+        try:
             members = _members(archive, path.stat().st_size)
-            return {
-                name: _array(archive, info)
-                for name, info in members.items()
-                if keep(name)
-            }
-    except errors.UserError as error:
-        raise errors.UserError(f"{path}: {error}") from None
-    except MemoryError:
-        raise errors.UserError(
-            f"{path} does not fit in this machine's memory."
-        ) from None
-    except Exception as error:  # zipfile, zlib and struct raise a dozen kinds
-        reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
-        raise errors.UserError(
-            f"{path} cannot be read as an .npz file: {reason}\n"
-            "It is damaged or was not copied to its end: compare its size and checksum "
-            "with the source's and copy it again."
-        ) from error
+            shapes = {name: _shape(archive, info) for name, info in members.items()}
+        except BaseException:
+            archive.close()
+            raise
+
+    def read(name: str) -> np.ndarray:
+        with source.reading(str(path), KIND):
+            return _array(archive, members[name])
+
+    return source.Tensors(shapes, read, label=str(path), close=archive.close)
 
 
-def names(path: str | Path) -> list[str]:
-    """Returns the names of the arrays in a file; errors as `read`."""
-    found = []
-    read(path, lambda name: bool(found.append(name)))
-    return found
+def write(tensors: source.Tensors, path: str | Path) -> None:
+    """Writes arrays one by one; the file appears under its name when it is whole."""
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+        for name in tensors.names:
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, tensors.read(name))
+    os.replace(partial, path)
 
 
 def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
     infos = archive.infolist()
     if len(infos) > MAX_MEMBERS:
-        raise errors.UserError(f"has {len(infos)} members: no checkpoint.")
+        raise errors.UserError(
+            f"has {len(infos):,} members; no checkpoint has more than {MAX_MEMBERS:,}."
+        )
     unpacked = sum(info.file_size for info in infos)
     if unpacked > MAX_UNPACKED * size:
         raise errors.UserError(
@@ -90,29 +87,50 @@ def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
     return members
 
 
-def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
-    with archive.open(info) as member:
-        data = member.read(info.file_size)
-        if member.read(1) or len(data) != info.file_size:
-            raise errors.UserError(f"{info.filename!r} has not the size it says.")
-    stream = io.BytesIO(data)
-    version = np.lib.format.read_magic(stream)
+def _header(
+    member: zipfile.ZipExtFile, info: zipfile.ZipInfo
+) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Reads a member up to its values: (shape, whether Fortran order, dtype)."""
+    version = np.lib.format.read_magic(member)
     header = {
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,
     }
-    shape, fortran, dtype = header[version](stream)
-    if dtype.hasobject or dtype.fields or (dtype.kind == "V" and dtype.itemsize != 2):
+    if version not in header:
+        raise errors.UserError(
+            f"{info.filename!r} is of the unknown version {version}."
+        )
+    shape, fortran, dtype = header[version](member)
+    void = dtype.kind == "V" and dtype.itemsize == 2 and not dtype.fields
+    if not void and dtype.kind not in "biuf":
         raise errors.UserError(
             f"{info.filename!r} holds {dtype}, not numbers; pickled objects are not "
             "read."
         )
-    claimed, held = math.prod(shape) * dtype.itemsize, len(data) - stream.tell()
-    if min(shape, default=0) < 0 or claimed != held:
+    claimed = math.prod(shape) * dtype.itemsize
+    held = info.file_size - member.tell()
+    if min(shape, default=0) < 0 or len(shape) > MAX_AXES or claimed != held:
         raise errors.UserError(
-            f"{info.filename!r} claims shape {shape} of {dtype}, {claimed:,} bytes, "
-            f"and holds {held:,}."
+            f"{info.filename!r} claims shape {str(shape)[:100]} of {dtype}, {claimed:,}"
+            f" bytes, and holds {held:,}."
         )
-    flat = np.frombuffer(data, dtype, offset=stream.tell())
+    return shape, fortran, dtype
+
+
+def _shape(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[int, ...]:
+    with archive.open(info) as member:
+        return _header(member, info)[0]
+
+
+def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    with archive.open(info) as member:
+        shape, fortran, dtype = _header(member, info)
+        flat = np.empty(math.prod(shape), dtype)
+        data, at = memoryview(flat.view(np.uint8)), 0
+        while chunk := member.read(CHUNK):  # checks the checksum at the end
+            data[at : at + len(chunk)] = chunk
+            at += len(chunk)
+        if at != len(data):
+            raise errors.UserError(f"{info.filename!r} has not the size it says.")
     array = flat.reshape(shape, order="F" if fortran else "C")
     return array.view(ml_dtypes.bfloat16) if dtype.kind == "V" else array

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import numpy as np
 
 from vit_jax import errors
+from vit_jax.interop.source import Tensors
+from vit_jax.models.architecture import Architecture, by
 
 
 def _corners(old: int, new: int) -> np.ndarray:
@@ -25,6 +27,71 @@ METHODS: dict[str, Callable[[int, int], np.ndarray]] = {
     "corners": _corners,
     "centers": _centers,
 }
+
+
+def at_size(
+    leaves: Tensors, arch: Architecture, image_size: tuple[int, int], method: str
+) -> tuple[Tensors, Architecture]:
+    """Returns leaves and architecture for images of another size.
+
+    Raises:
+        errors.UserError: the model has weights that belong to its own grid of patches,
+            or the patches do not divide the new size.
+    """
+    target = arch.replace(image_size=image_size)
+    if arch.family != "vit" or target.grid == arch.grid or arch.posemb == "none":
+        return leaves, target
+    if arch.posemb.startswith("sincos"):
+        return leaves, target
+    if arch.posemb == "relative":
+        raise errors.UserError(
+            f"relative positions are learned for {by(arch.grid)} patches; "
+            f"{by(target.grid)} have others. Leave image_size at {arch.image_size}."
+        )
+    changes = {}
+    for name, size in {"posemb/row": 0, "posemb/column": 1}.items():
+        if name in leaves.shapes:
+            changes[name] = _line(leaves, name, target.grid[size], method)
+    for name in ("posemb", "blocks/posemb"):
+        if name in leaves.shapes:
+            changes[name] = _table(leaves, name, arch, target, method)
+    return leaves.changed(changes), target
+
+
+def _line(leaves: Tensors, name: str, new: int, method: str) -> tuple:
+    """(shape, maker) of a table of rows or of columns."""
+    old, width = leaves.shapes[name]
+    weights = errors.lookup(METHODS, method, "posemb resampling")(old, new)
+
+    def make() -> np.ndarray:
+        return (weights @ leaves.read(name).astype(np.float64)).astype(np.float32)
+
+    return (new, width), make
+
+
+def _table(
+    leaves: Tensors, name: str, arch: Architecture, target: Architecture, method: str
+) -> tuple:
+    """(shape, maker) of a table of all patches, or of one in every block."""
+    *lead, entries, width = leaves.shapes[name]
+    prefix = arch.positioned
+    count = prefix + target.grid[0] * target.grid[1]
+
+    def make() -> np.ndarray:
+        tables = leaves.read(name).reshape(-1, 1, entries, width)
+        new = [
+            resample_posemb(
+                table,
+                old_grid=arch.grid,
+                new_grid=target.grid,
+                prefix=prefix,
+                method=method,
+            )
+            for table in tables
+        ]
+        return np.stack(new).reshape(*lead, count, width)
+
+    return (*lead, count, width), make
 
 
 def resample_posemb(

@@ -1,22 +1,43 @@
 """From a file of another code to our architecture and parameters, and back."""
 
 import logging
-import math
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from vit_jax import errors, tree
 from vit_jax.data import preprocessing as preprocessing_lib
-from vit_jax.interop import dialects, npz, posemb, rules
-from vit_jax.models import build, variants
+from vit_jax.interop import (
+    dialects,
+    infer,
+    npz,
+    posemb,
+    rules,
+    safetensors,
+    tensorstore,
+)
+from vit_jax.interop.dialect import Dialect
+from vit_jax.interop.source import Tensors
+from vit_jax.models import build
 from vit_jax.models.architecture import Architecture, pair
 
-Leaves = Mapping[str, np.ndarray]
+
+class Container(NamedTuple):
+    """A file format: a suffix, and how it is opened and written."""
+
+    suffix: str
+    open: Callable[[Path], Tensors]
+    write: Callable[[Tensors, Path], None]
+
+
+CONTAINERS: dict[str, Container] = {
+    "npz": Container(".npz", npz.open, npz.write),
+    "safetensors": Container(safetensors.SUFFIX, safetensors.open, safetensors.write),
+    "tensorstore": Container(".bv", tensorstore.open, tensorstore.write),
+}
 
 
 @dataclass(frozen=True)
@@ -25,17 +46,38 @@ class Weights:
 
     Attributes:
         architecture: Read from the shapes of the tensors.
-        params: Nested dicts of float32 arrays under our names, blocks stacked.
+        leaves: Our leaves by name, float32, read from the file when asked for. Nested
+            dicts of arrays are taken as well.
         preprocessing: How the code that wrote them evaluates.
         dialect: Key of `dialects.DIALECTS`.
         label_names: One a class, where the file has them.
     """
 
     architecture: Architecture
-    params: dict[str, Any]
-    preprocessing: preprocessing_lib.Preprocessing
+    leaves: Tensors
+    preprocessing: preprocessing_lib.Preprocessing | None
     dialect: str
     label_names: tuple[str, ...] | None = None
+
+    def __post_init__(self):
+        if not isinstance(self.leaves, Tensors):
+            leaves = Tensors.of(dict(tree.named_leaves(self.leaves)))
+            object.__setattr__(self, "leaves", leaves)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """All leaves as nested dicts of arrays, read now."""
+        return tree.from_named(dict(self.leaves.largest_first()))
+
+    def close(self) -> None:
+        """Closes the file behind the leaves."""
+        self.leaves.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
 
 def read(
@@ -43,55 +85,133 @@ def read(
     *,
     image_size: int | tuple[int, int] | None = None,
     method: str = "corners",
+    **options: Any,
 ) -> Weights:
-    """Reads an `.npz` of google-research/vision_transformer or of big_vision.
+    """Opens weights in any dialect; only names and shapes are read until asked.
 
     Args:
-        path: The file.
+        path: A file, or a folder of a format that is one. "FILE.npz:img" is the model
+            under `img/` of a file of several.
         image_size: Pixels (one number or height, width) to resample the position
             table for; None: the size it was trained at.
         method: See `posemb.resample_posemb`.
+        **options: Fields of the architecture that the tensors do not decide (heads,
+            gelu, norm_epsilon, pool, posemb ...), over what is inferred.
 
     Raises:
         errors.UserError: a file that is missing or damaged, in an unknown layout, or
             with tensors that have no place or do not fit together.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise errors.UserError(f"{path} is no file.")
-    prefix, names = dialects.select(npz.names(path))
-    tensors = npz.read(path, set(names).__contains__)
-    tensors = {name.removeprefix(prefix): tensors[name] for name in names}
+    tensors, subtree = open(path)
     try:
-        dialect = dialects.recognise(tensors)
-        entry = dialects.DIALECTS[dialect]
-        leaves = entry.loaded(rules.load(entry.rules, tensors))
-        arch = infer(leaves, image_size)
-        leaves = _at_size(leaves, arch, image_size, method)
+        prefix, names = dialects.select(tensors.names, subtree)
+        tensors = tensors.renamed({n.removeprefix(prefix): n for n in names})
+        name = dialects.recognise(tensors.names)
+        entry = dialects.DIALECTS[name]
+        leaves, arch = interpret(tensors, entry, options, image_size)
         if image_size is not None:
-            arch = arch.replace(image_size=pair(image_size))
-        check_shapes(leaves, arch)
-    except errors.UserError as error:
-        raise errors.UserError(f"{path}: {error}") from None
-    if "head/kernel" in leaves and not leaves["head/kernel"].any():
-        logging.warning(
-            "%s: its head is all zeros, as in the published ImageNet-21k files of the "
-            "paper: every class gets the same score. Features are fine; fine-tune, or "
-            "take a file with a head.",
-            path,
+            leaves, arch = posemb.at_size(leaves, arch, pair(image_size), method)
+        check_shapes(leaves.shapes, arch)
+        return Weights(
+            arch,
+            _warning_of_zeros(leaves),
+            entry.preprocessing(arch, tensors.config),
+            name,
+            entry.label_names(tensors.config),
         )
-    return Weights(
-        arch,
-        tree.from_named(dict(leaves)),
-        preprocessing_lib.Preprocessing(image_size=arch.image_size),
-        dialect,
-    )
+    except errors.UserError as error:
+        tensors.close()
+        raise errors.UserError(f"{path}: {error}") from None
+    except BaseException:
+        tensors.close()
+        raise
+
+
+def open(path: str | Path) -> tuple[Tensors, str]:
+    """Opens a file or folder of tensors; also returns the subtree its path asks for.
+
+    Raises:
+        errors.UserError: nothing there, or not what its name says.
+    """
+    path, subtree = Path(path), ""
+    if not path.exists() and ":" in path.name:
+        parent, (name, _, subtree) = path.parent, path.name.partition(":")
+        path = parent / name
+    container = _container_of(path)
+    if container is None:
+        if path.is_dir():
+            raise errors.UserError(f"{path} is a folder without weights.")
+        raise errors.UserError(f"{path} is no file.")
+    return CONTAINERS[container].open(path), subtree
+
+
+def is_weights(path: str | Path) -> bool:
+    """Whether there are weights of another code, as far as names of files tell."""
+    return _container_of(Path(path)) is not None
+
+
+def _container_of(path: Path) -> str | None:
+    if tensorstore.find(path) is not None:
+        return "tensorstore"
+    if safetensors.is_one(path):
+        return "safetensors"
+    return "npz" if path.is_file() else None
+
+
+def interpret(
+    tensors: Tensors,
+    entry: Dialect,
+    options: Mapping[str, Any],
+    image_size: int | tuple[int, int] | None,
+) -> tuple[Tensors, Architecture]:
+    """Returns our leaves and the architecture of tensors in a dialect.
+
+    Raises:
+        errors.UserError: tensors without a place, or that do not fit together.
+        infer.UnknownHeads: see there.
+    """
+    fields = {**entry.fields, **entry.says(tensors), **options}
+    sizes = rules.Sizes()
+    if not entry.says_heads:
+        if "heads" not in fields:
+            draft = rules.load(entry.rules, tensors, sizes, entry.ignore)
+            fields["heads"] = infer.known_heads(draft.shapes)
+        sizes = rules.Sizes(heads=fields["heads"])
+    leaves = rules.load(entry.rules, tensors, sizes, entry.ignore)
+    leaves = entry.loaded(leaves)
+    return leaves, infer.architecture(leaves.shapes, fields, image_size, entry.family)
+
+
+def _warning_of_zeros(leaves: Tensors) -> Tensors:
+    """The same leaves, which say so when a head of zeros is read."""
+    name = "head/kernel"
+    if name not in leaves.shapes:
+        return leaves
+
+    def head() -> np.ndarray:
+        kernel = leaves.read(name)
+        if not kernel.any():
+            logging.warning(
+                "%s: its head is all zeros, as in the published ImageNet-21k files of "
+                "the paper: every class gets the same score. Features are fine; "
+                "fine-tune, or take a file with a head.",
+                leaves.label,
+            )
+        return kernel
+
+    return leaves.changed({name: (leaves.shapes[name], head)})
 
 
 def write(
     weights: Weights, path: str | Path, dialect: str | None = None
 ) -> dict[str, tuple[int, ...]]:
-    """Writes weights in a dialect (None: the one they came in) as `.npz`.
+    """Writes weights in a dialect (None: the one they came in), tensor by tensor.
+
+    Args:
+        weights: What to write.
+        path: File or folder; its suffix chooses the format where the dialect has
+            several.
+        dialect: Key of `dialects.DIALECTS`.
 
     Returns:
         The names and shapes written.
@@ -101,131 +221,70 @@ def write(
     """
     name = dialect or weights.dialect
     entry = errors.lookup(dialects.DIALECTS, name, "dialect")
-    leaves = {n: np.asarray(a) for n, a in tree.named_leaves(weights.params)}
-    tensors = rules.save(entry.rules, entry.saved(leaves))
-    tensors = {f"{entry.prefix}{n}": array for n, array in tensors.items()}
     path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as stream:
-        np.savez(stream, **tensors)
-    os.replace(partial, path)
-    return {n: array.shape for n, array in tensors.items()}
+    tensors = _in_dialect(weights, name, entry)
+    prefixed = tensors.renamed({entry.prefix + n: n for n in tensors.names})
+    CONTAINERS[_container(path, name, entry)].write(prefixed, path)
+    return prefixed.shapes
 
 
-def infer(
-    leaves: Leaves, image_size: int | tuple[int, int] | None = None
-) -> variants.VitArchitecture:
-    """Returns the architecture that the shapes of our named leaves imply.
-
-    Args:
-        leaves: Named leaves.
-        image_size: Consulted where the position table is not that of a square.
-
-    Raises:
-        errors.UserError: leaves that every model has are missing or misshapen.
-    """
-    width, depth, heads, hidden = _encoder_shape(leaves)
-    units = _resnet_units(leaves)
-    fields = {
-        "width": width,
-        "depth": depth,
-        "mlp_width": hidden,
-        "heads": heads,
-        "patch": _leaf(leaves, "patch_embed/kernel", 4).shape[:2],
-        "resnet": units,
-    }
-    if units is not None:
-        fields["resnet_width"] = _leaf(leaves, "resnet/root/conv/kernel", 4).shape[3]
-    strides = tuple(p * variants.resnet_stride(units) for p in fields["patch"])
-    prefix = int("cls" in leaves)
-    entries = _leaf(leaves, "posemb", 3).shape[1] - prefix
-    rows, columns = _grid(entries, strides, image_size)
-    num_classes = 0
-    if "head/kernel" in leaves:
-        num_classes = _leaf(leaves, "head/kernel", 2).shape[1]
-    return variants.VitArchitecture(
-        name=variants.name_of(fields),
-        image_size=(rows * strides[0], columns * strides[1]),
-        num_classes=num_classes,
-        pool="token" if prefix else "mean",
-        pre_logits="pre_logits/kernel" in leaves,
-        **fields,
-    )
+def _container(path: Path, name: str, entry: Dialect) -> str:
+    for container, (suffix, _, _) in CONTAINERS.items():
+        if path.suffix == suffix:
+            if container in entry.containers:
+                return container
+            wanted = " or ".join(CONTAINERS[c].suffix for c in entry.containers)
+            raise errors.UserError(f"{path}: {name} is written as {wanted}.")
+    return entry.containers[0]
 
 
-def _leaf(leaves: Leaves, name: str, ndim: int) -> np.ndarray:
-    if name not in leaves:
-        raise errors.UserError(f"has no tensor for our leaf {name!r}.")
-    if leaves[name].ndim != ndim or 0 in leaves[name].shape:
+def _in_dialect(weights: Weights, name: str, entry: Dialect) -> Tensors:
+    """The tensors of a dialect, after the proof that reading gives the model back."""
+    arch = weights.architecture
+    if arch.family != entry.family:
         raise errors.UserError(
-            f"{name} has shape {leaves[name].shape}; want {ndim} axes, none empty."
+            f"{name} is a dialect of the {entry.family} family; {arch.name} is of the "
+            f"{arch.family} family."
         )
-    return leaves[name]
+    leaves, saved = entry.saved(weights.leaves, arch)
+    heads = getattr(saved, "heads", 1)
+    try:
+        tensors = rules.save(entry.rules, leaves, rules.Sizes(heads=heads))
+    except errors.UserError as error:
+        raise errors.UserError(
+            f"{name} cannot hold this {arch.name}: {error}"
+        ) from None
+    wanted = weights.preprocessing
+    if entry.config is not None:
+        config = entry.config(saved, wanted, weights.label_names)
+        tensors = tensors.configured(config)
+    options = {}
+    try:
+        back = interpret(tensors, entry, options, saved.image_size)[1]
+    except infer.UnknownHeads:
+        back = interpret(tensors, entry, {"heads": heads}, saved.image_size)[1]
+    if lines := infer.differences(saved, back):
+        raise errors.UserError(
+            f"{name} has no way to say of this {arch.name}:\n{rules.listed(lines)}"
+        )
+    read = entry.preprocessing(saved, tensors.config)
+    if wanted is not None and wanted != read:
+        logging.warning(
+            "%s does not say how images are prepared: its readers will take %s, this "
+            "model wants %s.",
+            *(name, read, wanted),
+        )
+    return tensors
 
 
-def _encoder_shape(leaves: Leaves) -> tuple[int, int, int, int]:
-    depth, width, heads, _ = _leaf(leaves, "blocks/attn/query/kernel", 4).shape
-    return width, depth, heads, _leaf(leaves, "blocks/mlp/up/kernel", 3).shape[2]
-
-
-def _resnet_units(leaves: Leaves) -> tuple[int, ...] | None:
-    names = [name.split("/") for name in leaves if name.startswith("resnet/")]
-    if not names:
-        return None
-    units = {(n[1], n[2]) for n in names if n[1] != "root"}
-    stages = {stage for stage, _ in units}
-    return tuple(
-        sum(stage == f"stage{i + 1}" for stage, _ in units) for i in range(len(stages))
-    )
-
-
-def _grid(
-    entries: int,
-    strides: tuple[int, int],
-    image_size: int | tuple[int, int] | None,
-) -> tuple[int, int]:
-    side = math.isqrt(max(entries, 0))
-    if side and side * side == entries:
-        return side, side
-    if image_size is not None:
-        height, width = pair(image_size)
-        asked = height // strides[0], width // strides[1]
-        if math.prod(asked) == entries:
-            return asked
-    raise errors.UserError(
-        f"its position table has {entries} entries for patches, which is no square; "
-        "pass the image_size it was trained at."
-    )
-
-
-def _at_size(
-    leaves: Leaves,
-    arch: variants.VitArchitecture,
-    image_size: int | tuple[int, int] | None,
-    method: str,
-) -> Leaves:
-    if image_size is None:
-        return leaves
-    grid = arch.replace(image_size=pair(image_size)).grid
-    table = posemb.resample_posemb(
-        leaves["posemb"],
-        old_grid=arch.grid,
-        new_grid=grid,
-        prefix=arch.prefix,
-        method=method,
-    )
-    return {**leaves, "posemb": table}
-
-
-def check_shapes(leaves: Leaves, arch: variants.VitArchitecture) -> None:
+def check_shapes(shapes: Mapping[str, tuple[int, ...]], arch: Architecture) -> None:
     """Raises `UserError` unless the leaves are exactly those of the architecture."""
     _, params = build.abstract(arch)
     wanted = {name: leaf.shape for name, leaf in tree.named_leaves(params)}
-    found = {name: leaf.shape for name, leaf in leaves.items()}
     lines = [
-        f"{name}: {found.get(name, 'missing')}, want {wanted.get(name, 'none')}"
-        for name in sorted(found | wanted)
-        if found.get(name) != wanted.get(name)
+        f"{name}: {shapes.get(name, 'missing')}, want {wanted.get(name, 'none')}"
+        for name in sorted(shapes | wanted)
+        if shapes.get(name) != wanted.get(name)
     ]
     if lines:
         raise errors.UserError(

@@ -1,0 +1,264 @@
+"""From the shapes of our leaves to an architecture."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from vit_jax import errors
+from vit_jax.interop import mixer
+from vit_jax.models import families, variants
+from vit_jax.models.architecture import Architecture, by, pair
+
+Shapes = Mapping[str, tuple[int, ...]]
+ImageSize = int | tuple[int, int] | None
+
+# Fields that another code's weights need not know: they are of training, of how a
+# computation is run, or of how parameters start.
+NOT_STORED = {
+    *("name", "image_size", "head_bias", "layer_scale", "crop"),
+    *("dropout", "attention_dropout", "drop_path"),
+    *("compute_dtype", "logits_dtype", "attention", "unroll", "remat"),
+}
+
+
+class UnknownHeads(errors.UserError):
+    """Nothing says how many attention heads there are."""
+
+
+def architecture(
+    shapes: Shapes,
+    fields: Mapping[str, Any] | None = None,
+    image_size: ImageSize = None,
+    family: str = "vit",
+) -> Architecture:
+    """Returns the architecture that the shapes of our named leaves imply.
+
+    Args:
+        shapes: Of all leaves, by name.
+        fields: What else is known of it, over what the shapes imply; "image_size" is
+            the one it was trained at, "prefix_positions" only decides what is tried
+            first.
+        image_size: The one it shall have, consulted where the shapes do not say.
+        family: Key of `families.FAMILIES`.
+
+    Raises:
+        errors.UserError: leaves that every model has are missing or misshapen, an
+            unknown field, or a size that must be given.
+    """
+    known = {f.name for f in dataclasses.fields(families.FAMILIES[family].architecture)}
+    for field in fields or {}:
+        errors.lookup(dict.fromkeys(known), field, "model option")
+    fields = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in (fields or {}).items()
+    }
+    return FAMILIES[family](shapes, fields, image_size)
+
+
+def known_heads(shapes: Shapes) -> int:
+    """Returns the heads of the named ViT of this width and MLP width.
+
+    Raises:
+        UnknownHeads: there is none.
+    """
+    width, hidden = _encoder(shapes)[1:]
+    for size in variants.SIZES.values():
+        if (size.width, size.mlp_width) == (width, hidden):
+            return size.heads
+    raise UnknownHeads(
+        f"its tensors do not say how many heads share a width of {width}: pass heads=, "
+        "e.g. vit_jax.load(path, heads=12)."
+    )
+
+
+def differences(ours: Architecture, theirs: Architecture) -> list[str]:
+    """Returns a line for each field by which the same weights mean another function."""
+    fields = [f.name for f in dataclasses.fields(ours) if f.name not in NOT_STORED]
+    fields = ["positioned" if f == "prefix_positions" else f for f in fields]
+    return [
+        f"{field}={getattr(ours, field)!r}: it would be {getattr(theirs, field)!r}"
+        for field in fields
+        if getattr(ours, field) != getattr(theirs, field)
+    ]
+
+
+def _shape(shapes: Shapes, name: str, axes: int) -> tuple[int, ...]:
+    if name not in shapes:
+        raise errors.UserError(f"has no tensor for our leaf {name!r}.")
+    if len(shapes[name]) != axes or 0 in shapes[name]:
+        raise errors.UserError(
+            f"{name} has shape {shapes[name]}; want {axes} axes, none empty."
+        )
+    return shapes[name]
+
+
+def _block(shapes: Shapes) -> tuple[str, str]:
+    """The kind of the blocks and where one attention and MLP of theirs are."""
+    if any(name.startswith("blocks/row/") for name in shapes):
+        return "axial", "blocks/row"
+    return "standard", "blocks"
+
+
+def _encoder(shapes: Shapes) -> tuple[int, int, int]:
+    """(depth, width, hidden width)."""
+    block = _block(shapes)[1]
+    depth, width, _, _ = _shape(shapes, f"{block}/attn/query/kernel", 4)
+    return depth, width, _shape(shapes, f"{block}/mlp/up/kernel", 3)[2]
+
+
+def _vit(
+    shapes: Shapes, given: dict[str, Any], image_size: ImageSize
+) -> variants.VitArchitecture:
+    kind, block = _block(shapes)
+    depth, width, hidden = _encoder(shapes)
+    inferred = {
+        "width": width,
+        "depth": depth,
+        "mlp_width": hidden,
+        "heads": _shape(shapes, f"{block}/attn/query/kernel", 4)[2],
+        "patch": _shape(shapes, "patch_embed/kernel", 4)[:2],
+        "block": kind,
+        "class_token": "yes" if "cls" in shapes else "no",
+        "pre_logits": "pre_logits/kernel" in shapes,
+        "qkv_bias": f"{block}/attn/query/bias" in shapes,
+        "qk_norm": f"{block}/attn/query_norm/scale" in shapes,
+        "mlp": "swiglu" if f"{block}/mlp/gate/kernel" in shapes else "gelu",
+        "layer_scale": 1e-5 if f"{block}/scale1" in shapes else 0.0,
+        "mask_token": "mask_token" in shapes,
+        **_sizes(shapes, width),
+    }
+    fields = inferred | given
+    trained = pair(fields.pop("image_size")) if "image_size" in fields else None
+    positions = _positions(shapes, fields, trained, image_size)
+    return variants.VitArchitecture(
+        name=variants.name_of(fields), **(positions | fields)
+    )
+
+
+def _sizes(shapes: Shapes, width: int) -> dict[str, Any]:
+    """What the pooling, the head and the optional leaves show."""
+    fields: dict[str, Any] = {"num_classes": 0, "resnet": _resnet_units(shapes)}
+    pool = "token" if "cls" in shapes else "mean"
+    if "head/kernel" in shapes:
+        inputs, fields["num_classes"] = _shape(shapes, "head/kernel", 2)
+        if inputs == 2 * width and "cls" in shapes:
+            pool = "token_mean"
+    fields["pool"] = "map" if "map/probe" in shapes else pool
+    if fields["resnet"] is not None:
+        fields["resnet_width"] = _shape(shapes, "resnet/root/conv/kernel", 4)[3]
+    if "registers" in shapes:
+        fields["registers"] = _shape(shapes, "registers", 3)[1]
+    if "patch_head/kernel" in shapes:
+        fields["patch_outputs"] = _shape(shapes, "patch_head/kernel", 2)[1]
+    return fields
+
+
+def _resnet_units(shapes: Shapes) -> tuple[int, ...] | None:
+    names = [name.split("/") for name in shapes if name.startswith("resnet/")]
+    if not names:
+        return None
+    units = {(n[1], n[2]) for n in names if n[1] != "root"}
+    stages = {stage for stage, _ in units}
+    return tuple(
+        sum(stage == f"stage{i + 1}" for stage, _ in units) for i in range(len(stages))
+    )
+
+
+def _positions(
+    shapes: Shapes,
+    fields: dict[str, Any],
+    trained: tuple[int, int] | None,
+    image_size: ImageSize,
+) -> dict[str, Any]:
+    """The kind of position embedding, and the image size that its table shows.
+
+    Takes "prefix_positions" out of the fields.
+    """
+    strides = tuple(
+        p * variants.resnet_stride(fields["resnet"]) for p in fields["patch"]
+    )
+    prefix = (fields["class_token"] == "yes") + fields.get("registers", 0)
+    first = min(fields.pop("prefix_positions", 1), prefix)
+    places = [first, *(p for p in range(prefix + 1) if p != first)]
+    sizes = [size for size in (trained, image_size) if size is not None]
+    found: dict[str, Any] = {"prefix_positions": first}
+    if "posemb/row" in shapes:
+        grid = tuple(_shape(shapes, f"posemb/{a}", 2)[0] for a in ("row", "column"))
+        return found | {"posemb": "learned_2d", "image_size": _times(grid, strides)}
+    table = next((n for n in TABLES if n in shapes), None)
+    if table is None:
+        if not sizes:
+            raise errors.UserError(
+                "it has no position table, so its tensors do not say the image size: "
+                "pass image_size=, e.g. vit_jax.load(path, image_size=224)."
+            )
+        return found | {"posemb": "none", "image_size": pair(sizes[0])}
+    kind, axes, axis = TABLES[table]
+    entries = _shape(shapes, table, axes)[axis]
+    if kind == "relative":
+        entries, places = (entries + 1) // 2, [prefix]
+    if table.startswith("blocks/"):
+        found["posemb_at"] = "every"
+    place, grid = _grid(entries, places, strides, trained, image_size)
+    return found | {
+        "posemb": kind,
+        "prefix_positions": place if kind == "learned" else first,
+        "image_size": _times(grid, strides),
+    }
+
+
+# Leaf -> (kind, axes, the axis of the entries).
+TABLES = {
+    "posemb": ("learned", 3, 1),
+    "blocks/posemb": ("learned", 4, 2),
+    "relative": ("relative", 3, 0),
+    "blocks/attn/relative": ("relative", 4, 1),
+}
+
+
+def _times(grid: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, int]:
+    return grid[0] * strides[0], grid[1] * strides[1]
+
+
+def _grid(
+    entries: int,
+    places: list[int],
+    strides: tuple[int, ...],
+    trained: tuple[int, int] | None,
+    image_size: ImageSize,
+) -> tuple[int, tuple[int, int]]:
+    """How many entries are no patch's, of `places`, and (rows, columns) of the rest."""
+
+    def fits(size: tuple[int, int]) -> tuple[int, tuple[int, int]] | None:
+        grid = size[0] // strides[0], size[1] // strides[1]
+        for place in places:
+            if math.prod(grid) == entries - place > 0:
+                return place, grid
+        return None
+
+    if trained is not None and (found := fits(trained)):
+        return found
+    for place in places:
+        side = math.isqrt(max(entries - place, 0))
+        if side and side * side == entries - place:
+            return place, (side, side)
+    if image_size is not None and (found := fits(pair(image_size))):
+        return found
+    raise errors.UserError(
+        f"its position table has {entries - places[0]} entries for patches of "
+        f"{by(strides)} pixels, which is no square; pass the image_size it was "
+        "trained at."
+    )
+
+
+def _mixer(
+    shapes: Shapes, given: dict[str, Any], image_size: ImageSize
+) -> Architecture:
+    return mixer.infer(shapes, image_size).replace(**given)
+
+
+FAMILIES: dict[str, Callable[[Shapes, dict[str, Any], ImageSize], Architecture]] = {
+    "vit": _vit,
+    "mixer": _mixer,
+}
