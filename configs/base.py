@@ -14,6 +14,7 @@ def get_config() -> ConfigDict:
     config.total = "300 epochs"  # length of the run
     config.batch_size = 4096  # examples a step, over all devices and hosts
     config.microbatches = 1  # gradient accumulation: parts of a batch
+    config.objective = "classification"  # classification | masked_patches (B.1.2)
     config.loss = "sigmoid"  # sigmoid (summed over classes) | softmax
     config.label_smoothing = 0.0
     config.ema = 0.0  # factor of the Polyak average, evaluated and saved; 0: none
@@ -23,6 +24,12 @@ def get_config() -> ConfigDict:
     config.eval_every = "5%"
     config.save_every = "1000 steps"
     config.keep = 2  # newest checkpoints to keep
+
+    config.masked = ConfigDict()  # of masked_patches: no head, what patches were
+    config.masked.target = "mean_color"  # mean_color | downsampled (4x4) | pixels
+    config.masked.rate = 0.5  # share of an image's patches that are corrupted
+    config.masked.mask = 0.8  # of those: the mask token
+    config.masked.replace = 0.1  # of those: another patch; the rest stays as it is
 
     config.model = ConfigDict()
     config.model.name = "B/16"  # size / patch; "checkpoint": as init_from
@@ -134,6 +141,19 @@ def fewshot(
             "shots": (1, 5, 10, 25),
             "seeds": 3,
             "l2": 2.0**10,
+        }
+    )
+
+
+def masked(split: str, *, dataset: str = "", every: str = "") -> ConfigDict:
+    """Masked prediction of a run with that objective, beside a constant prediction."""
+    return ConfigDict(
+        {
+            "type": "masked",
+            "dataset": dataset,
+            "split": split,
+            "every": every,
+            "seed": 0,
         }
     )
 

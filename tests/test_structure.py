@@ -32,6 +32,7 @@ LEVELS = {
     "data": 1,
     "models": 2,
     "objectives": 2,
+    "masked": 2,
     "remote": 2,
     "interop": 3,
     "augreg": 3,

@@ -16,7 +16,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from vit_jax import errors, models, objectives, optim, pretrained, validation
+from vit_jax import errors, masked, models, objectives, optim, pretrained, validation
 from vit_jax import mesh as mesh_lib
 from vit_jax import step as step_lib
 from vit_jax.data import augment, catalog, preprocessing, transforms
@@ -54,6 +54,7 @@ class Experiment:
         init: () -> TrainState, placed; jitted.
         train_step: (state, batch) -> (state, metrics); jitted, the state is donated.
         forward: (params, uint8 images) -> features and logits; jitted.
+        prediction: of masked patches, in a run with that objective, else None.
         train_transform: host part of the training preprocessing.
     """
 
@@ -70,6 +71,7 @@ class Experiment:
     init: Callable[[], step_lib.TrainState]
     train_step: Callable[..., tuple[step_lib.TrainState, step_lib.Metrics]]
     forward: Forward
+    prediction: masked.Masked | None
     train_transform: Any
 
 
@@ -101,6 +103,18 @@ def _architecture(
         )
     architecture = pretrained.read_architecture(config["init_from"])
     return models.with_options(architecture, {key: options[key] for key in OF_A_RUN})
+
+
+def _with_outputs(
+    config: Mapping[str, Any], architecture: models.Architecture
+) -> tuple[models.Architecture, masked.Task | None]:
+    """Gives a model the outputs that the objective trains: classes or patches."""
+    if config["objective"] == "classification":
+        none = {"mask_token": False, "patch_outputs": 0}
+        return models.with_options(architecture, none), None
+    task = masked.make_task(architecture, **config["masked"])
+    outputs = {"mask_token": True, "patch_outputs": task.outputs}
+    return architecture.replace(num_classes=0, pre_logits=False, **outputs), task
 
 
 def _durations(
@@ -222,10 +236,39 @@ def _abstract_batch(
     }
 
 
+def _pixels(
+    config: Mapping[str, Any], architecture: models.Architecture
+) -> dict[str, Any]:
+    """How images are normalised, as `augment.normalize` takes it."""
+    data = config["data"]
+    mean, std = tuple(data["mean"]), tuple(data["std"])
+    return {"mean": mean, "std": std, "dtype": architecture.compute_dtype}
+
+
+def _prediction(
+    graphdef: Any, pixels: Mapping[str, Any], task: masked.Task | None
+) -> masked.Masked | None:
+    def apply(
+        params: Any, images: jax.Array, corruption: masked.Corruption, key: Any
+    ) -> jax.Array:
+        model = models.merge(graphdef, params)
+        return masked.predict(
+            model, augment.normalize(images, **pixels), corruption, key
+        )
+
+    return None if task is None else masked.Masked(task, apply)
+
+
 def _loss(
-    config: Mapping[str, Any], graphdef: Any, pixels: Mapping[str, Any], classes: int
+    config: Mapping[str, Any],
+    graphdef: Any,
+    pixels: Mapping[str, Any],
+    classes: int,
+    prediction: masked.Masked | None,
 ) -> step_lib.LossFn:
     """The objective over raw batches; a microbatch is normalised when it is used."""
+    if prediction is not None:
+        return masked.masked_patches(prediction)
 
     def model_apply(params: Any, images: jax.Array, key: jax.Array) -> jax.Array:
         model = models.merge(graphdef, params)
@@ -271,13 +314,11 @@ def assemble(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
     examples = catalog.num_examples(info, data["train_split"])
     durations = _durations(config, info, examples)
     architecture = _architecture(config, info)
+    architecture, task = _with_outputs(config, architecture)
     graphdef, _ = models.abstract(architecture)
     tx, schedule = _optimizer(config["optimizer"], durations)
-    pixels = {
-        "mean": tuple(data["mean"]),
-        "std": tuple(data["std"]),
-        "dtype": architecture.compute_dtype,
-    }
+    pixels = _pixels(config, architecture)
+    prediction = _prediction(graphdef, pixels, task)
 
     def make_state() -> step_lib.TrainState:
         key = step_lib.step_key(config["seed"], durations.total)
@@ -287,7 +328,7 @@ def assemble(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
     abstract = jax.eval_shape(make_state)
     layout, gather, scatter = _layout(abstract, mesh)
     train_step = step_lib.make_train_step(
-        _loss(config, graphdef, pixels, info.num_classes),
+        _loss(config, graphdef, pixels, info.num_classes, prediction),
         tx,
         seed=config["seed"],
         microbatches=config["microbatches"],
@@ -315,6 +356,7 @@ def assemble(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
             out_shardings=(layout, mesh_lib.replicated(mesh)),
         ),
         forward=make_forward(graphdef, gather=gather, **pixels),
+        prediction=prediction,
         train_transform=_train_transform(config),
     )
 

@@ -187,7 +187,7 @@ def adapt(
 
     Leaves of the same shape are kept, the position table is resampled for another
     grid, a head for another number of classes starts at zero, and the pre-logits
-    layer is dropped where the target has none.
+    layer and what only masked prediction uses are dropped where the target has none.
 
     Args:
         params: Of `from_architecture`.
@@ -231,7 +231,7 @@ def adapt(
             theirs = "none" if ours is None else tuple(ours.shape)
             problems.append(f"{name}: the checkpoint has {theirs}, this model {shape}")
     for name, leaf in source.items():
-        if re.match("pre_logits/|head/", name):
+        if re.match("pre_logits/|head/|mask_token$|patch_head/", name):
             report.dropped.append(f"{name} {tuple(leaf.shape)}")
         else:
             problems.append(f"{name}: only the checkpoint has it, {tuple(leaf.shape)}")

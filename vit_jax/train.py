@@ -69,10 +69,11 @@ def make_evaluations(exp: experiment.Experiment) -> list[Evaluation]:
             data_dir=data["data_dir"],
             forward=exp.forward,
             preprocessing=exp.preprocessing,
-            num_classes=exp.info.num_classes,
+            num_classes=exp.architecture.num_classes,
             batch_size=exp.config["batch_size"] // exp.config["microbatches"],
             mesh=exp.mesh,
             loss=exp.config["loss"],
+            prediction=exp.prediction,
         )
         result.append(Evaluation(name, every or exp.durations.eval_every, run_))
     return result

@@ -7,9 +7,10 @@ from typing import Any
 from jax.sharding import Mesh
 
 from vit_jax import checkpoint, errors
+from vit_jax import masked as masked_lib
 from vit_jax.data import catalog
 from vit_jax.data.preprocessing import Preprocessing
-from vit_jax.evaluators import batches, classify, fewshot
+from vit_jax.evaluators import batches, classify, fewshot, masked
 
 # From the parameters of a model to named figures.
 Evaluator = Callable[[Any], dict[str, float]]
@@ -17,6 +18,7 @@ Evaluator = Callable[[Any], dict[str, float]]
 EVALUATORS: dict[str, Callable[..., Evaluator]] = {
     "classify": classify.evaluator,
     "fewshot": fewshot.evaluator,
+    "masked": masked.evaluator,
 }
 
 
@@ -32,6 +34,12 @@ def trained_loss(path: str | Path) -> str:
 
 
 def _check_classes(info: catalog.DatasetInfo, num_classes: int) -> None:
+    if not num_classes:
+        raise errors.UserError(
+            "the model has no head, so it has no top-1: fine-tune one for "
+            f"{info.name}, or measure the features with a few-shot evaluation "
+            "(--fewshot)"
+        )
     if info.num_classes != num_classes:
         raise errors.UserError(
             f"{info.name} has {info.num_classes} classes, the model's head has "
@@ -51,13 +59,14 @@ def make(
     batch_size: int,
     mesh: Mesh,
     loss: str = "softmax",
+    prediction: masked_lib.Masked | None = None,
     prefix: str = "",
 ) -> Evaluator:
     """Opens the splits of a dataset and returns the evaluator over them.
 
     Args:
         options: "type" (a key of `EVALUATORS`) and "split"; for few-shot evaluation
-            also "train_split", "shots", "seeds" and "l2".
+            also "train_split", "shots", "seeds" and "l2", for masked prediction "seed".
         dataset: as `data.catalog` takes it.
         data_dir: of TFDS, or "".
         forward: `(params, uint8 images) -> {"features", "logits"}`.
@@ -66,11 +75,13 @@ def make(
         batch_size: over all devices.
         mesh: of all devices.
         loss: that `classify` reports.
+        prediction: of masked patches, which `masked` measures; None: there is none.
         prefix: of the names of the figures.
 
     Raises:
         UserError: unknown type, dataset or split; a dataset that is not prepared; a
-            head for another number of classes.
+            head for another number of classes; masked prediction of a run that has
+            another objective.
     """
     kind = options["type"]
     factory = errors.lookup(EVALUATORS, kind, "evaluator type")
@@ -82,16 +93,23 @@ def make(
         return catalog.open_source(dataset, split, data_dir=data_dir)
 
     shared = {
-        "forward": forward,
         "source": open_split(options["split"]),
         "transform": preprocessing.eval_transform(),
         "batch_size": batch_size,
         "mesh": mesh,
         "prefix": prefix,
     }
+    if kind == "masked":
+        if prediction is None:
+            raise errors.UserError(
+                "an evaluation of type 'masked' wants a run with "
+                "objective='masked_patches'; this one classifies"
+            )
+        return factory(masked=prediction, seed=options["seed"], **shared)
     if kind == "classify":
-        return factory(loss=loss, **shared)
+        return factory(forward=forward, loss=loss, **shared)
     return factory(
+        forward=forward,
         train_source=open_split(options["train_split"]),
         num_classes=info.num_classes,
         shots=tuple(options["shots"]),
