@@ -1,5 +1,7 @@
 """The rule mechanism and the resampling of position tables, by their equations."""
 
+import logging
+
 import jax
 import numpy as np
 import pytest
@@ -7,22 +9,85 @@ import pytest
 from vit_jax import errors, interop
 from vit_jax.interop import rules
 from vit_jax.interop.rules import Rule
+from vit_jax.interop.source import Tensors
+
+
+def turned(array, sizes):
+    return array.T
+
+
+def turned_back(array, *, sizes):
+    return array.T
+
+
+def split(array, sizes):
+    """[3 * heads * e, d] to three of [d, heads, e]."""
+    return tuple(
+        part.T.reshape(part.shape[1], sizes.heads, -1) for part in np.split(array, 3)
+    )
+
+
+def joined(*arrays, sizes):
+    return np.concatenate([array.reshape(len(array), -1).T for array in arrays])
+
 
 TABLE = [
-    Rule("a/{leaf}", "first/{leaf}", load=np.transpose, save=np.transpose),
+    Rule("a/{leaf}", "first/{leaf}", load=turned, save=turned_back),
+    Rule(("blocks/q", "blocks/k", "blocks/v"), "layer_{layer}/qkv", split, joined),
     Rule("blocks/{leaf}", "layer_{layer}/{leaf}"),
+    Rule("stage/unit{unit}/{leaf}", "unit{unit:02}/{leaf}"),
 ]
 
 
 def test_rules_are_inverse_and_stack_layers():
     theirs = {"first/w": np.arange(6.0, dtype=np.float32).reshape(2, 3)}
     theirs |= {f"layer_{i}/w": np.full(4, i, np.float32) for i in range(11)}
+    theirs |= {f"unit{i:02}/w": np.full(2, i, np.float32) for i in (1, 12)}
     ours = rules.load(TABLE, theirs)
-    assert ours["a/w"].shape == (3, 2)
+    assert ours["a/w"].shape == ours.shapes["a/w"] == (3, 2)
     assert ours["blocks/w"][:, 0].tolist() == list(range(11))
+    assert ours["stage/unit1/w"][0] == 1 and ours["stage/unit12/w"][0] == 12
     back = rules.save(TABLE, ours)
     assert back.keys() == theirs.keys()
     assert all(np.array_equal(back[name], theirs[name]) for name in theirs)
+
+
+def test_one_tensor_may_hold_several_leaves():
+    rng = np.random.default_rng(0)
+    theirs = {f"layer_{i}/qkv": rng.standard_normal((18, 5)) for i in range(2)}
+    theirs = {name: array.astype(np.float32) for name, array in theirs.items()}
+    sizes = rules.Sizes(heads=3)
+    ours = rules.load(TABLE, theirs, sizes)
+    assert ours.shapes == dict.fromkeys(
+        ["blocks/q", "blocks/k", "blocks/v"], (2, 5, 3, 2)
+    )
+    q, x = ours["blocks/q"][1], rng.standard_normal(5).astype(np.float32)
+    np.testing.assert_allclose(
+        np.einsum("d,dhe->he", x, q),
+        (theirs["layer_1/qkv"][:6] @ x).reshape(3, 2),
+        rtol=1e-5,
+    )
+    back = rules.save(TABLE, ours, sizes)
+    assert all(np.array_equal(back[name], theirs[name]) for name in theirs)
+    with pytest.raises(errors.UserError, match=r"no name for 1 leaves:\n  blocks/v"):
+        rules.save(TABLE, {n: ours[n] for n in ("blocks/q", "blocks/k")}, sizes)
+
+
+def test_shapes_are_known_without_a_read():
+    def read(name):
+        raise AssertionError("read")
+
+    shapes = {f"layer_{i}/qkv": (3 * 2**20, 2**20) for i in range(4)}
+    ours = rules.load(TABLE, Tensors(shapes, read), rules.Sizes(heads=2**4))
+    assert ours.shapes["blocks/k"] == (4, 2**20, 2**4, 2**16)
+
+
+def test_what_a_dialect_ignores_is_logged(caplog):
+    theirs = {"first/w": np.zeros((1, 1)), "first/position_ids": np.arange(3)}
+    with caplog.at_level(logging.INFO):
+        ours = rules.load(TABLE, theirs, ignore=[r".*/position_ids"])
+    assert list(ours) == ["a/w"]
+    assert "first/position_ids" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -31,8 +96,11 @@ def test_rules_are_inverse_and_stack_layers():
         ({f"layer_0/w{i}/x": (1,) for i in range(20)}, "20 of its 20.*and 15 more"),
         ({"layer_0/w": (1,), "layer_2/w": (1,)}, r"layer \[1\] is missing of 3"),
         ({"layer_9999/w": (1,)}, "is missing of 10000"),
+        ({"layer_12345/w": (1,)}, "no place in our"),
         ({"layer_0/w": (1,), "layer_1/w": (2,)}, "different shapes"),
         ({"layer_0/w": (1,), "layer_00/w": (1,)}, "two tensors claim"),
+        ({"layer_0/qkv": (6, 1), "layer_0/q": (1,)}, "two tensors claim"),
+        ({"layer_0/qkv": (7, 1)}, "layer_0/qkv has shape.*blocks/q cannot be made"),
     ],
 )
 def test_every_tensor_is_claimed_exactly_once(theirs, message):

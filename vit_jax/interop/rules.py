@@ -276,8 +276,9 @@ def save(
     shapes, makers = {}, {}
     for (_, names), rule in groups.items():
         empty = [_empty(ours.shapes[name]) for name in names]
+        shape = _saved(rule, empty, 0 if rule.stacked else None, sizes).shape
         for theirs, layer in _names_of(rule, names, empty):
-            shapes[theirs] = _saved(rule, empty, layer, sizes).shape
+            shapes[theirs] = shape
             makers[theirs] = (rule, names, layer)
 
     def read(theirs: str) -> np.ndarray:
