@@ -88,25 +88,31 @@ def get_config() -> ConfigDict:
     config.data.eval.resize = 0  # resize_small_crop: pixels of the short side
 
     config.optimizer = ConfigDict()
-    config.optimizer.name = "adam"  # adam | sgd
+    config.optimizer.name = "adam"  # adam | sgd | adafactor
     config.optimizer.lr = 1e-3  # peak
-    config.optimizer.schedule = "linear"  # constant | linear | cosine | rsqrt
+    config.optimizer.schedule = "linear"  # constant | linear | cosine | rsqrt | stairs
     config.optimizer.warmup = "10_000 steps"
     config.optimizer.cooldown = ""  # linear to zero at the end
     config.optimizer.end = 1e-5  # last rate of the linear schedule
     config.optimizer.timescale = 10_000  # steps, of rsqrt
+    config.optimizer.drop_at = ()  # stairs: shares of the run, a tenth after each
     # Decoupled: p -= lr_t * (direction + weight_decay * p), the convention of the
     # paper. big_vision's value is lr * weight_decay: 1e-4 there is 0.1 at lr 1e-3.
     config.optimizer.weight_decay = 0.1
     config.optimizer.decay = "all"  # which leaves: all | kernels
+    # Before that table: ((regex of leaf names, factor of weight_decay), ...), first
+    # match wins: (("^head/kernel", 100.0),) with "kernels" is a head's own decay.
+    config.optimizer.decay_rules = ()
     # Per-leaf learning rates: ((regex of leaf names, factor), ...), first match wins,
     # 1 where none does; factor 0 freezes: (("^head/", 1.0), (".*", 0.0)) is a probe.
     config.optimizer.lr_rules = ()
     config.optimizer.clip_norm = 0.0  # global gradient norm; 0: no clipping
     config.optimizer.beta1 = 0.9
-    config.optimizer.beta2 = 0.999
-    config.optimizer.epsilon = 1e-8
+    config.optimizer.beta2 = 0.999  # adafactor: the highest it takes
+    config.optimizer.epsilon = 1e-8  # adam
     config.optimizer.momentum = 0.9  # sgd
+    config.optimizer.factor_from = 32  # adafactor: axes as long are factored
+    config.optimizer.update_clip = 0.0  # adafactor: RMS of a leaf's update; 0: any
     config.optimizer.accumulator_dtype = (
         "float32"  # of the momentum; bfloat16 halves it
     )

@@ -179,12 +179,147 @@ def test_rules_that_miss_a_leaf_are_an_error():
         run(tx, make_params(), GRADS)
 
 
+def test_separate_decay_of_head_and_body():
+    """ScaleViT's 3.0 for the head and 0.03 for the rest, kernels alone."""
+    zero = [jax.tree.map(np.zeros_like, GRADS[0])]
+    rules = ((r"^head/kernel$", 100.0), *optim.DECAY["kernels"])
+    moved, _ = run(adam(weight_decay=0.03, decay_rules=rules), make_params(), zero)
+    for (name, before), after in zip(
+        tree.named_leaves(make_params()), jax.tree.leaves(moved)
+    ):
+        decay = {"head": 3.0}.get(name.split("/")[0], 0.03)
+        factor = 1 - PEAK * decay if name.endswith("kernel") else 1.0
+        np.testing.assert_allclose(after, before * factor, rtol=1e-6)
+
+
+def adafactor(**options):
+    options = {"schedule": optax.constant_schedule(PEAK), "beta1": 0.0} | options
+    return optim.make_optimizer("adafactor", **options)
+
+
+def second_moment(g, state, beta):
+    """One step of the full second moment of a leaf."""
+    state = beta * state + (1 - beta) * (g**2 + 1e-30)
+    return state, state
+
+
+def factored(g, state, beta, rows, columns):
+    """One step of the mean squares along two axes, whose outer product is used."""
+    square = g**2 + 1e-30
+    mean = [square.mean(axis, keepdims=True) for axis in (columns, rows)]
+    state = [beta * old + (1 - beta) * new for old, new in zip(state, mean)]
+    return state, state[0] * state[1] / state[0].mean(rows, keepdims=True)
+
+
+def adafactor_by_hand(axes, grads, *, cap=0.999, momentum=0.9, clip=0.0):
+    """Sum of the directions of one unstacked leaf; axes None: not factored."""
+    shape = grads[0].shape
+    state, average, total = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    if axes:
+        state = [np.zeros(shape).mean(axis, keepdims=True) for axis in axes[::-1]]
+    for t, g in enumerate(grads, start=1):
+        beta = min(cap, 1 - t**-0.8)
+        g = g.astype(np.float64)
+        state, v = (factored if axes else second_moment)(g, state, beta, *(axes or ()))
+        update = g / np.sqrt(v)
+        if clip:
+            update = update / max(1.0, np.sqrt(np.mean(update**2)) / clip)
+        average = momentum * average + (1 - momentum) * update
+        total = total + average
+    return total
+
+
+# shape of a layer -> its two largest axes, None where one of them is below 32.
+SHAPES = {
+    (40, 33): (0, 1),
+    (33, 40): (0, 1),
+    (40, 2, 36): (0, 2),  # a query kernel: [D, heads, D / heads]
+    (2, 36, 40): (1, 2),  # an output kernel: [heads, D / heads, D]
+    (40, 31): None,
+    (64,): None,
+}
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.5])
+def test_adafactor_is_its_formula(clip):
+    rng = np.random.default_rng(0)
+    names = {f"leaf{i}": shape for i, shape in enumerate(SHAPES)}
+    grads = [
+        {n: rng.normal(size=s).astype(np.float32) for n, s in names.items()}
+        for _ in range(4)
+    ]
+    zero = jax.tree.map(np.zeros_like, grads[0])
+    tx = adafactor(beta1=0.9, update_clip=clip)
+    moved, _ = run(tx, zero, grads)
+    for name, shape in names.items():
+        leaf = [grad[name] for grad in grads]
+        expected = -PEAK * adafactor_by_hand(SHAPES[shape], leaf, clip=clip)
+        np.testing.assert_allclose(moved[name], expected, rtol=2e-4, atol=1e-7)
+
+
+def test_the_cap_of_adafactors_second_moment():
+    grads = [{"w": g * np.ones(3, np.float32)} for g in (1.0, 2.0, 3.0, 4.0)]
+    zero = {"w": np.zeros(3, np.float32)}
+    for cap in (0.3, 0.999):
+        moved, _ = run(adafactor(beta1=0.5, beta2=cap), zero, grads)
+        leaf = [grad["w"] for grad in grads]
+        expected = -PEAK * adafactor_by_hand(None, leaf, cap=cap, momentum=0.5)
+        np.testing.assert_allclose(moved["w"], expected, rtol=1e-4)
+
+
+def test_adafactor_treats_stacked_layers_as_leaves_of_their_own():
+    """Also where the depth is one of the two largest axes, as of the biases of G/14."""
+    depth, rng = 48, np.random.default_rng(1)
+    shapes = {"mlp/up/kernel": (33, 40), "mlp/up/bias": (40,), "query": (36, 2, 33)}
+    grads = [
+        tree.from_named(
+            {
+                f"blocks/{name}": rng.normal(size=(depth, *shape)).astype(np.float32)
+                for name, shape in shapes.items()
+            }
+        )
+        for _ in range(3)
+    ]
+    zero = jax.tree.map(np.zeros_like, grads[0])
+    tx = adafactor(beta1=0.9, update_clip=0.7)
+    moved, state = run(tx, zero, grads)
+    for layer in (0, depth - 1):
+        alone = [
+            jax.tree.map(lambda g, i=layer: g[i], grad["blocks"]) for grad in grads
+        ]
+        expected, _ = run(tx, jax.tree.map(np.zeros_like, alone[0]), alone)
+        got = jax.tree.map(lambda leaf, i=layer: leaf[i], moved["blocks"])
+        assert_close(got, expected)
+    sizes = {n.split("inner_state/")[-1]: x.shape for n, x in tree.named_leaves(state)}
+    found = {n: s for n, s in sizes.items() if "v_" in n and "kernel" in n}
+    assert sorted(s for s in found.values()) == [(depth, 33), (depth, 40)]
+
+
+def test_adafactor_averages_in_bfloat16_and_needs_no_state_for_frozen_leaves():
+    params = make_params() | {"wide": np.ones((64, 96), np.float32)}
+    grads = [grad | {"wide": params["wide"]} for grad in GRADS]
+    options = dict(beta1=0.9, lr_rules=((r"^head/", 0.0),))
+    exact, _ = run(adafactor(**options), params, grads)
+    half, state = run(adafactor(accumulator_dtype="bfloat16", **options), params, grads)
+    assert_close(half, exact, tolerance=1e-4)
+    leaves = tree.named_leaves(state)
+    averages = [x for n, x in leaves if "/ema/" in n]
+    assert {str(x.dtype) for x in averages} == {"bfloat16"}
+    assert not [n for n, _ in leaves if "/head/" in n]
+    second = sum(x.size for n, x in leaves if "/v" in n and n.endswith("/wide"))
+    assert second == 64 + 96 + 1  # 1: in place of the whole
+    assert np.array_equal(exact["head"]["kernel"], params["head"]["kernel"])
+
+
 @pytest.mark.parametrize(
     "pattern, message", [("^heads/", "found in no parameter"), ("(", "no regex")]
 )
 def test_a_rate_rule_without_effect_is_an_error(pattern, message):
-    with pytest.raises(errors.UserError, match=message):
+    with pytest.raises(errors.UserError, match=f"lr_rules: .*{message}"):
         adam(lr_rules=((pattern, 0.0),)).init(make_params())
+    rules = ((pattern, 0.0), *optim.DECAY["all"])
+    with pytest.raises(errors.UserError, match=f"decay_rules: .*{message}"):
+        adam(decay_rules=rules).init(make_params())
 
 
 @pytest.mark.parametrize(
@@ -209,6 +344,21 @@ def test_schedules_at_their_corners(kind, middle, last):
     assert schedule(1000) == pytest.approx(last, rel=1e-4, abs=1e-9)
 
 
+def test_stairs_fall_to_a_tenth_at_their_shares_of_the_run():
+    """BiT's ImageNet schedule: a tenth after 30, 60 and 80 of 90 epochs."""
+    schedule = optim.make_schedule(
+        "stairs",
+        peak=1.0,
+        total_steps=900,
+        warmup_steps=10,
+        drop_at=(30 / 90, 60 / 90, 80 / 90),
+    )
+    assert schedule(5) == pytest.approx(0.5)
+    steps = np.array([10, 299, 300, 599, 600, 799, 800, 899])
+    expected = [1, 1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
+    np.testing.assert_allclose(schedule(steps), expected, rtol=1e-5)
+
+
 def test_the_decay_ends_where_the_cooldown_begins():
     schedule = optim.make_schedule(
         "linear", peak=1.0, total_steps=100, cooldown_steps=20, end=0.5
@@ -223,7 +373,9 @@ def test_choices_that_cannot_be():
         optim.make_schedule("cosin", peak=1.0, total_steps=5)
     with pytest.raises(errors.UserError, match="do not fit into 5 steps"):
         optim.make_schedule("cosine", peak=1.0, total_steps=5, warmup_steps=6)
-    with pytest.raises(errors.UserError, match="known: adam, sgd"):
+    with pytest.raises(errors.UserError, match="known: adafactor, adam, sgd"):
         optim.make_optimizer("lamb", schedule=optax.constant_schedule(1.0))
+    with pytest.raises(errors.UserError, match="shares of the run that rise"):
+        optim.make_schedule("stairs", peak=1.0, total_steps=9, drop_at=(0.6, 0.3))
     with pytest.raises(errors.UserError, match="accumulator_dtype"):
         adam(accumulator_dtype="float8")

@@ -158,18 +158,22 @@ def _optimizer(
         cooldown_steps=durations.cooldown,
         end=options["end"],
         timescale=options["timescale"],
+        drop_at=tuple(options["drop_at"]),
     )
+    decay = errors.lookup(optim.DECAY, options["decay"], "optimizer.decay")
     tx = optim.make_optimizer(
         options["name"],
         schedule=schedule,
         weight_decay=options["weight_decay"],
-        decay_rules=errors.lookup(optim.DECAY, options["decay"], "optimizer.decay"),
+        decay_rules=(*options["decay_rules"], *decay),
         lr_rules=tuple(options["lr_rules"]),
         clip_norm=options["clip_norm"],
         beta1=options["beta1"],
         beta2=options["beta2"],
         epsilon=options["epsilon"],
         momentum=options["momentum"],
+        factor_from=options["factor_from"],
+        update_clip=options["update_clip"],
         accumulator_dtype=options["accumulator_dtype"],
     )
     return tx, schedule

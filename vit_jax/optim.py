@@ -7,7 +7,9 @@ Weight decay follows the paper's code (Flax's Adam, decoupled):
 so it shrinks with the schedule and with the rate. big_vision leaves the rate out of
 the second term, p <- p - lr_t * adam - s_t * wd_bv * p with s_t the schedule scaled to
 a peak of 1: its figure for the same run is wd_bv = peak * weight_decay (the paper's
-0.1 at a rate of 1e-3 is big_vision's 1e-4).
+0.1 at a rate of 1e-3 is big_vision's 1e-4). An L2 term in the gradient of SGD goes
+through the momentum, which sums it to 1 / (1 - momentum) times itself: BiT's 1e-4 at
+0.9 decays as 1e-3 does here.
 """
 
 import re
@@ -28,6 +30,8 @@ DECAY: dict[str, tree.Rules[float]] = {
 }
 
 TRAINED, FROZEN = "trained", "frozen"
+# Leaves that stack one array a layer on their first axis.
+STACKED = r"^blocks/"
 ACCUMULATOR_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -55,12 +59,28 @@ def _rsqrt(
     return jax.lax.rsqrt(1.0 + steps / timescale)
 
 
+def _stairs(
+    steps: jax.Array,
+    progress: jax.Array,
+    *,
+    step: jax.Array,
+    drops: tuple[int, ...],
+    **unused: float,
+) -> jax.Array:
+    del steps, unused
+    rate = jnp.ones_like(progress)
+    for drop in drops:
+        rate = jnp.where(step >= drop, 0.1 * rate, rate)
+    return rate
+
+
 # Multiplier of the peak, from the steps and the fraction of the way since warmup.
 SCHEDULES: dict[str, Callable[..., jax.Array]] = {
     "constant": _constant,
     "linear": _linear,
     "cosine": _cosine,
     "rsqrt": _rsqrt,
+    "stairs": _stairs,
 }
 
 
@@ -73,6 +93,7 @@ def make_schedule(
     cooldown_steps: int = 0,
     end: float = 0.0,
     timescale: float = 10_000,
+    drop_at: tuple[float, ...] = (),
 ) -> optax.Schedule:
     """Returns the learning rate as a function of the number of updates done.
 
@@ -89,11 +110,20 @@ def make_schedule(
         cooldown_steps: 0 does not cool down.
         end: where `linear` ends (1e-5 in the paper's code); unused by the others.
         timescale: steps after which `rsqrt` has fallen to peak / sqrt(2).
+        drop_at: shares of the run after which `stairs` falls to a tenth, each.
 
     Raises:
-        UserError: unknown kind, or warmup and cooldown longer than the run.
+        UserError: unknown kind, warmup and cooldown longer than the run, or shares
+            that do not rise from above 0 to below 1.
     """
     shape = errors.lookup(SCHEDULES, kind, "schedule")
+    bounds = (0, *drop_at, 1)
+    if any(low >= high for low, high in zip(bounds, bounds[1:])):
+        raise errors.UserError(
+            f"optimizer.drop_at={drop_at}: want shares of the run that rise, between "
+            "0 and 1, as in (0.33, 0.67, 0.89)"
+        )
+    drops = tuple(round(share * total_steps) for share in drop_at)
     decay_steps = total_steps - warmup_steps - cooldown_steps
     if min(warmup_steps, cooldown_steps) < 0 or decay_steps < 0:
         raise errors.UserError(
@@ -106,7 +136,14 @@ def make_schedule(
         step = jnp.asarray(step, jnp.float32)
         since = jnp.maximum(step - warmup_steps, 0.0)
         progress = jnp.minimum(since / max(decay_steps, 1), 1.0)
-        rate = peak * shape(since, progress, end_ratio=end_ratio, timescale=timescale)
+        rate = peak * shape(
+            since,
+            progress,
+            end_ratio=end_ratio,
+            timescale=timescale,
+            step=step,
+            drops=drops,
+        )
         if warmup_steps:
             rate = rate * jnp.minimum(step / warmup_steps, 1.0)
         if cooldown_steps:
@@ -132,7 +169,60 @@ def _sgd(
     return optax.trace(momentum, nesterov, accumulator_dtype)
 
 
+def _by_layer(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Treats each layer of a stacked leaf as a leaf of its own."""
+
+    def each(function: Callable[..., Any]) -> Callable[..., Any]:
+        def mapped(params: Any, *rest: Any) -> Any:
+            if not jax.tree.leaves(params):  # no leaf is stacked
+                return function(params, *rest)
+            return jax.vmap(function)(params, *rest)
+
+        return mapped
+
+    def labels(params: Any) -> Any:
+        return tree.map_named(
+            lambda name, _: "layers" if re.search(STACKED, name) else "leaf", params
+        )
+
+    layers = optax.GradientTransformation(each(tx.init), each(tx.update))
+    return optax.partition({"layers": layers, "leaf": tx}, labels)
+
+
+def _adafactor(
+    *,
+    beta1: float,
+    beta2: float,
+    accumulator_dtype: Any,
+    factor_from: int,
+    update_clip: float,
+    **unused: Any,
+) -> optax.GradientTransformation:
+    """The variant of "Scaling Vision Transformers" (arXiv 2106.04560, appendix C).
+
+    As big_vision's `scale_by_adafactor`: no rate relative to the parameters' size, and
+    the first moment is a plain average of the scaled gradients. There is one difference
+    to it with stacked layers: those are scaled one by one, as if they were not stacked.
+    """
+    del unused
+
+    def decay(step: jax.Array, exponent: float) -> jax.Array:
+        return jnp.minimum(beta2, 1.0 - (step + 1.0) ** -exponent)
+
+    scale = optax.scale_by_factored_rms(
+        decay_rate=0.8,
+        min_dim_size_to_factor=factor_from,
+        epsilon=1e-30,
+        decay_rate_fn=decay,
+    )
+    if update_clip:
+        scale = optax.chain(scale, optax.clip_by_block_rms(update_clip))
+    average = optax.ema(beta1, debias=False, accumulator_dtype=accumulator_dtype)
+    return optax.chain(_by_layer(scale), average)
+
+
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "adafactor": _adafactor,
     "adam": _adam,
     "sgd": _sgd,
 }
@@ -160,19 +250,19 @@ def _scale_by_name(rules: tree.Rules[float]) -> optax.GradientTransformation:
     return optax.stateless(lambda updates, _: tree.map_named(scale, updates))
 
 
-def _check_rules(rules: tree.Rules[float], names: list[str]) -> None:
+def _check_rules(rules: tree.Rules[float], names: list[str], what: str) -> None:
     """Raises `UserError` for a rule that would be without effect."""
     for pattern, _ in rules:
         try:
             found = any(re.search(pattern, name) for name in names)
         except re.error as error:
             raise errors.UserError(
-                f"lr_rules: {pattern!r} is no regex: {error}"
+                f"{what}: {pattern!r} is no regex: {error}"
             ) from error
         if not found:
             shown = ", ".join(names[:12])
             raise errors.UserError(
-                f"lr_rules: {pattern!r} is found in no parameter's name; "
+                f"{what}: {pattern!r} is found in no parameter's name; "
                 f"there are {len(names)}: {shown}{', ...' if len(names) > 12 else ''}"
             )
 
@@ -190,33 +280,41 @@ def make_optimizer(
     epsilon: float = 1e-8,
     momentum: float = 0.9,
     nesterov: bool = False,
+    factor_from: int = 32,
+    update_clip: float = 0.0,
     accumulator_dtype: str = "float32",
 ) -> optax.GradientTransformation:
-    """Returns clipping, then Adam or SGD, then decay, then the learning rate.
+    """Returns clipping, then the optimizer's direction, decay, and the learning rate.
 
     Args:
         name: a key of `OPTIMIZERS`.
         schedule: the learning rate by update; see `make_schedule`.
-        weight_decay: decoupled and scaled by the rate (module docstring), for Adam and
-            for SGD alike.
+        weight_decay: decoupled and scaled by the rate (module docstring), for every
+            optimizer alike.
         decay_rules: `(regex, multiplier of weight_decay)` over leaf names, first match
-            wins; two ready tables in `DECAY`.
+            wins; two ready tables in `DECAY`, which may end one's own.
         lr_rules: `(regex, multiplier of the rate)`, first match wins, 1 where none
             does. It scales the leaf's decay as well. 0 freezes the leaf: no update, no
             decay, no optimizer state, and its gradient does not count in the clipped
             norm.
         clip_norm: largest global norm of the gradients of trained leaves; 0 is off.
-        beta1: of Adam.
-        beta2: of Adam.
+        beta1: of Adam; of Adafactor's average of its updates.
+        beta2: of Adam; the highest of Adafactor, whose t-th is 1 - t^-0.8 before.
         epsilon: of Adam, outside the square root.
         momentum: of SGD.
         nesterov: of SGD.
-        accumulator_dtype: of SGD's momentum or Adam's first moment: "float32" or
-            "bfloat16". The arithmetic stays float32.
+        factor_from: Adafactor keeps the second moments of a leaf (of one layer, where
+            they are stacked) as the outer product of means over its two largest axes
+            if both are as long as this: of a query kernel [D, heads, D / heads] the
+            first and the last. Of other leaves it keeps them all.
+        update_clip: Adafactor's largest root mean square of a leaf's (a layer's)
+            update before the average; 0 is off.
+        accumulator_dtype: of the momentum or first moment: "float32" or "bfloat16".
+            The arithmetic stays float32.
 
     Raises:
-        UserError: unknown optimizer or accumulator type; from `init`: a rate rule
-            that is no regex or is found in no leaf name.
+        UserError: unknown optimizer or accumulator type; from `init`: a rule that is
+            no regex or is found in no leaf name.
     """
     core = errors.lookup(OPTIMIZERS, name, "optimizer")
     dtype = errors.lookup(ACCUMULATOR_DTYPES, accumulator_dtype, "accumulator_dtype")
@@ -229,6 +327,8 @@ def make_optimizer(
             epsilon=epsilon,
             momentum=momentum,
             nesterov=nesterov,
+            factor_from=factor_from,
+            update_clip=update_clip,
             accumulator_dtype=dtype,
         ),
         _add_decay(weight_decay, decay_rules),
@@ -237,7 +337,9 @@ def make_optimizer(
     )
 
     def labels(params: Any) -> Any:
-        _check_rules(lr_rules, [leaf for leaf, _ in tree.named_leaves(params)])
+        names = [leaf for leaf, _ in tree.named_leaves(params)]
+        _check_rules(lr_rules, names, "lr_rules")
+        _check_rules(decay_rules, names, "decay_rules")
         return tree.map_named(
             lambda leaf, _: TRAINED if tree.first_match(multipliers, leaf) else FROZEN,
             params,

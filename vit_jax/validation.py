@@ -130,10 +130,11 @@ CHECKS: list[tuple[str, Callable[[Any], bool], str]] = [
     (r"^data\.train\.aspect$", *_range(0, 100)),
     (r"^data\.(train|eval)\.(resize|pad)$", *_number(0, 8192)),
     (r"^optimizer\.lr$", *_number(0, 1e4)),
-    (r"^optimizer\.(weight_decay|clip_norm|end)$", *_number(0, 1e6)),
+    (r"^optimizer\.(weight_decay|clip_norm|update_clip|end)$", *_number(0, 1e6)),
     (r"^optimizer\.(beta1|beta2|momentum)$", *_number(0, 0.9999999)),
     (r"^optimizer\.epsilon$", *_number(1e-30, 1)),
     (r"^optimizer\.timescale$", *_number(1, 1e9)),
+    (r"^optimizer\.factor_from$", *_number(1, 2**20)),
     (r"^optimizer\.accumulator_dtype$", *_one_of("float32", "bfloat16")),
     (
         r"^mesh\.data$",

@@ -47,8 +47,8 @@ _IMAGENET21K = (
     "folder:PATH; or prepare a TFDS dataset named imagenet21k of your own."
 )
 _JFT = (
-    "JFT-300M is Google's own and not public: it cannot be had. The row is there to "
-    "plan and count; a TFDS dataset of yours named jft would be opened."
+    "JFT is Google's own and not public: it cannot be had. The row is there to plan "
+    "and count; a TFDS dataset of yours of that name would be opened."
 )
 
 # Counts of the paper's section 4.1 and of TFDS.
@@ -56,12 +56,14 @@ ROWS = {
     "imagenet2012": Row(1000, {"train": 1281167, "validation": 50000}, note=_TARS),
     "imagenet21k": Row(21843, {"train": 14197122}, multi_label=True, note=_IMAGENET21K),
     "jft": Row(18291, {"train": 303000000}, multi_label=True, note=_JFT),
+    # "Scaling Vision Transformers", section 3: about three billion images.
+    "jft3b": Row(29593, {"train": 3000000000}, multi_label=True, note=_JFT),
     "cifar10": Row(10, {"train": 50000, "test": 10000}),
     "cifar100": Row(100, {"train": 50000, "test": 10000}),
     "oxford_iiit_pet": Row(37, {"train": 3680, "test": 3669}),
     "oxford_flowers102": Row(102, {"train": 1020, "validation": 1020, "test": 6149}),
 }
-_NOT_PREPARABLE = ("imagenet21k", "jft")
+_NOT_PREPARABLE = ("imagenet21k", "jft", "jft3b")
 
 
 def describe(dataset: str, *, data_dir: str = "") -> DatasetInfo:
