@@ -11,7 +11,7 @@ from vit_jax.models import resnet
 
 
 def test_standardised_convolution_ignores_scale_and_offset_of_its_kernel():
-    conv = resnet.StdConv(8, 16, size=3, stride=2, rngs=nnx.Rngs(0))
+    conv = resnet.StdConv(8, 16, size=3, stride=2, style=resnet.POST, rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(1), (2, 9, 10, 8))
     before = conv(x)
     assert before.shape == (2, 5, 5, 16)
@@ -20,14 +20,14 @@ def test_standardised_convolution_ignores_scale_and_offset_of_its_kernel():
 
 
 def test_group_norm_is_that_of_flax():
-    ours = resnet.GroupNorm(64)
+    ours = resnet.GroupNorm(64, epsilon=1e-6)
     flax = nnx.GroupNorm(64, num_groups=32, epsilon=1e-6, rngs=nnx.Rngs(0))
     x = 5 + 3 * jax.random.normal(jax.random.key(1), (2, 5, 4, 64))
     np.testing.assert_allclose(ours(x), flax(x), atol=1e-4)
 
 
 def test_a_new_unit_is_its_projection():
-    unit = resnet.Unit(32, 32, stride=2, rngs=nnx.Rngs(0))
+    unit = resnet.Unit(32, 32, stride=2, style=resnet.POST, rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(1), (2, 6, 6, 32))
     expected = jax.nn.relu(unit.norm_proj(unit.conv_proj(x)))
     assert jnp.array_equal(unit(x), expected)

@@ -1,39 +1,90 @@
-"""The ResNet in front of a hybrid's Transformer (the paper's section 4.1).
+"""ResNets of standardised convolutions and GroupNorm.
 
-Standardised convolutions and GroupNorm as in BiT, but post-activation units, TF 'SAME'
-padding and an epsilon of 1e-6: what google-research/vision_transformer released.
-Shapes: [b, h, w, channels].
+Three published families share them and differ in `Style`: the one in front of a
+hybrid's Transformer (the paper's section 4.1, as released in
+google-research/vision_transformer), the BiT ResNets (`bit.py`) and the axial ResNet
+(`axial_resnet.py`). Shapes: [b, h, w, channels].
 """
+
+import dataclasses
+import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from vit_jax import errors
 from vit_jax.models import layers, variants
 
 GROUPS = 32
 
+Constrain = Callable[[jax.Array], jax.Array]
+MakeUnit = Callable[..., nnx.Module]
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """The arithmetic in which the published ResNets differ.
+
+    Attributes:
+        norm_epsilon: Of GroupNorm.
+        standardize: Key of `STANDARDIZE`, the divisor of a kernel.
+        padding: "same": TF's, of convolutions and pooling, more at the end than at
+            the start where the two differ; "fixed": as much on every side.
+        pool: With fixed padding, what the root's max pooling sees around its input:
+            "zero", or "lowest", which never is the maximum.
+    """
+
+    norm_epsilon: float
+    standardize: str
+    padding: str
+    pool: str = "lowest"
+
+
+POST = Style(norm_epsilon=1e-6, standardize="deviation", padding="same")
+
+
+def _variance(kernel: jax.Array) -> jax.Array:
+    return jnp.square(kernel).mean(axis=(0, 1, 2), keepdims=True)
+
+
+# From a kernel of mean 0 to what it is divided by.
+STANDARDIZE: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "deviation": lambda kernel: jnp.sqrt(_variance(kernel)) + 1e-5,
+    "variance": lambda kernel: jnp.sqrt(_variance(kernel) + 1e-10),
+}
+
 
 class StdConv(nnx.Module):
-    """Convolution with a standardised kernel, 'SAME' padding and no bias."""
+    """Convolution with a standardised kernel and no bias."""
 
     def __init__(
-        self, inputs: int, outputs: int, *, size: int, stride: int, rngs: nnx.Rngs
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        size: int,
+        stride: int,
+        style: Style,
+        rngs: nnx.Rngs,
     ):
         shape = (size, size, inputs, outputs)
         self.kernel = nnx.Param(layers.lecun_normal(rngs.params(), shape, jnp.float32))
         self.stride = stride
+        self.style = style
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [b, h, w, i] to [b, h / stride, w / stride, o], rounded up."""
         kernel = self.kernel[...]
         kernel = kernel - kernel.mean(axis=(0, 1, 2), keepdims=True)
-        kernel = kernel / (kernel.std(axis=(0, 1, 2), keepdims=True) + 1e-5)
+        kernel = kernel / STANDARDIZE[self.style.standardize](kernel)
+        around = kernel.shape[0] // 2
         return jax.lax.conv_general_dilated(
             x,
             kernel.astype(x.dtype),
             (self.stride, self.stride),
-            "SAME",
+            "SAME" if self.style.padding == "same" else [(around, around)] * 2,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
 
@@ -41,49 +92,60 @@ class StdConv(nnx.Module):
 class GroupNorm(nnx.Module):
     """Group normalisation with 32 groups, statistics in float32."""
 
-    def __init__(self, channels: int, *, scale: float = 1.0):
+    def __init__(self, channels: int, *, epsilon: float, scale: float = 1.0):
         self.scale = nnx.Param(jnp.full(channels, scale, jnp.float32))
         self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
+        self.epsilon = epsilon
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [b, h, w, c] to the same shape and dtype."""
-        b, h, w, c = x.shape
-        y = x.astype(jnp.float32).reshape(b, h, w, GROUPS, c // GROUPS)
-        mean = y.mean(axis=(1, 2, 4), keepdims=True)
-        variance = y.var(axis=(1, 2, 4), keepdims=True)
-        y = ((y - mean) * jax.lax.rsqrt(variance + 1e-6)).reshape(b, h, w, c)
-        y = y * self.scale[...].reshape(1, 1, 1, c) + self.bias[...].reshape(1, 1, 1, c)
-        return y.astype(x.dtype)
+        """Maps [b, ..., c] to the same shape and dtype."""
+        b, c = x.shape[0], x.shape[-1]
+        y = x.astype(jnp.float32).reshape(b, -1, GROUPS, c // GROUPS)
+        mean = y.mean(axis=(1, 3), keepdims=True)
+        variance = y.var(axis=(1, 3), keepdims=True)
+        y = ((y - mean) * jax.lax.rsqrt(variance + self.epsilon)).reshape(b, -1, c)
+        y = y * self.scale[...].reshape(1, 1, c) + self.bias[...].reshape(1, 1, c)
+        return y.reshape(x.shape).astype(x.dtype)
 
 
 class Root(nnx.Module):
     """7x7 convolution and 3x3 max pooling, each of stride 2."""
 
-    def __init__(self, width: int, *, rngs: nnx.Rngs):
-        self.conv = StdConv(3, width, size=7, stride=2, rngs=rngs)
-        self.norm = GroupNorm(width)
+    def __init__(self, width: int, *, norm: bool, style: Style, rngs: nnx.Rngs):
+        self.conv = StdConv(3, width, size=7, stride=2, style=style, rngs=rngs)
+        self.norm = GroupNorm(width, epsilon=style.norm_epsilon) if norm else None
+        self.style = style
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Maps [b, H, W, 3] to [b, H / 4, W / 4, width], sizes rounded up."""
-        x = jax.nn.relu(self.norm(self.conv(images)))
-        return nnx.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
+        x = self.conv(images)
+        if self.norm is not None:
+            x = jax.nn.relu(self.norm(x))
+        padding = "SAME" if self.style.padding == "same" else ((1, 1), (1, 1))
+        if self.style.padding == "fixed" and self.style.pool == "zero":
+            x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+            padding = "VALID"
+        return nnx.max_pool(x, (3, 3), strides=(2, 2), padding=padding)
 
 
 class Unit(nnx.Module):
     """Bottleneck with the activation after the sum."""
 
-    def __init__(self, inputs: int, width: int, *, stride: int, rngs: nnx.Rngs):
-        outputs = 4 * width
+    def __init__(
+        self, inputs: int, width: int, *, stride: int, style: Style, rngs: nnx.Rngs
+    ):
+        outputs, epsilon = 4 * width, style.norm_epsilon
+        conv = {"style": style, "rngs": rngs}
         projects = stride != 1 or inputs != outputs
         if projects:
-            self.conv_proj = StdConv(inputs, outputs, size=1, stride=stride, rngs=rngs)
-            self.norm_proj = GroupNorm(outputs)
-        self.conv1 = StdConv(inputs, width, size=1, stride=1, rngs=rngs)
-        self.norm1 = GroupNorm(width)
-        self.conv2 = StdConv(width, width, size=3, stride=stride, rngs=rngs)
-        self.norm2 = GroupNorm(width)
-        self.conv3 = StdConv(width, outputs, size=1, stride=1, rngs=rngs)
-        self.norm3 = GroupNorm(outputs, scale=0.0)
+            self.conv_proj = StdConv(inputs, outputs, size=1, stride=stride, **conv)
+            self.norm_proj = GroupNorm(outputs, epsilon=epsilon)
+        self.conv1 = StdConv(inputs, width, size=1, stride=1, **conv)
+        self.norm1 = GroupNorm(width, epsilon=epsilon)
+        self.conv2 = StdConv(width, width, size=3, stride=stride, **conv)
+        self.norm2 = GroupNorm(width, epsilon=epsilon)
+        self.conv3 = StdConv(width, outputs, size=1, stride=1, **conv)
+        self.norm3 = GroupNorm(outputs, epsilon=epsilon, scale=0.0)
         self.projects = projects
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -96,67 +158,204 @@ class Unit(nnx.Module):
         return jax.nn.relu(x + y)
 
 
+class PreUnit(nnx.Module):
+    """Bottleneck with norm and activation before each convolution (ResNet-v2)."""
+
+    def __init__(
+        self, inputs: int, width: int, *, stride: int, style: Style, rngs: nnx.Rngs
+    ):
+        outputs, epsilon = 4 * width, style.norm_epsilon
+        conv = {"style": style, "rngs": rngs}
+        projects = stride != 1 or inputs != outputs
+        if projects:
+            self.conv_proj = StdConv(inputs, outputs, size=1, stride=stride, **conv)
+        self.norm1 = GroupNorm(inputs, epsilon=epsilon)
+        self.conv1 = StdConv(inputs, width, size=1, stride=1, **conv)
+        self.norm2 = GroupNorm(width, epsilon=epsilon)
+        self.conv2 = StdConv(width, width, size=3, stride=stride, **conv)
+        self.norm3 = GroupNorm(width, epsilon=epsilon)
+        self.conv3 = StdConv(width, outputs, size=1, stride=1, **conv)
+        self.projects = projects
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [b, h, w, inputs] to [b, h / stride, w / stride, 4 * width]."""
+        y = jax.nn.relu(self.norm1(x))
+        if self.projects:
+            x = self.conv_proj(y)
+        y = jax.nn.relu(self.norm2(self.conv1(y)))
+        y = jax.nn.relu(self.norm3(self.conv2(y)))
+        return x + self.conv3(y)
+
+
 class Stage(nnx.Module):
     """Units `unit1`, `unit2`, ...; the first may halve the resolution."""
 
-    def __init__(
-        self, inputs: int, width: int, units: int, *, stride: int, rngs: nnx.Rngs
-    ):
-        self.units = units
-        for i in range(units):
-            first = i == 0
-            unit = Unit(
-                inputs if first else 4 * width,
-                width,
-                stride=stride if first else 1,
-                rngs=rngs,
-            )
+    def __init__(self, units: list[nnx.Module], *, remat: bool):
+        self.units = len(units)
+        self.remat = remat
+        for i, unit in enumerate(units):
             setattr(self, f"unit{i + 1}", unit)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [b, h, w, inputs] to [b, h / stride, w / stride, 4 * width]."""
         for i in range(self.units):
-            x = getattr(self, f"unit{i + 1}")(x)
+            unit = getattr(self, f"unit{i + 1}")
+            # A new function each time: checkpoint caches by identity what it traced,
+            # parameters included.
+            run = jax.checkpoint(lambda x, unit=unit: unit(x)) if self.remat else unit
+            x = run(x)
         return x
 
 
-class ResNet(nnx.Module):
-    """The root and stages `stage1`, `stage2`, ... of doubling width."""
+class Trunk(nnx.Module):
+    """The root and stages `stage1`, `stage2`, ... of doubling width.
 
-    def __init__(self, units: tuple[int, ...], width: int, *, rngs: nnx.Rngs):
-        self.root = Root(width, rngs=rngs)
+    Args of the constructor:
+        units: How many a stage.
+        width: Channels of the root.
+        make: Called as `make(stage, inputs, width, stride=stride, rngs=rngs)` for each
+            unit, stages from 0.
+        root_norm: Whether the root normalises and activates.
+        remat: Whether the backward pass computes the inside of units again.
+    """
+
+    def __init__(
+        self,
+        units: tuple[int, ...],
+        width: int,
+        *,
+        make: MakeUnit,
+        root_norm: bool,
+        style: Style,
+        remat: bool,
+        rngs: nnx.Rngs,
+    ):
+        self.root = Root(width, norm=root_norm, style=style, rngs=rngs)
         self.stages = len(units)
         inputs = width
         for i, count in enumerate(units):
-            stride = 1 if i == 0 else 2
-            stage = Stage(inputs, width * 2**i, count, stride=stride, rngs=rngs)
-            setattr(self, f"stage{i + 1}", stage)
-            inputs = 4 * width * 2**i
+            inner, made = width * 2**i, []
+            for j in range(count):
+                stride = 2 if i > 0 and j == 0 else 1
+                made.append(make(i, inputs, inner, stride=stride, rngs=rngs))
+                inputs = 4 * inner
+            setattr(self, f"stage{i + 1}", Stage(made, remat=remat))
 
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """Maps images to `Architecture.feature_size` cells of `feature_channels`."""
-        x = self.root(images)
+    def cells(
+        self, images: jax.Array, *, constrain: Constrain | None = None
+    ) -> jax.Array:
+        """Maps images to the last stage's feature map [b, h, w, channels].
+
+        `constrain` is applied to the feature maps after the root and every stage.
+        """
+        pin = constrain or (lambda x: x)
+        x = pin(self.root(images))
         for i in range(self.stages):
-            x = getattr(self, f"stage{i + 1}")(x)
+            x = pin(getattr(self, f"stage{i + 1}")(x))
         return x
 
 
+def units_of(kind: type[Unit] | type[PreUnit], style: Style) -> MakeUnit:
+    """Returns the `make` of `Trunk` for units that are the same in all stages."""
+
+    def make(stage: int, inputs: int, width: int, **options) -> nnx.Module:
+        return kind(inputs, width, style=style, **options)
+
+    return make
+
+
+class ResNet(Trunk):
+    """The ResNet in front of a hybrid's Transformer."""
+
+    def __init__(self, units: tuple[int, ...], width: int, *, rngs: nnx.Rngs):
+        super().__init__(
+            units,
+            width,
+            make=units_of(Unit, POST),
+            root_norm=True,
+            style=POST,
+            remat=False,
+            rngs=rngs,
+        )
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Maps images to `Architecture.feature_size` cells of `feature_channels`."""
+        return self.cells(images)
+
+
+# The paper's and big_vision's: depth -> units a stage.
+UNITS: dict[str, tuple[int, ...]] = {
+    "26": (2, 2, 2, 2),
+    "50": (3, 4, 6, 3),
+    "101": (3, 4, 23, 3),
+    "152": (3, 8, 36, 3),
+    "200": (3, 24, 36, 3),
+}
+
+
+def check_units(units: tuple[int, ...], root_width: float) -> None:
+    """Raises `UserError` unless they make a ResNet that GroupNorm can work on."""
+    if not units or min(units) < 1:
+        raise errors.UserError(
+            f"units={units} must be one positive number or more: units of each stage."
+        )
+    if root_width < GROUPS or root_width % GROUPS:
+        raise errors.UserError(
+            f"a root of {root_width:g} channels does not split into the {GROUPS} "
+            "groups of its GroupNorm: width must be a multiple of 0.5."
+        )
+
+
+def stage_sizes(
+    units: tuple[int, ...], image_size: tuple[int, int]
+) -> list[tuple[int, int]]:
+    """Returns (height, width) of the feature maps of the root and of every stage."""
+    sizes = []
+    for i in range(len(units) + 1):
+        stride = 4 * 2 ** max(i - 1, 0)
+        sizes.append((-(-image_size[0] // stride), -(-image_size[1] // stride)))
+    return sizes
+
+
+def _conv_macs(before: tuple[int, int], after: tuple[int, int], width: int) -> int:
+    return math.prod(after) * 9 * width * width
+
+
+def trunk_macs(
+    units: tuple[int, ...],
+    width: int,
+    image_size: tuple[int, int],
+    *,
+    middle_macs: Callable[..., int] = _conv_macs,
+) -> int:
+    """Multiply-adds of root and stages on one image.
+
+    Args:
+        units: Of each stage.
+        width: Of the root.
+        image_size: (height, width).
+        middle_macs: Of a unit's middle layer, from the sizes before and after it and
+            its width.
+    """
+    height, columns = (-(-size // 2) for size in image_size)
+    total = height * columns * 7 * 7 * 3 * width
+    sizes = stage_sizes(units, image_size)
+    inputs = width
+    for i, count in enumerate(units):
+        inner, outputs = width * 2**i, 4 * width * 2**i
+        for j in range(count):
+            before, after = sizes[i] if j == 0 else sizes[i + 1], sizes[i + 1]
+            total += math.prod(before) * inputs * inner
+            total += middle_macs(before, after, inner)
+            total += math.prod(after) * inner * outputs
+            if j == 0:
+                total += math.prod(after) * inputs * outputs
+            inputs = outputs
+    return total
+
+
 def macs(arch: variants.VitArchitecture) -> int:
-    """Multiply-adds of the convolutions on one image; 0 without a ResNet."""
+    """Multiply-adds of a hybrid's ResNet on one image; 0 without a ResNet."""
     if arch.resnet is None:
         return 0
-    height, width = (-(-size // 2) for size in arch.image_size)
-    total = height * width * 7 * 7 * 3 * arch.resnet_width
-    height, width = -(-height // 2), -(-width // 2)
-    inputs = arch.resnet_width
-    for i, units in enumerate(arch.resnet):
-        inner = arch.resnet_width * 2**i
-        for j in range(units):
-            total += height * width * inputs * inner
-            if i > 0 and j == 0:
-                height, width = -(-height // 2), -(-width // 2)
-            total += height * width * (9 * inner * inner + inner * 4 * inner)
-            if j == 0:
-                total += height * width * inputs * 4 * inner
-            inputs = 4 * inner
-    return total
+    return trunk_macs(arch.resnet, arch.resnet_width, arch.image_size)
