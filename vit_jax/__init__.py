@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vit_jax import models, pretrained
+    from flax import nnx
+    from jax.sharding import Mesh
+
+    from vit_jax import pretrained
 
 __all__ = ["__version__", "create_model", "list_models", "load"]
 
@@ -28,15 +31,16 @@ def create_model(
     image_size: int | tuple[int, int] = 224,
     seed: int = 0,
     **options: Any,
-) -> models.VisionTransformer:
+) -> nnx.Module:
     """Returns a new model, an NNX module: `model(images) -> logits`.
 
     Args:
-        name: Size and patch, "B/16", or a hybrid, "R50+L/32"; see `list_models`.
+        name: Size and patch, "B/16", a hybrid, "R50+L/32", or another family,
+            "BiT-R50x1", "Mixer-B/16"; see `list_models`.
         num_classes: Outputs of the head; 0: none, the model returns features.
         image_size: Pixels, one number or (height, width).
         seed: Of the initial parameters.
-        **options: Any other field of `models.Architecture`, e.g. `pool="mean"`.
+        **options: Any other field of its architecture, e.g. `pool="mean"`.
 
     Raises:
         errors.UserError: an unknown name or option, or values that do not fit.
@@ -56,15 +60,22 @@ def load(
     *,
     image_size: int | tuple[int, int] | None = None,
     num_classes: int | None = None,
+    mesh: Mesh | None = None,
+    **options: Any,
 ) -> pretrained.Loaded:
-    """Loads a checkpoint of ours, or an `.npz` of vision_transformer or big_vision.
+    """Loads a checkpoint of ours or of any code that `vit_jax.interop` knows.
 
     Args:
-        path: A file, a workdir, or one checkpoint inside it.
+        path: A workdir, a checkpoint in it, a file or folder of another code
+            (`.npz`, `.safetensors`), a URL (`https://`, `gs://`, `hf://ORG/NAME`), or
+            "augreg:B/16" for the best published AugReg checkpoint of that name.
         image_size: Pixels, one number or (height, width): the position table is
             resampled for it. None: the checkpoint's.
         num_classes: Another number than the checkpoint's puts a new zero head on; 0
             takes the head off. None: the checkpoint's.
+        mesh: Each leaf goes to its shards on it; None: to the default device.
+        **options: Fields of the architecture that the tensors do not decide, e.g.
+            heads=12, or of a run: dropout=0.1, compute_dtype="bfloat16".
 
     Returns:
         The model, its architecture and parameters, and how it wants its images.
@@ -74,7 +85,9 @@ def load(
     """
     from vit_jax import pretrained
 
-    return pretrained.load(path, image_size=image_size, num_classes=num_classes)
+    return pretrained.load(
+        path, image_size=image_size, num_classes=num_classes, mesh=mesh, **options
+    )
 
 
 def list_models(pattern: str = "*") -> list[str]:

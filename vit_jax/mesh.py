@@ -112,6 +112,11 @@ def to_global(batch: dict[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
     return {name: place(value) for name, value in batch.items()}
 
 
+def place(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """Puts an array that every process has on devices, each its own part of it."""
+    return jax.make_array_from_callback(array.shape, sharding, lambda i: array[i])
+
+
 def check_batch(name: str, size: int, mesh: Mesh, *, microbatches: int = 1) -> None:
     """Raises `UserError` unless the devices and microbatches divide a batch size."""
     devices = math.prod(mesh.devices.shape)

@@ -1,15 +1,19 @@
 """Checkpoints of any kind as models, and their weights as the start of another run."""
 
+import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
 
-from vit_jax import checkpoint, errors, interop, models, tree
+from vit_jax import augreg, checkpoint, errors, interop, models, remote, tree
+from vit_jax import mesh as mesh_lib
 from vit_jax.data import decode
 from vit_jax.data import preprocessing as preprocessing_lib
 from vit_jax.models.architecture import pair
@@ -17,7 +21,12 @@ from vit_jax.models.architecture import pair
 Params = dict[str, Any]
 
 # Same shapes, another function: these must agree for weights to mean the same.
-MEANING = ("posemb", "pool", "gelu", "norm_epsilon")
+MEANING = (
+    *("pool", "class_token", "positioned", "posemb", "posemb_at", "norm", "final_norm"),
+    *("norm_epsilon", "gelu", "mlp", "attention_mask", "attention_window", "form"),
+)
+# Leaves that come and go with what a model is trained for.
+OF_A_TASK = re.compile(r"head/|pre_logits/|mask_token$|patch_head/")
 
 
 @dataclass
@@ -27,18 +36,23 @@ class Loaded:
     Attributes:
         model: `model(loaded.images([...]))` gives logits [b, classes].
         architecture: Of the model.
-        params: Its parameters on the host: nested dicts of numpy arrays.
         preprocessing: Of the evaluation images.
         label_names: One a class, or None where the checkpoint has none.
         source: Where it came from.
+        dialect: What it was written in: "vit_jax" or a key of `interop.DIALECTS`.
     """
 
-    model: models.VisionTransformer
+    model: nnx.Module
     architecture: models.Architecture
-    params: Params
     preprocessing: preprocessing_lib.Preprocessing
     label_names: tuple[str, ...] | None
     source: str
+    dialect: str
+
+    @property
+    def params(self) -> Params:
+        """Its parameters on the host: nested dicts of numpy arrays, not to write to."""
+        return jax.tree.map(mesh_lib.to_host, models.split(self.model)[1])
 
     def images(self, images: Sequence[Any]) -> np.ndarray:
         """Reads and normalises images as the checkpoint wants them.
@@ -91,77 +105,111 @@ def load(
     *,
     image_size: int | tuple[int, int] | None = None,
     num_classes: int | None = None,
+    mesh: Mesh | None = None,
+    **options: Any,
 ) -> Loaded:
     """Loads a checkpoint; its architecture and layout are read from it.
 
+    Tensors are read one after the other and put where they belong, so that a large
+    model is never on the host twice.
+
     Args:
-        path: A checkpoint of ours (a workdir, or one checkpoint inside), or an `.npz`
-            of google-research/vision_transformer or big_vision.
+        path: A checkpoint of ours (a workdir, or one checkpoint inside) or of another
+            code, as `open_weights` takes it.
         image_size: Pixels (one number or height, width); the position table is
             resampled for it. None: the checkpoint's.
         num_classes: Another number than the checkpoint's puts a new zero head on; 0
             takes the head off. None: the checkpoint's.
+        mesh: Each leaf goes to its shards on it; None: to the default device.
+        **options: Fields of the architecture that the tensors do not decide, e.g.
+            heads=12 behind a fused QKV, or of a run: dropout=0.1,
+            compute_dtype="bfloat16".
 
     Raises:
         errors.UserError: a path that holds no checkpoint, or a damaged or unknown one.
     """
-    weights = _read(path, image_size)
-    source = weights.architecture
-    changes: dict[str, Any] = {}
-    if image_size is not None:
-        changes["image_size"] = pair(image_size)
-    if num_classes is not None:
-        changes["num_classes"] = num_classes
-    target = source.replace(**changes)
-    graphdef, like = models.abstract(target)
-    params, _ = adapt(weights.params, source, target, like)
+    weights = open_weights(path, image_size=image_size, **options)
+    with weights.leaves as leaves:
+        source = weights.architecture
+        changes: dict[str, Any] = {}
+        if image_size is not None:
+            changes["image_size"] = pair(image_size)
+        if num_classes is not None:
+            changes["num_classes"] = num_classes
+        target = source.replace(**changes)
+        graphdef, like = models.abstract(target)
+        if mesh is not None:
+            like = mesh_lib.with_shardings(like, mesh_lib.shardings(like, mesh))
+        params, _ = adapt(leaves, source, target, like, place=_place)
     preprocessing = weights.preprocessing
     if preprocessing.image_size != target.image_size:
         preprocessing = _preprocessing_at(preprocessing, target.image_size)
     names = weights.label_names if target.num_classes == source.num_classes else None
-    model = models.merge(graphdef, jax.tree.map(jax.numpy.asarray, params))
-    return Loaded(model, target, params, preprocessing, names, str(path))
+    return Loaded(
+        models.merge(graphdef, params),
+        target,
+        preprocessing,
+        names,
+        str(path),
+        weights.dialect,
+    )
 
 
-def read_architecture(path: str | Path) -> models.Architecture:
+def _place(array: np.ndarray, like: jax.ShapeDtypeStruct) -> jax.Array:
+    if like.sharding is None:
+        return jax.device_put(array)
+    return mesh_lib.place(array, like.sharding)
+
+
+def open_weights(
+    path: str | Path,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    **options: Any,
+) -> interop.Weights:
+    """Opens a checkpoint of ours or in any dialect; no array is read yet.
+
+    Args:
+        path: A file or folder; a URL (`https://`, `gs://`, `hf://ORG/NAME`); or
+            "augreg:B/16" for the best published AugReg checkpoint of that name.
+        image_size: What it shall have; consulted where the tensors do not say theirs.
+        **options: As `load`.
+
+    Raises:
+        errors.UserError: as `load`.
+    """
+    text = str(path)
+    if text.startswith("augreg:"):
+        text = augreg.resolve(text)
+    local = remote.fetch(text) if remote.is_remote(text) else Path(text).expanduser()
+    if not local.exists() and ":" not in local.name:  # FILE.npz:SUBTREE
+        raise errors.UserError(f"{path} does not exist.")
+    if local.is_dir() and checkpoint.find(local) is not None:
+        stored = checkpoint.StoredParams(local)
+        described = stored.description
+        return interop.Weights(
+            models.with_options(described.architecture, options),
+            interop.Tensors(stored.shapes, stored.read, label=text),
+            described.preprocessing,
+            "vit_jax",
+            described.label_names,
+        )
+    if local.is_dir() and not interop.is_weights(local):
+        raise errors.UserError(
+            f"{path} is no checkpoint of vit_jax, expected a workdir or a folder in "
+            f"its {checkpoint.FOLDER}/, and holds no weights of another code."
+        )
+    return interop.read(local, image_size=image_size, **options)
+
+
+def read_architecture(path: str | Path, **options: Any) -> models.Architecture:
     """The architecture of a checkpoint, as `load` would find it.
 
     Raises:
         errors.UserError: as `load`.
     """
-    if Path(path).is_dir():
-        return checkpoint.describe(path).architecture
-    return _read(path, None).architecture
-
-
-def _read(
-    path: str | Path, image_size: int | tuple[int, int] | None
-) -> interop.Weights:
-    if re.match(r"\w+://", str(path)):
-        raise errors.UserError(f"{path} is not on this machine: copy it here first.")
-    path = Path(path).expanduser()
-    if not path.exists():
-        raise errors.UserError(f"{path} does not exist.")
-    if path.is_dir():
-        params, description = checkpoint.read_params(path)
-        return interop.Weights(
-            description.architecture,
-            params,
-            description.preprocessing,
-            "vit_jax",
-            description.label_names,
-        )
-    if not _is_zip(path):
-        raise errors.UserError(
-            f"{path} is no checkpoint we can read: neither a folder that vit_jax "
-            "wrote nor an .npz file."
-        )
-    return interop.read(path, image_size=image_size)
-
-
-def _is_zip(path: Path) -> bool:
-    with path.open("rb") as stream:
-        return stream.read(2) == b"PK" or path.suffix == ".npz"
+    with (weights := open_weights(path, **options)).leaves:
+        return weights.architecture
 
 
 def _preprocessing_at(
@@ -175,13 +223,14 @@ def _preprocessing_at(
 
 
 def adapt(
-    params: Params,
-    from_architecture: models.Architecture,
-    to_architecture: models.Architecture,
-    like_params: Params,
-    key: jax.Array | None = None,
+    leaves: interop.Tensors,
+    source: models.Architecture,
+    target: models.Architecture,
+    like: Params,
     *,
     keep_head: bool = True,
+    place: Callable[[np.ndarray, Any], Any] = lambda array, like: array,
+    fresh: Mapping[str, Any] | None = None,
 ) -> tuple[Params, Report]:
     """Fits weights to another architecture, for fine-tuning (the paper's section 3.2).
 
@@ -190,74 +239,121 @@ def adapt(
     layer and what only masked prediction uses are dropped where the target has none.
 
     Args:
-        params: Of `from_architecture`.
-        from_architecture: Where they come from.
-        to_architecture: What they shall fit.
-        like_params: Parameters or shapes of `to_architecture`.
-        key: For new leaves with random values; a head has none.
+        leaves: Of the source, by name; read one at a time, the largest first.
+        source: Their architecture.
+        target: What they shall fit.
+        like: Parameters or shapes of the target.
         keep_head: Keep the head when the number of classes is the same.
+        place: From an array and its part of `like` to what is returned.
+        fresh: Initial values of the target's leaves, by name, for what its task adds.
 
     Returns:
-        Parameters of `to_architecture` as numpy arrays, and what was done.
+        Parameters of the target, and what was done.
 
     Raises:
         errors.UserError: anything else that differs.
     """
-    source, wanted = dict(tree.named_leaves(params)), tree.named_leaves(like_params)
-    _check_meaning(from_architecture, to_architecture)
-    result, report, problems = {}, Report(), []
+    _check_meaning(source, target)
+    before = leaves.shapes
+    if source.image_size != target.image_size:
+        cut = {"crop": target.crop} if hasattr(target, "crop") else {}
+        leaves, _ = interop.at_size(leaves, source.replace(**cut), target.image_size)
     # A head reads what the pre-logits layer writes: they stay or go together.
-    keep_head &= all(
-        getattr(from_architecture, same) == getattr(to_architecture, same)
-        for same in ("num_classes", "pre_logits")
+    same = all(
+        getattr(source, field, None) == getattr(target, field, None)
+        for field in ("num_classes", "pre_logits")
     )
-    for name, like in wanted:
-        ours, shape = source.pop(name, None), tuple(like.shape)
+    wanted = dict(tree.named_leaves(like))
+    shapes = {name: tuple(leaf.shape) for name, leaf in wanted.items()}
+    new = _made_new(shapes, leaves, target, keep_head and same, fresh or {})
+    report = _report(shapes, leaves.shapes, before, set(new))
+    _check_fit(shapes, leaves.shapes, set(new), source, target)
+    result = {}
+    for name in sorted(wanted, key=lambda name: -math.prod(shapes[name])):
+        if name in new:
+            result[name] = place(new[name](), wanted[name])
+        else:
+            result[name] = place(leaves.read(name), wanted[name])
+    return tree.from_named({name: result[name] for name in wanted}), report
+
+
+def _made_new(
+    shapes: Mapping[str, tuple[int, ...]],
+    leaves: interop.Tensors,
+    target: models.Architecture,
+    keep_head: bool,
+    fresh: Mapping[str, Any],
+) -> dict[str, Callable[[], np.ndarray]]:
+    """Functions that make the leaves which do not come from the source."""
+    new: dict[str, Callable[[], np.ndarray]] = {}
+    for name, shape in shapes.items():
         if name.startswith("head/") and not keep_head:
-            value = to_architecture.head_bias if name == "head/bias" else 0.0
-            result[name] = np.full(shape, value, np.float32)
-            report.made_new.append(f"{name} {shape}")
-            if ours is not None:
-                report.dropped.append(f"{name} {ours.shape}")
-        elif name == "posemb" and ours is not None and shape[2] == ours.shape[2]:
-            result[name] = _posemb(ours, from_architecture, to_architecture)
-            changed = result[name].shape != ours.shape
-            note = f"{name} {ours.shape} -> {shape}"
-            (report.resized if changed else report.kept).append(note)
-        elif ours is not None and tuple(ours.shape) == shape:
-            result[name] = np.asarray(ours)
-            report.kept.append(name)
-        else:
-            theirs = "none" if ours is None else tuple(ours.shape)
-            problems.append(f"{name}: the checkpoint has {theirs}, this model {shape}")
-    for name, leaf in source.items():
-        if re.match("pre_logits/|head/|mask_token$|patch_head/", name):
-            report.dropped.append(f"{name} {tuple(leaf.shape)}")
-        else:
-            problems.append(f"{name}: only the checkpoint has it, {tuple(leaf.shape)}")
+            value = target.head_bias if name == "head/bias" else 0.0
+            new[name] = lambda v=value, s=shape: np.full(s, v, np.float32)
+        elif OF_A_TASK.match(name) and leaves.shapes.get(name) != shape:
+            if name in fresh:
+                new[name] = lambda n=name: mesh_lib.to_host(fresh[n])
+    return new
+
+
+def _report(
+    shapes: Mapping[str, tuple[int, ...]],
+    leaves: Mapping[str, tuple[int, ...]],
+    before: Mapping[str, tuple[int, ...]],
+    new: set[str],
+) -> Report:
+    report = Report(made_new=[f"{name} {shapes[name]}" for name in sorted(new)])
+    for name, shape in shapes.items():
+        if name not in new and leaves.get(name) == shape:
+            if before.get(name) == shape:
+                report.kept.append(name)
+            else:
+                report.resized.append(f"{name} {before.get(name)} -> {shape}")
+    report.dropped = [
+        f"{name} {shape}"
+        for name, shape in sorted(before.items())
+        if name in new or name not in shapes
+    ]
+    return report
+
+
+def _check_fit(
+    shapes: Mapping[str, tuple[int, ...]],
+    leaves: Mapping[str, tuple[int, ...]],
+    new: set[str],
+    source: models.Architecture,
+    target: models.Architecture,
+) -> None:
+    problems = [
+        f"{name}: the checkpoint has {leaves.get(name, 'none')}, this model {shape}"
+        for name, shape in shapes.items()
+        if name not in new and leaves.get(name) != shape
+    ]
+    problems += [
+        f"{name}: only the checkpoint has it, {shape}"
+        for name, shape in leaves.items()
+        if name not in shapes and not OF_A_TASK.match(name)
+    ]
     if problems:
-        raise _mismatch(problems, from_architecture, to_architecture)
-    return tree.from_named(result), report
-
-
-def _posemb(
-    table: np.ndarray, source: models.Architecture, target: models.Architecture
-) -> np.ndarray:
-    return interop.resample_posemb(
-        np.asarray(table),
-        old_grid=source.grid,
-        new_grid=target.grid,
-        prefix=source.prefix,
-    )
+        raise _mismatch(problems, source, target)
 
 
 def _check_meaning(source: models.Architecture, target: models.Architecture) -> None:
-    different = [n for n in MEANING if getattr(source, n) != getattr(target, n)]
+    if source.family != target.family:
+        raise errors.UserError(
+            f"the checkpoint is a {source.name} of the {source.family} family, this "
+            f"model a {target.name}; use model.name='checkpoint'."
+        )
+    different = [
+        name
+        for name in MEANING
+        if hasattr(source, name) and getattr(source, name) != getattr(target, name)
+    ]
     if different:
         lines = [
             f"  {name}: {getattr(source, name)!r} in the checkpoint, "
             f"{getattr(target, name)!r} in this model"
-            for name in different
+            for name in different[:5]
         ]
         raise errors.UserError(
             "the checkpoint's weights mean something else in this model:\n"

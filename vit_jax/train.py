@@ -84,18 +84,17 @@ def _start(exp: experiment.Experiment) -> TrainState:
     state = exp.init()
     if not exp.config["init_from"]:
         return state
-    loaded = pretrained.load(exp.config["init_from"])
-    key = jax.random.key(exp.config["seed"])
-    params, report = pretrained.adapt(
-        loaded.params,
-        loaded.architecture,
-        exp.architecture,
-        jax.tree.map(mesh_lib.to_host, state.params),
-        key,
-        keep_head=exp.config["keep_head"],
-    )
-    logging.info("weights of %s:\n%s", loaded.source, report)
-    params = jax.device_put(params, jax.tree.map(lambda x: x.sharding, state.params))
+    with pretrained.open_weights(exp.config["init_from"]) as weights:
+        params, report = pretrained.adapt(
+            weights.leaves,
+            weights.architecture,
+            exp.architecture,
+            exp.state.params,
+            keep_head=exp.config["keep_head"],
+            place=lambda array, like: mesh_lib.place(array, like.sharding),
+            fresh=dict(tree.named_leaves(state.params)),
+        )
+    logging.info("weights of %s:\n%s", exp.config["init_from"], report)
     ema = None if state.ema is None else jax.tree.map(lambda x: x.copy(), params)
     return TrainState(state.step, params, state.opt_state, ema)
 

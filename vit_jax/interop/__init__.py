@@ -1,7 +1,7 @@
 """Weights of other codes: one table of names a dialect, used in both directions."""
 
 from vit_jax.interop.dialects import DIALECTS
-from vit_jax.interop.posemb import resample_posemb
+from vit_jax.interop.posemb import at_size, resample_posemb
 from vit_jax.interop.source import Tensors
 from vit_jax.interop.weights import Weights, check_shapes, is_weights, read, write
 
@@ -9,6 +9,7 @@ __all__ = [
     "DIALECTS",
     "Tensors",
     "Weights",
+    "at_size",
     "check_shapes",
     "is_weights",
     "read",

@@ -30,7 +30,10 @@ METHODS: dict[str, Callable[[int, int], np.ndarray]] = {
 
 
 def at_size(
-    leaves: Tensors, arch: Architecture, image_size: tuple[int, int], method: str
+    leaves: Tensors,
+    arch: Architecture,
+    image_size: tuple[int, int],
+    method: str = "corners",
 ) -> tuple[Tensors, Architecture]:
     """Returns leaves and architecture for images of another size.
 
