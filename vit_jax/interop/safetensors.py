@@ -134,7 +134,8 @@ def _open_shards(path: Path) -> list["_File"]:
     for name in weight_map.values():
         if not isinstance(name, str) or not FILE_NAME.fullmatch(name):
             raise errors.UserError(
-                f"{path} names {str(name)[:100]!r}, which is no {SUFFIX} file beside it."
+                f"{path} names {str(name)[:100]!r}, which is no {SUFFIX} file beside "
+                "it."
             )
     names = sorted(set(weight_map.values()))
     if len(names) > MAX_FILES:
@@ -331,10 +332,9 @@ def write(tensors: source.Tensors, path: str | Path) -> None:
     described = _described(tensors.config)
     if path.name != FILE:
         _check_alone(path, described)
-    names = sorted(tensors.names)
     # PyTorch's readers want to know the format.
     header, at = {"__metadata__": {"format": "pt"}}, 0
-    for name in names:
+    for name in tensors.names:
         end = at + 4 * math.prod(tensors.shapes[name])
         header[name] = {
             "dtype": "F32",
@@ -344,7 +344,8 @@ def write(tensors: source.Tensors, path: str | Path) -> None:
         at = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # so that every tensor is aligned
-    flat = (tensors.read(name).astype("<f4", copy=False).ravel() for name in names)
+    arrays = (tensors.read(name) for name in tensors.names)
+    flat = (array.astype("<f4", copy=False).ravel() for array in arrays)
     _write_whole(path, itertools.chain([struct.pack("<Q", len(text)), text], flat))
     for name, content in described.items():
         _write_whole(path.parent / name, [content])

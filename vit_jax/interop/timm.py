@@ -1,0 +1,453 @@
+"""timm's Vision Transformers and Mixers, as its hub stores them.
+
+A state dict, and a `config.json` that names an architecture of its zoo, with the
+arguments that differ from it and how images are prepared. timm computes GELU exactly
+and has LayerNorms with an epsilon of 1e-6. Its `fc1` of a packed SwiGLU holds gate and
+value one after the other, and its `fc_norm` is the last LayerNorm after the pooling.
+"""
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from vit_jax import errors
+from vit_jax.data.preprocessing import Preprocessing
+from vit_jax.interop import pytorch
+from vit_jax.interop.dialect import Config, Dialect
+from vit_jax.interop.pytorch import linear, norm
+from vit_jax.interop.rules import Rule
+from vit_jax.interop.source import Tensors
+from vit_jax.models.mixer import MixerArchitecture
+from vit_jax.models.variants import SIZES, VitArchitecture
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+_BLOCK = "blocks.{layer}"
+_FC_NORM = "fc_norm"
+_GATE = "blocks/mlp/gate/kernel"
+
+_VIT = (
+    *pytorch.conv("patch_embed", "patch_embed.proj"),
+    Rule("cls", "cls_token"),
+    Rule("registers", "reg_token"),
+    Rule("posemb", "pos_embed"),
+    *norm("blocks/norm1", f"{_BLOCK}.norm1"),
+    *pytorch.fused(
+        ("blocks/attn/query", "blocks/attn/key", "blocks/attn/value"),
+        f"{_BLOCK}.attn.qkv",
+        heads=True,
+    ),
+    *norm("blocks/attn/query_norm", f"{_BLOCK}.attn.q_norm"),
+    *norm("blocks/attn/key_norm", f"{_BLOCK}.attn.k_norm"),
+    *pytorch.out_of_heads("blocks/attn/out", f"{_BLOCK}.attn.proj"),
+    Rule("blocks/scale1", f"{_BLOCK}.ls1.gamma"),
+    *norm("blocks/norm2", f"{_BLOCK}.norm2"),
+    *linear("blocks/mlp/up", f"{_BLOCK}.mlp.fc1"),
+    *linear("blocks/mlp/down", f"{_BLOCK}.mlp.fc2"),
+    Rule("blocks/scale2", f"{_BLOCK}.ls2.gamma"),
+    *norm("norm", "norm"),
+    *norm(_FC_NORM, "fc_norm"),
+    Rule("map/probe", "attn_pool.latent"),
+    *pytorch.into_heads("map/attn/query", "attn_pool.q"),
+    *pytorch.fused(("map/attn/key", "map/attn/value"), "attn_pool.kv", heads=True),
+    *pytorch.out_of_heads("map/attn/out", "attn_pool.proj"),
+    *norm("map/norm", "attn_pool.norm"),
+    *linear("map/mlp/up", "attn_pool.mlp.fc1"),
+    *linear("map/mlp/down", "attn_pool.mlp.fc2"),
+    *linear("pre_logits", "pre_logits.fc"),
+    *linear("head", "head"),
+    # Its SwiGLU that is not packed.
+    *linear("blocks/mlp/gate", f"{_BLOCK}.mlp.fc1_g"),
+    *linear("blocks/mlp/up", f"{_BLOCK}.mlp.fc1_x"),
+    # The spellings of DINOv2's and DeiT III's own files, which timm reads as well.
+    Rule("registers", "register_tokens"),
+    Rule("blocks/scale1", f"{_BLOCK}.gamma_1"),
+    Rule("blocks/scale2", f"{_BLOCK}.gamma_2"),
+    *linear("blocks/mlp/up", f"{_BLOCK}.mlp.w12"),
+    *linear("blocks/mlp/down", f"{_BLOCK}.mlp.w3"),
+)
+_MIXER = (
+    *pytorch.conv("patch_embed", "stem.proj"),
+    *norm("blocks/norm1", f"{_BLOCK}.norm1"),
+    *linear("blocks/tokens/up", f"{_BLOCK}.mlp_tokens.fc1"),
+    *linear("blocks/tokens/down", f"{_BLOCK}.mlp_tokens.fc2"),
+    *norm("blocks/norm2", f"{_BLOCK}.norm2"),
+    *linear("blocks/channels/up", f"{_BLOCK}.mlp_channels.fc1"),
+    *linear("blocks/channels/down", f"{_BLOCK}.mlp_channels.fc2"),
+    *norm("norm", "norm"),
+    *linear("head", "head"),
+)
+# Of timm's models inside transformers.
+_WRAPPER = "timm_model."
+
+# What an architecture of its zoo has and neither tensors nor config say.
+_ZOO: tuple[tuple[str, dict[str, Any]], ...] = (
+    (r"vit_so400m_patch16_siglip.*", {"heads": 16, "gelu": "tanh"}),
+    (r"vit_giantopt_patch16_siglip.*", {"heads": 16, "gelu": "tanh"}),
+    (r"vit_base_patch32_siglip.*", {"gelu": "tanh"}),
+    (r"vit_large_patch16_siglip.*_512", {"gelu": "tanh"}),
+    (r"(vit|deit3)_(huge|gigantic|so400m)_.*", {"heads": 16}),
+    (r"vit_giant_patch14_224|vit_giant_patch16_gap_224", {"heads": 16}),
+    (r"vit_base_patch16_gap_224", {"heads": 16}),
+    (r"vit_base_patch16_rpn_224", {"norm": "post"}),
+    (r"test_vit[24]?", {"heads": 2}),
+)
+# Its other architectures' heads are 64 wide.
+_IN_ZOO = r"(vit|deit3?|flexivit)_.*"
+# These have no tensors of their own for their positions.
+_ROTARY = r"_rope_|_dinov3|_lingbot"
+_POOLS_PREFIX = "test_vit3"
+_TOKENS = ("cls_token", "pos_embed", "reg_token")
+_POOLS = {"token": "token", "avg": "mean", "map": "map", "": "none"}
+_GELUS = {"gelu": "erf", "gelu_tanh": "tanh"}
+_SILUS = ("silu", "swish")
+
+
+def _part(config: Config | None, key: str) -> Mapping[str, Any]:
+    """An object in a config, empty where there is none."""
+    found = config[key] if config is not None and key in config else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def _argument(config: Config | None, key: str) -> Any:
+    """An argument of the model, which a config has in its own place or at its top."""
+    for values in (_part(config, "model_args"), config or {}):
+        if key in values:
+            return values[key]
+    return None
+
+
+def _refused(what: str, do: str = "Only timm itself can run it.") -> errors.UserError:
+    return errors.UserError(f"it is a timm model {what}; there is none here. {do}")
+
+
+def _vit_says(tensors: Tensors) -> dict[str, Any]:
+    config = tensors.config
+    shapes = {n.removeprefix(_WRAPPER): s for n, s in tensors.shapes.items()}
+    zoo = str(_argument(config, "architecture") or "").partition(".")[0]
+    _refuse_others(config, shapes, zoo)
+    fields = dict(next((f for regex, f in _ZOO if re.fullmatch(regex, zoo)), {}))
+    width = next((s[-1] for n, s in shapes.items() if n in _TOKENS and s), 0)
+    heads = pytorch.whole(_part(config, "model_args"), "num_heads")
+    if heads is not None:
+        fields["heads"] = heads
+    elif "heads" not in fields and re.fullmatch(_IN_ZOO, zoo) and width >= 64:
+        fields["heads"] = width // 64
+    fields |= _activation(config, _is_swiglu(shapes)) | _pool(config, shapes)
+    if "pos_embed" not in shapes:
+        fields["posemb"] = "none"
+    return fields | _image_size(config)
+
+
+def _refuse_others(config: Config | None, shapes: Shapes, zoo: str) -> None:
+    """Raises `UserError` for what has our names and is another function."""
+    if "dist_token" in shapes or "head_dist.weight" in shapes:
+        raise _refused(
+            "whose output is the mean of two heads, one on a distillation token",
+            "Take the one without distillation (deit_..._patch16_224).",
+        )
+    rotary = "pos_embed" not in shapes and _argument(config, "pos_embed") != "none"
+    if rotary or re.search(_ROTARY, zoo):
+        raise _refused("with rotary positions")
+    if _argument(config, "pool_include_prefix") or zoo == _POOLS_PREFIX:
+        raise _refused("that pools the tokens before the patches as well")
+    if _argument(config, "norm_layer") not in (None, "layernorm"):
+        raise _refused(f"with norm_layer={str(_argument(config, 'norm_layer'))[:50]!r}")
+
+
+def _is_swiglu(shapes: Shapes) -> bool:
+    first, last = (shapes.get(f"blocks.0.mlp.{n}.weight") for n in ("fc1", "fc2"))
+    if first is None or last is None:
+        return True  # fc1_g and fc1_x, or DINOv2's w12 and w3
+    return len(first) == len(last) == 2 and first[0] == 2 * last[1]
+
+
+def _activation(config: Config | None, swiglu: bool) -> dict[str, str]:
+    act = _argument(config, "act_layer")
+    if act is None or (swiglu and act in _SILUS):
+        return {}
+    if swiglu or act not in _GELUS:
+        gated = " in a gated MLP" if swiglu else ""
+        raise _refused(f"with act_layer={str(act)[:50]!r}{gated}")
+    return {"gelu": _GELUS[act]}
+
+
+def _pool(config: Config | None, shapes: Shapes) -> dict[str, str]:
+    pooled = f"{_FC_NORM}.weight" in shapes
+    fields = {"final_norm": "pooled" if pooled else "tokens"}
+    pool = _argument(config, "global_pool")
+    if pool is not None:
+        if pool not in _POOLS:
+            raise _refused(f"with global_pool={str(pool)[:50]!r}")
+        fields["pool"] = _POOLS[pool]
+    elif pooled:
+        fields["pool"] = "mean"
+    return fields
+
+
+def _image_size(config: Config | None) -> dict[str, Any]:
+    """The size it was trained at, if the config says it."""
+    size = pytorch.size_of(_part(config, "model_args"), "img_size")
+    if size is None:
+        size = _input_size(config)
+    return {} if size is None else {"image_size": size}
+
+
+def _input_size(config: Config | None) -> tuple[int, int] | None:
+    """Of images that it is evaluated on."""
+    prepared = _prepared(config)
+    channels = prepared["input_size"] if "input_size" in prepared else None
+    if not isinstance(channels, list | tuple) or len(channels) != 3:
+        return None
+    return pytorch.size_of({"input_size": list(channels[1:])}, "input_size")
+
+
+def _prepared(config: Config | None) -> Mapping[str, Any]:
+    """Its `pretrained_cfg`; the older configs are one."""
+    return _part(config, "pretrained_cfg") or config or {}
+
+
+def _preprocessing(arch: Any, config: Config | None) -> Preprocessing:
+    said = _prepared(config)
+    crop, mode = said.get("crop_pct"), said.get("crop_mode")
+    crop = 0.9 if crop is None else crop
+    if isinstance(crop, bool) or not isinstance(crop, int | float) or not 0 < crop <= 1:
+        raise errors.UserError(f"config.json: crop_pct={str(crop)[:50]!r}; want 0..1.")
+    filter = said.get("interpolation")
+    if filter not in (None, "bicubic", "bilinear"):
+        logging.warning("images are resized bicubic, not %s", str(filter)[:50])
+        filter = "bicubic"
+    if mode == "border" or (mode == "squash" and crop < 1):
+        logging.warning("images are cropped at the centre, not crop_mode=%s", mode)
+    return pytorch.evaluation(
+        arch.image_size,
+        crop=crop,
+        filter=filter or "bicubic",
+        mean=pytorch.channels(said, "mean", 255) or pytorch.HALF,
+        std=pytorch.channels(said, "std", 255) or pytorch.HALF,
+        whole_image=mode == "squash" and crop == 1,
+    )
+
+
+def _label_names(config: Config | None) -> tuple[str, ...] | None:
+    said = (config or {}) | dict(_prepared(config))
+    names = said.get("label_names")
+    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+        return None
+    described = said.get("label_descriptions")
+    described = described if isinstance(described, Mapping) else {}
+    return tuple(str(described.get(name, name)) for name in names)
+
+
+def _renamed(leaves: Tensors, old: str, new: str) -> Tensors:
+    """The same with another start of some names."""
+    return leaves.renamed({re.sub(rf"^{old}/", f"{new}/", n): n for n in leaves.names})
+
+
+def _vit_loaded(leaves: Tensors) -> Tensors:
+    """One last LayerNorm, and a packed SwiGLU's two parts apart."""
+    shapes = leaves.shapes
+    if f"{_FC_NORM}/scale" in shapes:
+        if "norm/scale" in shapes:
+            raise _refused("with a LayerNorm before the pooling and one after it")
+        leaves = _renamed(leaves, _FC_NORM, "norm")
+    up, down = (shapes.get(f"blocks/mlp/{part}/kernel") for part in ("up", "down"))
+    if not up or not down or up[-1] != 2 * down[-2] or _GATE in shapes:
+        return leaves
+
+    def part(name: str, index: int) -> tuple[tuple[int, ...], Callable]:
+        *lead, both = shapes[name]
+        return (*lead, both // 2), lambda: np.split(leaves.read(name), 2, -1)[index]
+
+    halves = {}
+    for leaf in ("kernel", "bias"):
+        if (name := f"blocks/mlp/up/{leaf}") in shapes:
+            halves[f"blocks/mlp/gate/{leaf}"] = part(name, 0)
+            halves[name] = part(name, 1)
+    return leaves.changed(halves)
+
+
+def _vit_saved(
+    leaves: Tensors, arch: VitArchitecture
+) -> tuple[Tensors, VitArchitecture]:
+    if arch.pre_logits:
+        raise errors.UserError(
+            "timm leaves out the layer before the head (pre_logits): load the model "
+            "with num_classes=0 ... or write another dialect."
+        )
+    if 0 < arch.positioned < arch.prefix:
+        leaves, arch = pytorch.with_positions(leaves, arch, 0)
+    if arch.mlp == "swiglu":
+        arch, leaves = arch.replace(gelu="erf"), _packed(leaves)
+    if arch.final_norm == "pooled":
+        leaves = _renamed(leaves, "norm", _FC_NORM)
+    return leaves, arch
+
+
+def _packed(leaves: Tensors) -> Tensors:
+    """Gate and up as one."""
+
+    def both(leaf: str) -> Callable[[], np.ndarray]:
+        names = [f"blocks/mlp/{part}/{leaf}" for part in ("gate", "up")]
+        return lambda: np.concatenate([leaves.read(name) for name in names], -1)
+
+    changes = {}
+    for leaf in ("kernel", "bias"):
+        *lead, hidden = leaves.shapes[f"blocks/mlp/up/{leaf}"]
+        changes[f"blocks/mlp/up/{leaf}"] = ((*lead, 2 * hidden), both(leaf))
+    joined = leaves.changed(changes)
+    kept = [n for n in joined.names if not n.startswith("blocks/mlp/gate/")]
+    return joined.renamed({name: name for name in kept})
+
+
+# Size in ours -> in timm's names, and the patches it has there at 224 pixels.
+_SIZES = {
+    "Ti": ("tiny", (16,)),
+    "S": ("small", (8, 16, 32)),
+    "B": ("base", (8, 16, 32)),
+    "L": ("large", (14, 16, 32)),
+    "H": ("huge", (14,)),
+    "g": ("giant", (14,)),
+    "G": ("gigantic", (14,)),
+}
+
+
+def _architecture_name(arch: VitArchitecture) -> str:
+    """The nearest of the zoo; the arguments say all that differs from it."""
+    if arch.norm == "post":
+        return "vit_base_patch16_rpn_224"
+    if arch.mlp == "swiglu":
+        return "vit_giant_patch14_dinov2"
+    size = (arch.width, arch.depth, arch.mlp_width, arch.heads)
+    for ours, (theirs, patches) in _SIZES.items():
+        known = SIZES[ours]
+        if size == (known.width, known.depth, known.mlp_width, known.heads):
+            if arch.patch[0] in patches and arch.patch[0] == arch.patch[1]:
+                return f"vit_{theirs}_patch{arch.patch[0]}_224"
+    return "vit_base_patch16_224"
+
+
+def _ratio(width: int, hidden: int) -> float:
+    """What times the width gives, cut to a whole number, the hidden width."""
+    return (
+        hidden / width
+        if int(width * (hidden / width)) == hidden
+        else ((hidden + 0.5) / width)
+    )
+
+
+def _vit_config(
+    arch: VitArchitecture,
+    preprocessing: Preprocessing | None,
+    label_names: tuple[str, ...] | None,
+) -> dict[str, Any]:
+    swiglu = arch.mlp == "swiglu"
+    pools = {ours: theirs for theirs, ours in _POOLS.items()}
+    pool = pools[arch.pool] if arch.pool in pools else "token"
+    acts = {ours: theirs for theirs, ours in _GELUS.items()}
+    arguments = {
+        "img_size": list(arch.image_size),
+        "patch_size": pytorch.side(arch.patch),
+        "global_pool": pool,
+        "embed_dim": arch.width,
+        "depth": arch.depth,
+        "num_heads": arch.heads,
+        "mlp_ratio": _ratio(arch.width, arch.mlp_width * (1 + swiglu)),
+        "qkv_bias": arch.qkv_bias,
+        "qk_norm": arch.qk_norm,
+        "init_values": (arch.layer_scale or None) if arch.norm == "pre" else None,
+        "class_token": arch.has_class_token,
+        "pos_embed": "none" if arch.posemb == "none" else "learn",
+        "no_embed_class": arch.positioned == 0 and arch.prefix > 0,
+        "reg_tokens": arch.registers,
+        "fc_norm": arch.final_norm == "pooled",
+        "act_layer": "silu" if swiglu else acts[arch.gelu],
+    }
+    return {
+        "architecture": _architecture_name(arch),
+        "num_classes": arch.num_classes,
+        "num_features": arch.width,
+        "global_pool": pool,
+        "pretrained_cfg": _pretrained(arch, preprocessing, "patch_embed.proj"),
+        "model_args": arguments,
+        **({} if label_names is None else {"label_names": list(label_names)}),
+    }
+
+
+def _pretrained(
+    arch: Any, preprocessing: Preprocessing | None, first: str
+) -> dict[str, Any]:
+    """What timm calls `pretrained_cfg`."""
+    said = preprocessing or Preprocessing(arch.image_size)
+    cropped = said.transform == "resize_small_crop"
+    return {
+        "num_classes": arch.num_classes,
+        "input_size": [3, *said.image_size],
+        "fixed_input_size": True,
+        "crop_pct": max(said.image_size) / said.resize if cropped else 1.0,
+        "crop_mode": "center" if cropped else "squash",
+        "interpolation": said.filter or "bilinear",
+        "mean": [value / 255 for value in said.mean],
+        "std": [value / 255 for value in said.std],
+        "first_conv": first,
+        "classifier": "head",
+    }
+
+
+def _mixer_says(tensors: Tensors) -> dict[str, Any]:
+    return {"gelu": "erf"} | _activation(tensors.config, swiglu=False)
+
+
+def _mixer_config(
+    arch: MixerArchitecture,
+    preprocessing: Preprocessing | None,
+    label_names: tuple[str, ...] | None,
+) -> dict[str, Any]:
+    acts = {ours: theirs for theirs, ours in _GELUS.items()}
+    widths = (arch.tokens_mlp_width, arch.channels_mlp_width)
+    return {
+        "architecture": "mixer_b16_224",
+        "num_classes": arch.num_classes,
+        "num_features": arch.width,
+        "pretrained_cfg": _pretrained(arch, preprocessing, "stem.proj"),
+        "model_args": {
+            "img_size": list(arch.image_size),
+            "patch_size": pytorch.side(arch.patch),
+            "num_blocks": arch.depth,
+            "embed_dim": arch.width,
+            "mlp_ratio": [_ratio(arch.width, hidden) for hidden in widths],
+            "act_layer": acts[arch.gelu],
+        },
+        **({} if label_names is None else {"label_names": list(label_names)}),
+    }
+
+
+_COMMON: dict[str, Any] = {
+    "containers": ("safetensors",),
+    "preprocessing": _preprocessing,
+    "label_names": _label_names,
+}
+DIALECTS: dict[str, Dialect] = {
+    "timm": Dialect(
+        (*_VIT, *pytorch.prefixed(_WRAPPER, _VIT)),
+        rf"({_WRAPPER})?blocks\.\d+\.attn\.qkv\.weight",
+        fields={"gelu": "erf", "norm_epsilon": 1e-6},
+        says=_vit_says,
+        says_heads=False,
+        loaded=_vit_loaded,
+        saved=_vit_saved,
+        config=_vit_config,
+        **_COMMON,
+    ),
+    "timm_mixer": Dialect(
+        (*_MIXER, *pytorch.prefixed(_WRAPPER, _MIXER)),
+        rf"({_WRAPPER})?blocks\.\d+\.mlp_tokens\.fc1\.weight",
+        family="mixer",
+        says=_mixer_says,
+        config=_mixer_config,
+        **_COMMON,
+    ),
+}
