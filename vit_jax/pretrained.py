@@ -141,9 +141,7 @@ def load(
         if mesh is not None:
             like = mesh_lib.with_shardings(like, mesh_lib.shardings(like, mesh))
         params, _ = adapt(leaves, source, target, like, place=_place)
-    preprocessing = weights.preprocessing
-    if preprocessing.image_size != target.image_size:
-        preprocessing = _preprocessing_at(preprocessing, target.image_size)
+    preprocessing = preprocessing_at(weights.preprocessing, target.image_size)
     names = weights.label_names if target.num_classes == source.num_classes else None
     return Loaded(
         models.merge(graphdef, params),
@@ -212,10 +210,10 @@ def read_architecture(path: str | Path, **options: Any) -> models.Architecture:
         return weights.architecture
 
 
-def _preprocessing_at(
+def preprocessing_at(
     old: preprocessing_lib.Preprocessing, image_size: tuple[int, int]
 ) -> preprocessing_lib.Preprocessing:
-    """The same evaluation at another size: the share that a crop keeps is kept."""
+    """Returns the same evaluation at another size; a crop keeps its share."""
     resize = round(old.resize * min(image_size) / min(old.image_size))
     return preprocessing_lib.Preprocessing.from_dict(
         old.to_dict() | {"image_size": list(image_size), "resize": resize}

@@ -1,6 +1,6 @@
 """Models: sizes and names, the NNX modules, and their parameters as plain dicts."""
 
-from vit_jax.models.architecture import Architecture
+from vit_jax.models.architecture import Architecture, pair
 from vit_jax.models.build import abstract, count_parameters, create, merge, split
 from vit_jax.models.families import (
     FAMILIES,
@@ -27,6 +27,7 @@ __all__ = [
     "from_dict",
     "list_names",
     "merge",
+    "pair",
     "split",
     "with_options",
 ]
