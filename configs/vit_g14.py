@@ -1,0 +1,35 @@
+"""ViT-g/14 (default) and `:G`, ViT-G/14, on JFT-3B ("Scaling Vision Transformers").
+
+One file: some file systems do not tell vit_g14.py from vit_G14.py. MAP head without
+class token, Adafactor with a bfloat16 average, reciprocal square root with cooldown,
+decay 3.0 for the head and 0.03 for the rest, as published with big_vision. It was
+trained with batches of 16,384 (--config.batch_size=16384) to 32,768.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base, pretrain
+
+
+def get_config(size: str | None = None) -> ConfigDict:
+    """Returns the recipe for "g" or "G"."""
+    size = size or "g"
+    pretrain.choose("size", size, ("g", "G"))
+    config = base.get_config()
+    config.total = "1_000_000 steps"
+    config.model.name = f"{size}/14"
+    config.model.pool = "map"
+    config.model.pre_logits = False
+    config.model.head_bias = -10.0
+    config.data.dataset = "jft3b"
+    base.set_evals(config)
+    config.optimizer.name = "adafactor"
+    config.optimizer.accumulator_dtype = "bfloat16"
+    config.optimizer.lr = 8e-4
+    config.optimizer.schedule = "rsqrt"
+    config.optimizer.cooldown = "50_000 steps"
+    config.optimizer.clip_norm = 1.0
+    config.optimizer.weight_decay = 0.03
+    config.optimizer.decay = "kernels"
+    config.optimizer.decay_rules = (("^head/kernel$", 100.0),)
+    return config
