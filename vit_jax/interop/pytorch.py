@@ -6,6 +6,7 @@ width]; heads lie one after the other in the outputs of queries, keys and values
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -118,6 +119,11 @@ def fused(ours: tuple[str, ...], theirs: str, *, heads: bool) -> list[Rule]:
     ]
 
 
+def renamed(leaves: Tensors, old: str, new: str) -> Tensors:
+    """Returns the same with another start of some names."""
+    return leaves.renamed({re.sub(rf"^{old}/", f"{new}/", n): n for n in leaves.names})
+
+
 def with_positions(
     leaves: Tensors, arch: VitArchitecture, count: int
 ) -> tuple[Tensors, VitArchitecture]:
@@ -165,6 +171,19 @@ def whole(config: Mapping[str, Any], key: str, least: int = 1) -> int | None:
             f"config.json: {key}={str(value)[:50]!r}; want a whole number from {least}."
         )
     return value
+
+
+def number(config: Mapping[str, Any], key: str) -> float | None:
+    """Returns a number of a config above 0, None without it, or raises `UserError`."""
+    value = config[key] if key in config else None
+    if value is None:
+        return None
+    good = isinstance(value, int | float) and not isinstance(value, bool)
+    if not good or not 0 < value < math.inf:
+        raise errors.UserError(
+            f"config.json: {key}={str(value)[:50]!r}; want a number above 0."
+        )
+    return float(value)
 
 
 def size_of(config: Mapping[str, Any], key: str) -> tuple[int, int] | None:

@@ -242,18 +242,13 @@ def _label_names(config: Config | None) -> tuple[str, ...] | None:
     return tuple(str(described.get(name, name)) for name in names)
 
 
-def _renamed(leaves: Tensors, old: str, new: str) -> Tensors:
-    """The same with another start of some names."""
-    return leaves.renamed({re.sub(rf"^{old}/", f"{new}/", n): n for n in leaves.names})
-
-
 def _vit_loaded(leaves: Tensors) -> Tensors:
     """One last LayerNorm, and a packed SwiGLU's two parts apart."""
     shapes = leaves.shapes
     if f"{_FC_NORM}/scale" in shapes:
         if "norm/scale" in shapes:
             raise _refused("with a LayerNorm before the pooling and one after it")
-        leaves = _renamed(leaves, _FC_NORM, "norm")
+        leaves = pytorch.renamed(leaves, _FC_NORM, "norm")
     up, down = (shapes.get(f"blocks/mlp/{part}/kernel") for part in ("up", "down"))
     if not up or not down or up[-1] != 2 * down[-2] or _GATE in shapes:
         return leaves
@@ -283,7 +278,7 @@ def _vit_saved(
     if arch.mlp == "swiglu":
         arch, leaves = arch.replace(gelu="erf"), _packed(leaves)
     if arch.final_norm == "pooled":
-        leaves = _renamed(leaves, "norm", _FC_NORM)
+        leaves = pytorch.renamed(leaves, "norm", _FC_NORM)
     return leaves, arch
 
 

@@ -25,21 +25,6 @@ from vit_jax.models import build
 from vit_jax.models.architecture import Architecture, pair
 
 
-def _write_safetensors(tensors: Tensors, path: Path) -> None:
-    """Writes a file, or a folder with one in it; a `config` goes beside it."""
-    if path.suffix != safetensors.SUFFIX:
-        path.mkdir(parents=True, exist_ok=True)
-        path = path / safetensors.FILE
-    config = path.parent / safetensors.CONFIG
-    if tensors.config is not None:
-        if config.exists() and safetensors.read_json(config) != tensors.config:
-            raise errors.UserError(
-                f"{config} is of another model: write into a folder of its own."
-            )
-        safetensors.write_json(config, tensors.config)
-    safetensors.write(tensors, path)
-
-
 class Container(NamedTuple):
     """A file format: a suffix, and how it is opened and written."""
 
@@ -50,7 +35,7 @@ class Container(NamedTuple):
 
 CONTAINERS: dict[str, Container] = {
     "npz": Container(".npz", npz.open, npz.write),
-    "safetensors": Container(safetensors.SUFFIX, safetensors.open, _write_safetensors),
+    "safetensors": Container(safetensors.SUFFIX, safetensors.open, safetensors.write),
     "tensorstore": Container(".bv", tensorstore.open, tensorstore.write),
 }
 

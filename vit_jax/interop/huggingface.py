@@ -1,0 +1,494 @@
+"""Vision Transformers of Hugging Face's transformers: ViT, DeiT and DINOv2.
+
+Files on the hub have one spelling of the blocks' names and transformers 5 has another
+in memory; both are read, the hub's is written, which every version reads. A model
+without a head may have its names without the first part ("vit."). Beside the weights
+lie `config.json` and `preprocessor_config.json`.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from vit_jax import errors
+from vit_jax.data.preprocessing import Preprocessing
+from vit_jax.interop import pytorch
+from vit_jax.interop.dialect import Config, Dialect
+from vit_jax.interop.pytorch import linear, norm
+from vit_jax.interop.rules import Rule, Sizes
+from vit_jax.interop.safetensors import PREPROCESSOR
+from vit_jax.interop.source import Tensors
+from vit_jax.models.variants import VitArchitecture
+
+_GELUS = {
+    "gelu": "erf",
+    "gelu_python": "erf",
+    "gelu_pytorch_tanh": "tanh",
+    "gelu_python_tanh": "tanh",
+    "gelu_new": "tanh",
+    "gelu_fast": "tanh",
+    "gelu_accurate": "tanh",
+}
+_RESAMPLING = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+
+_HUB = "encoder.layer.{layer}"
+# Stands for "blocks/mlp" in a model of SwiGLUs, so that a leaf has one rule to be
+# written by.
+_GATED = "blocks/gated"
+
+
+def _qkv(theirs: Mapping[str, str]) -> list[Rule]:
+    rules = []
+    for part in ("query", "key", "value"):
+        rules += pytorch.into_heads(f"blocks/attn/{part}", theirs[part])
+    return rules + pytorch.out_of_heads("blocks/attn/out", theirs["out"])
+
+
+def _attention(block: str) -> list[Rule]:
+    """On the hub and, second, in memory."""
+    attention = f"{block}.attention"
+    parts = ("query", "key", "value")
+    return [
+        *_qkv(
+            {part: f"{attention}.attention.{part}" for part in parts}
+            | {"out": f"{attention}.output.dense"}
+        ),
+        *_in_memory(block),
+    ]
+
+
+def _in_memory(block: str) -> list[Rule]:
+    parts = {"query": "q", "key": "k", "value": "v", "out": "o"}
+    return _qkv({o: f"{block}.attention.{p}_proj" for o, p in parts.items()})
+
+
+def _mlp(block: str) -> list[Rule]:
+    return [
+        *linear("blocks/mlp/up", f"{block}.mlp.fc1"),
+        *linear("blocks/mlp/down", f"{block}.mlp.fc2"),
+    ]
+
+
+def _row(array: np.ndarray, sizes: Sizes) -> np.ndarray:
+    return array.reshape(1, 1, -1)
+
+
+def _without_axis(array: np.ndarray, *, sizes: Sizes) -> np.ndarray:
+    return array[0]
+
+
+_EMBEDDINGS = [
+    Rule("cls", "embeddings.cls_token"),
+    Rule("posemb", "embeddings.position_embeddings"),
+    *pytorch.conv("patch_embed", "embeddings.patch_embeddings.projection"),
+    *norm("norm", "layernorm"),
+]
+_POOLER = linear("pre_logits", "pooler.dense")
+_VIT = [
+    *_EMBEDDINGS,
+    Rule("mask_token", "embeddings.mask_token"),
+    *_POOLER,
+    *norm("blocks/norm1", f"{_HUB}.layernorm_before"),
+    *_attention(_HUB),
+    *norm("blocks/norm2", f"{_HUB}.layernorm_after"),
+    *linear("blocks/mlp/up", f"{_HUB}.intermediate.dense"),
+    *linear("blocks/mlp/down", f"{_HUB}.output.dense"),
+    # In memory.
+    *norm("blocks/norm1", "layers.{layer}.layernorm_before"),
+    *_in_memory("layers.{layer}"),
+    *norm("blocks/norm2", "layers.{layer}.layernorm_after"),
+    *_mlp("layers.{layer}"),
+]
+_DEIT = [*_VIT, Rule("registers", "embeddings.distillation_token")]
+_DINOV2 = [
+    *_EMBEDDINGS,
+    Rule("mask_token", "embeddings.mask_token", _row, _without_axis),
+    *norm("blocks/norm1", f"{_HUB}.norm1"),
+    *_attention(_HUB),
+    Rule("blocks/scale1", f"{_HUB}.layer_scale1.lambda1"),
+    *norm("blocks/norm2", f"{_HUB}.norm2"),
+    *_mlp(_HUB),
+    *pytorch.fused(
+        (f"{_GATED}/gate", f"{_GATED}/up"), f"{_HUB}.mlp.weights_in", heads=False
+    ),
+    *linear(f"{_GATED}/down", f"{_HUB}.mlp.weights_out"),
+    Rule("blocks/scale2", f"{_HUB}.layer_scale2.lambda1"),
+    # In memory.
+    *linear(f"{_GATED}/gate", f"{_HUB}.mlp.gate_proj"),
+    *linear(f"{_GATED}/up", f"{_HUB}.mlp.up_proj"),
+    *linear(f"{_GATED}/down", f"{_HUB}.mlp.down_proj"),
+]
+_REGISTERS = [*_DINOV2, Rule("registers", "embeddings.register_tokens")]
+
+
+def _value(config: Config | None, key: str) -> Any:
+    return None if config is None or key not in config else config[key]
+
+
+def _says(
+    tensors: Tensors, model_types: tuple[str, ...], heads: int | None = None
+) -> dict[str, Any]:
+    """What the config says; without one only what the dialect's fields do."""
+    config = tensors.config
+    kind, act = _value(config, "model_type"), _value(config, "hidden_act")
+    if kind is not None and kind not in model_types:
+        raise errors.UserError(
+            f"config.json: model_type={str(kind)[:50]!r} has the tensors of a "
+            f"{model_types[0]} and may be another function; it is not supported."
+        )
+    if "distillation_classifier.weight" in tensors.shapes:
+        raise errors.UserError(
+            "it is a DeiT whose output is the mean of two heads, one on the "
+            "distillation token; there is none here. Take the version without "
+            "distillation, or save it from DeiTForImageClassification."
+        )
+    fields: dict[str, Any] = {}
+    if act is not None:
+        if act not in _GELUS:
+            raise errors.UserError(
+                f"config.json: hidden_act={str(act)[:50]!r}; ours: {', '.join(_GELUS)}."
+            )
+        fields["gelu"] = _GELUS[act]
+    pooled = any(name.endswith("pooler.dense.weight") for name in tensors.names)
+    if pooled and _value(config, "pooler_act") not in (None, "tanh"):
+        raise errors.UserError(
+            f"config.json: pooler_act={str(config['pooler_act'])[:50]!r}; ours: tanh."
+        )
+    said = config or {}
+    heads = pytorch.whole(said, "num_attention_heads") or heads
+    epsilon = pytorch.number(said, "layer_norm_eps")
+    size = pytorch.size_of(said, "image_size")
+    found = {"heads": heads, "norm_epsilon": epsilon, "image_size": size}
+    return fields | {key: value for key, value in found.items() if value is not None}
+
+
+def _vit_says(tensors: Tensors) -> dict[str, Any]:
+    return {"pool": "token"} | _says(tensors, ("vit", "vit_msn"))
+
+
+def _deit_says(tensors: Tensors) -> dict[str, Any]:
+    return {"pool": "token"} | _says(tensors, ("deit",))
+
+
+def _dinov2_says(tensors: Tensors) -> dict[str, Any]:
+    width = next(
+        (s[-1] for n, s in tensors.shapes.items() if n.endswith("cls_token") and s), 0
+    )
+    # All that were released have heads of 64.
+    heads = width // 64 or None
+    pool = "token_mean" if "classifier.weight" in tensors.shapes else "token"
+    return {"pool": pool} | _says(
+        tensors, ("dinov2", "dinov2_with_registers"), heads=heads
+    )
+
+
+def _dinov2_loaded(leaves: Tensors) -> Tensors:
+    return pytorch.renamed(leaves, _GATED, "blocks/mlp")
+
+
+def _vit_saved(
+    leaves: Tensors, arch: VitArchitecture
+) -> tuple[Tensors, VitArchitecture]:
+    if arch.pre_logits and arch.num_classes:
+        raise errors.UserError(
+            "transformers has no ViT with both a layer before the head (pre_logits) "
+            "and a head: take one of them off, or write another dialect."
+        )
+    return pytorch.with_positions(leaves, arch, 1)
+
+
+def _deit_saved(
+    leaves: Tensors, arch: VitArchitecture
+) -> tuple[Tensors, VitArchitecture]:
+    if arch.registers != 1:
+        raise errors.UserError(
+            f"a DeiT has one token beside the class token; this {arch.name} has "
+            f"registers={arch.registers}. Write another dialect."
+        )
+    leaves, arch = _vit_saved(leaves, arch)
+    return pytorch.with_positions(leaves, arch, 2)
+
+
+def _dinov2_saved(
+    leaves: Tensors, arch: VitArchitecture
+) -> tuple[Tensors, VitArchitecture]:
+    leaves, arch = pytorch.with_positions(leaves, arch, 1)
+    if arch.mlp == "swiglu":
+        return pytorch.renamed(leaves, "blocks/mlp", _GATED), arch.replace(gelu="erf")
+    return leaves, arch
+
+
+def _registers_saved(
+    leaves: Tensors, arch: VitArchitecture
+) -> tuple[Tensors, VitArchitecture]:
+    leaves, arch = _dinov2_saved(leaves, arch)
+    if arch.mask_token:
+        return leaves, arch
+    # Its readers expect one, if only to have it.
+    shape = (1, 1, arch.width)
+    token = {"mask_token": (shape, lambda: np.zeros(shape, np.float32))}
+    return leaves.changed(token), arch.replace(mask_token=True)
+
+
+def _config(
+    arch: VitArchitecture,
+    preprocessing: Preprocessing | None,
+    label_names: tuple[str, ...] | None,
+    *,
+    model_type: str,
+    classifier: str,
+    bare: str,
+    **more: Any,
+) -> dict[str, Any]:
+    acts = {"erf": "gelu", "tanh": "gelu_pytorch_tanh"}
+    names = label_names or [f"LABEL_{i}" for i in range(arch.num_classes)]
+    prepared = preprocessing or Preprocessing(arch.image_size)
+    return {
+        "architectures": [classifier if arch.num_classes else bare],
+        "model_type": model_type,
+        "hidden_size": arch.width,
+        "num_hidden_layers": arch.depth,
+        "num_attention_heads": arch.heads,
+        "hidden_act": acts[arch.gelu],
+        "layer_norm_eps": arch.norm_epsilon,
+        "qkv_bias": arch.qkv_bias,
+        "image_size": pytorch.side(arch.image_size),
+        "patch_size": pytorch.side(arch.patch),
+        "num_channels": 3,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "id2label": {str(i): name for i, name in enumerate(names)},
+        "label2id": {name: i for i, name in enumerate(names)},
+        "dtype": "float32",
+        **more,
+        PREPROCESSOR: _preprocessor(prepared),
+    }
+
+
+def _vit_config(
+    arch: VitArchitecture,
+    preprocessing: Preprocessing | None,
+    label_names: tuple[str, ...] | None,
+) -> dict[str, Any]:
+    return _config(
+        *(arch, preprocessing, label_names),
+        model_type="vit",
+        classifier="ViTForImageClassification",
+        bare="ViTModel",
+        intermediate_size=arch.mlp_width,
+    )
+
+
+def _deit_config(
+    arch: VitArchitecture,
+    preprocessing: Preprocessing | None,
+    label_names: tuple[str, ...] | None,
+) -> dict[str, Any]:
+    return _config(
+        *(arch, preprocessing, label_names),
+        model_type="deit",
+        classifier="DeiTForImageClassification",
+        bare="DeiTModel",
+        intermediate_size=arch.mlp_width,
+    )
+
+
+def _mlp_ratio(arch: VitArchitecture) -> int:
+    """The `mlp_ratio`, a whole number, that gives the MLP's width.
+
+    A SwiGLU has two thirds of it, and up to a multiple of 8.
+    """
+    for ratio in range(1, 65):
+        hidden = arch.width * ratio
+        if arch.mlp == "swiglu":
+            hidden = (int(hidden * 2 / 3) + 7) // 8 * 8
+        if hidden == arch.mlp_width:
+            return ratio
+    raise errors.UserError(
+        f"a DINOv2's MLP has a whole number of times the width (a SwiGLU two thirds "
+        f"of it); this {arch.name} has mlp_width={arch.mlp_width} and "
+        f"width={arch.width}. Write another dialect."
+    )
+
+
+def _dinov2_config(
+    arch: VitArchitecture,
+    preprocessing: Preprocessing | None,
+    label_names: tuple[str, ...] | None,
+) -> dict[str, Any]:
+    registers = {"num_register_tokens": arch.registers} if arch.registers else {}
+    name = "Dinov2WithRegisters" if registers else "Dinov2"
+    return _config(
+        *(arch, preprocessing, label_names),
+        model_type="dinov2_with_registers" if registers else "dinov2",
+        classifier=f"{name}ForImageClassification",
+        bare=f"{name}Model",
+        mlp_ratio=_mlp_ratio(arch),
+        use_swiglu_ffn=arch.mlp == "swiglu",
+        layerscale_value=1.0,
+        **(registers or {"use_mask_token": arch.mask_token}),
+    )
+
+
+def _preprocessor(said: Preprocessing) -> dict[str, Any]:
+    """The `preprocessor_config.json`; undone by `_preprocessing`."""
+    height, width = said.image_size
+    numbers = {name: number for number, name in _RESAMPLING.items()}
+    size = {"height": height, "width": width}
+    cropped = said.transform == "resize_small_crop"
+    # The processor that crops is BiT's.
+    return {
+        "image_processor_type": f"{'Bit' if cropped else 'ViT'}ImageProcessor",
+        "do_resize": said.transform != "none",
+        "size": {"shortest_edge": said.resize} if cropped else size,
+        **({"do_center_crop": True, "crop_size": size} if cropped else {}),
+        "resample": numbers[said.filter or "bilinear"],
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [value / 255 for value in said.mean],
+        "image_std": [value / 255 for value in said.std],
+    }
+
+
+# What processors do where their file does not say it.
+_VIT_DEFAULTS: dict[str, Any] = {
+    "do_resize": True,
+    "resample": 2,
+    "do_center_crop": False,
+    "image_mean": [0.5] * 3,
+    "image_std": [0.5] * 3,
+}
+_DEIT_DEFAULTS = _VIT_DEFAULTS | {
+    "resample": 3,
+    "size": {"height": 256, "width": 256},
+    "do_center_crop": True,
+    "crop_size": {"height": 224, "width": 224},
+    "image_mean": [value / 255 for value in pytorch.IMAGENET_MEAN],
+    "image_std": [value / 255 for value in pytorch.IMAGENET_STD],
+}
+_DINOV2_DEFAULTS = _DEIT_DEFAULTS | {"size": {"shortest_edge": 256}}
+
+
+def _preprocessing(
+    arch: VitArchitecture, config: Config | None, defaults: Mapping[str, Any]
+) -> Preprocessing:
+    found = _value(config, PREPROCESSOR)
+    said = {**defaults, **(found if isinstance(found, Mapping) else {})}
+    factor = 255.0
+    if said.get("do_rescale") is False:
+        factor = 1.0
+    mean, std = (0.0,) * 3, (factor,) * 3
+    if said.get("do_normalize") is not False:
+        mean = pytorch.channels(said, "image_mean", factor)
+        std = pytorch.channels(said, "image_std", factor)
+    resample = said["resample"]
+    if resample not in _RESAMPLING:
+        logging.warning("images are resized bicubic, not with Pillow's %s", resample)
+        resample = 3
+    options = {"filter": _RESAMPLING[resample], "mean": mean, "std": std}
+    if not said["do_resize"]:
+        return Preprocessing(arch.image_size, "none", mean=mean, std=std)
+    if not said["do_center_crop"]:
+        return pytorch.evaluation(
+            arch.image_size, crop=1.0, whole_image=True, **options
+        )
+    size, cropped = said.get("size"), pytorch.size_of(said, "crop_size")
+    short = size.get("shortest_edge") if isinstance(size, Mapping) else size
+    if short is None:
+        sides = pytorch.size_of(said, "size") or arch.image_size
+        logging.warning(
+            "images keep their aspect ratio; the checkpoint's code resizes to %dx%d "
+            "before it crops",
+            *sides,
+        )
+        short = min(sides)
+    short = pytorch.whole({"size": short}, "size")
+    crop = max(cropped or arch.image_size) / short
+    return pytorch.evaluation(arch.image_size, crop=min(crop, 1.0), **options)
+
+
+def _vit_preprocessing(arch: VitArchitecture, config: Config | None) -> Preprocessing:
+    return _preprocessing(arch, config, _VIT_DEFAULTS)
+
+
+def _deit_preprocessing(arch: VitArchitecture, config: Config | None) -> Preprocessing:
+    return _preprocessing(arch, config, _DEIT_DEFAULTS)
+
+
+def _dinov2_preprocessing(
+    arch: VitArchitecture, config: Config | None
+) -> Preprocessing:
+    return _preprocessing(arch, config, _DINOV2_DEFAULTS)
+
+
+def _label_names(config: Config | None) -> tuple[str, ...] | None:
+    names = _value(config, "id2label")
+    if not isinstance(names, Mapping):
+        return None
+    numbers = [str(i) for i in range(len(names))]
+    if set(names) != set(numbers):
+        logging.warning("config.json: id2label does not count from 0: not read.")
+        return None
+    listed = tuple(str(names[number]) for number in numbers)
+    unnamed = tuple(f"LABEL_{number}" for number in numbers)
+    return None if listed == unnamed else listed
+
+
+def _rules(parts: list[Rule], *bases: str) -> tuple[Rule, ...]:
+    """The head, and the rest under each base, the first of which is written."""
+    head = linear("head", "classifier")
+    return (*head, *(rule for base in bases for rule in pytorch.prefixed(base, parts)))
+
+
+_COMMON: dict[str, Any] = {
+    "says_heads": False,
+    "containers": ("safetensors",),
+    "label_names": _label_names,
+}
+DIALECTS: dict[str, Dialect] = {
+    "hf_deit": Dialect(
+        _rules(_DEIT, "deit.", ""),
+        r"(deit\.)?embeddings\.distillation_token",
+        fields={"gelu": "erf", "norm_epsilon": 1e-12, "prefix_positions": 2},
+        says=_deit_says,
+        saved=_deit_saved,
+        preprocessing=_deit_preprocessing,
+        config=_deit_config,
+        **_COMMON,
+    ),
+    "hf_dinov2_with_registers": Dialect(
+        _rules(_REGISTERS, "dinov2_with_registers.", ""),
+        r"(dinov2_with_registers\.)?embeddings\.register_tokens",
+        fields={"gelu": "erf", "norm_epsilon": 1e-6},
+        says=_dinov2_says,
+        loaded=_dinov2_loaded,
+        saved=_registers_saved,
+        preprocessing=_dinov2_preprocessing,
+        config=_dinov2_config,
+        **_COMMON,
+    ),
+    "hf_dinov2": Dialect(
+        _rules(_DINOV2, "dinov2.", ""),
+        r"(dinov2\.)?encoder\.layer\.\d+\.layer_scale1\.lambda1",
+        fields={"gelu": "erf", "norm_epsilon": 1e-6},
+        says=_dinov2_says,
+        loaded=_dinov2_loaded,
+        saved=_dinov2_saved,
+        preprocessing=_dinov2_preprocessing,
+        config=_dinov2_config,
+        **_COMMON,
+    ),
+    "hf_vit": Dialect(
+        _rules(_VIT, "vit.", ""),
+        r"(vit\.)?embeddings\.cls_token",
+        fields={"gelu": "erf", "norm_epsilon": 1e-12},
+        says=_vit_says,
+        saved=_vit_saved,
+        preprocessing=_vit_preprocessing,
+        config=_vit_config,
+        **_COMMON,
+    ),
+}
