@@ -18,6 +18,7 @@ from vit_jax import errors
 from vit_jax.models import layers, variants
 
 GROUPS = 32
+MOST_STAGES = 10  # each doubles the channels
 
 Constrain = Callable[[jax.Array], jax.Array]
 MakeUnit = Callable[..., nnx.Module]
@@ -295,9 +296,10 @@ UNITS: dict[str, tuple[int, ...]] = {
 
 def check_units(units: tuple[int, ...], root_width: float) -> None:
     """Raises `UserError` unless they make a ResNet that GroupNorm can work on."""
-    if not units or min(units) < 1:
+    if not 1 <= len(units) <= MOST_STAGES or min(units) < 1:
         raise errors.UserError(
-            f"units={units} must be one positive number or more: units of each stage."
+            f"units={units} must be 1 to {MOST_STAGES} positive numbers: the units of "
+            "each stage."
         )
     if root_width < GROUPS or root_width % GROUPS:
         raise errors.UserError(

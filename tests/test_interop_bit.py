@@ -1,0 +1,285 @@
+"""The three layouts of BiT ResNets: names, shapes, values, and who else reads them."""
+
+import functools
+import importlib
+import importlib.util
+import re
+import sys
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vit_jax import errors, models, tree
+from vit_jax.interop import bit, rules
+
+CLASSES = 3
+
+
+def sizes(units=(2, 1), width=32):
+    """(stage, unit, inputs, width, projects) of every unit."""
+    inputs = width
+    for i, count in enumerate(units):
+        inner = width * 2**i
+        for j in range(count):
+            yield i + 1, j + 1, inputs, inner, j == 0
+            inputs = 4 * inner
+
+
+def paper_shapes(units=(2, 1)):
+    """What big_vision's `bit_paper` calls its parameters."""
+    shapes = {"root_block/conv_root/kernel": (7, 7, 3, 32)}
+
+    def norm(name, channels):
+        for leaf in ("scale", "bias"):
+            shapes[f"{name}/{leaf}"] = (1, 1, 1, channels)
+
+    last = 32
+    for stage, unit, inputs, width, projects in sizes(units):
+        name, last = f"block{stage}/unit{unit:02d}", 4 * width
+        shapes[f"{name}/conv1/kernel"] = (1, 1, inputs, width)
+        shapes[f"{name}/conv2/kernel"] = (3, 3, width, width)
+        shapes[f"{name}/conv3/kernel"] = (1, 1, width, last)
+        for i, channels in enumerate((inputs, width, width), 1):
+            norm(f"{name}/gn{i}", channels)
+        if projects:
+            shapes[f"{name}/conv_proj/kernel"] = (1, 1, inputs, last)
+    norm("norm-pre-head", last)
+    return shapes | {"head/kernel": (last, CLASSES), "head/bias": (CLASSES,)}
+
+
+def dump_shapes(units=(2, 1), *, number=""):
+    """What the published TensorFlow dumps call the same; `number`s are in some."""
+    conv = f"standardized_conv2d{number}/kernel"
+    shapes = {f"resnet/root_block/{conv}": (7, 7, 3, 32)}
+
+    def norm(name, channels):
+        for leaf in ("gamma", "beta"):
+            shapes[f"{name}/group_norm/{leaf}"] = (channels,)
+
+    last = 32
+    for stage, unit, inputs, width, projects in sizes(units):
+        name, last = f"resnet/block{stage}/unit{unit:02d}", 4 * width
+        shapes[f"{name}/a/{conv}"] = (1, 1, inputs, width)
+        shapes[f"{name}/b/{conv}"] = (3, 3, width, width)
+        shapes[f"{name}/c/{conv}"] = (1, 1, width, last)
+        for part, channels in zip("abc", (inputs, width, width)):
+            norm(f"{name}/{part}", channels)
+        if projects:
+            shapes[f"{name}/a/proj/{conv}"] = (1, 1, inputs, last)
+    norm("resnet", last)
+    shapes["resnet/head/conv2d/kernel"] = (1, 1, last, CLASSES)
+    return shapes | {"resnet/head/conv2d/bias": (CLASSES,)}
+
+
+def post_shapes(units=(2, 1)):
+    """What big_vision's `bit` calls its parameters."""
+    shapes = {"conv_root/kernel": (7, 7, 3, 32)}
+
+    def norm(name, channels):
+        for leaf in ("scale", "bias"):
+            shapes[f"{name}/{leaf}"] = (channels,)
+
+    norm("gn_root", 32)
+    last = 32
+    for stage, unit, inputs, width, projects in sizes(units):
+        name, last = f"block{stage}/unit{unit}", 4 * width
+        shapes[f"{name}/conv1/kernel"] = (1, 1, inputs, width)
+        shapes[f"{name}/conv2/kernel"] = (3, 3, width, width)
+        shapes[f"{name}/conv3/kernel"] = (1, 1, width, last)
+        for i, channels in enumerate((width, width, last), 1):
+            norm(f"{name}/gn{i}", channels)
+        if projects:
+            shapes[f"{name}/conv_proj/kernel"] = (1, 1, inputs, last)
+            norm(f"{name}/gn_proj", last)
+    return shapes | {"head/kernel": (last, CLASSES), "head/bias": (CLASSES,)}
+
+
+SHAPES = {"bit_dump": dump_shapes, "bit_paper": paper_shapes, "bit": post_shapes}
+
+
+def drawn(shapes):
+    rng = np.random.default_rng(0)
+    return {n: rng.normal(0.3, 1, s).astype(np.float32) for n, s in shapes.items()}
+
+
+def loaded(dialect, theirs, image_size=(40, 40)):
+    entry = bit.DIALECTS[dialect]
+    leaves = rules.load(entry.rules, theirs)
+    return leaves, bit.infer(leaves.shapes, image_size).replace(**entry.fields)
+
+
+def applied(arch, leaves, x):
+    graphdef, _ = models.abstract(arch)
+    params = tree.from_named({n: jnp.asarray(a) for n, a in leaves.items()})
+    return np.asarray(models.merge(graphdef, params)(x))
+
+
+@pytest.mark.parametrize("dialect", SHAPES)
+def test_architecture_and_leaves_follow_from_the_file(dialect):
+    leaves, arch = loaded(dialect, drawn(SHAPES[dialect]()))
+    assert (arch.units, arch.width, arch.num_classes) == ((2, 1), 0.5, CLASSES)
+    assert arch.form == ("post" if dialect == "bit" else "pre")
+    assert arch.pool_padding == ("zero" if dialect == "bit_dump" else "lowest")
+    wanted = dict(tree.named_leaves(models.abstract(arch)[1]))
+    assert leaves.shapes == {name: leaf.shape for name, leaf in wanted.items()}
+
+
+@pytest.mark.parametrize("dialect", SHAPES)
+@pytest.mark.parametrize("units", [(2, 1), (11, 1, 1)])
+def test_files_come_back_bit_for_bit(dialect, units):
+    theirs = drawn(SHAPES[dialect](units))
+    leaves, arch = loaded(dialect, theirs)
+    assert arch.units == units
+    back = rules.save(bit.DIALECTS[dialect].rules, leaves)
+    assert back.shapes == {name: array.shape for name, array in theirs.items()}
+    for name, array in theirs.items():
+        np.testing.assert_array_equal(back.read(name), array)
+
+
+@pytest.mark.parametrize(
+    "name", ["BiT-R26x1", "BiT-R50x1", "BiT-R152x4", "BiT-R200x3", "BiT-R152x2-post"]
+)
+def test_names_follow_from_shapes(name):
+    arch = models.architecture(name, num_classes=7)
+    shapes = {n: a.shape for n, a in tree.named_leaves(models.abstract(arch)[1])}
+    assert bit.infer(shapes) == arch
+    assert bit.infer(shapes, (160, 128)) == arch.replace(image_size=(160, 128))
+    headless = {n: s for n, s in shapes.items() if not n.startswith("head/")}
+    assert bit.infer(headless) == arch.replace(num_classes=0)
+
+
+def test_both_pre_activation_layouts_hold_the_same_model():
+    paper = drawn(paper_shapes())
+    leaves, arch = loaded("bit_paper", paper)
+    dump = rules.save(bit.DIALECTS["bit_dump"].rules, leaves)
+    assert dump.shapes == dump_shapes()
+    again, other = loaded("bit_dump", dump)
+    assert other == arch.replace(pool_padding="zero")
+    x = np.random.default_rng(1).uniform(-1, 1, (2, 40, 40, 3)).astype(np.float32)
+    expected = applied(arch, leaves, x)
+    np.testing.assert_array_equal(applied(arch, again, x), expected)
+    assert np.abs(applied(other, again, x) - expected).max() > 1e-3
+
+
+def test_numbered_convolutions_are_read_and_written_without():
+    numbered = drawn(dump_shapes(number="_12"))
+    plain = {n.replace("_12", ""): array for n, array in numbered.items()}
+    leaves, _ = loaded("bit_dump", numbered)
+    back = rules.save(bit.DIALECTS["bit_dump"].rules, leaves)
+    assert back.shapes == dump_shapes()
+    for name, array in plain.items():
+        np.testing.assert_array_equal(back.read(name), array)
+
+
+def test_old_group_norms_of_the_post_form_are_read():
+    theirs = drawn(post_shapes())
+    old = {n: a[None, None, None] if "/gn" in n else a for n, a in theirs.items()}
+    leaves, _ = loaded("bit", old)
+    back = rules.save(bit.DIALECTS["bit"].rules, leaves)
+    for name, array in theirs.items():
+        np.testing.assert_array_equal(back.read(name), array)
+
+
+@pytest.mark.parametrize("dialect", SHAPES)
+def test_markers_tell_the_layouts_apart(dialect):
+    names = SHAPES[dialect]()
+    found = [
+        other
+        for other, entry in bit.DIALECTS.items()
+        if any(re.fullmatch(entry.marker, name) for name in names)
+    ]
+    assert found == [dialect]
+
+
+def test_a_tensor_without_a_place_is_an_error():
+    theirs = drawn(paper_shapes()) | {"block1/unit01/gn4/scale": np.zeros(3)}
+    theirs |= {"block1/unit1/conv1/kernel": np.zeros((1, 1, 1, 1))}
+    with pytest.raises(errors.UserError, match="1 of its .* have no place"):
+        loaded("bit_paper", theirs)
+
+
+@pytest.mark.parametrize(
+    "shapes, message",
+    [
+        ({}, "root/conv/kernel"),
+        ({"root/conv/kernel": (7, 7, 3)}, "4 axes"),
+        ({"root/conv/kernel": (7, 7, 3, 64)}, "stage1/unit1"),
+        (
+            {"root/conv/kernel": (7, 7, 3, 20), "stage1/unit1/x": ()},
+            "multiple of 0.5",
+        ),
+        (
+            {"root/conv/kernel": (7, 7, 3, 64)}
+            | {f"stage{i}/unit1/x": () for i in range(11)},
+            "1 to 10",
+        ),
+    ],
+)
+def test_shapes_of_no_bit_resnet_are_errors(shapes, message):
+    with pytest.raises(errors.UserError, match=message):
+        bit.infer(shapes)
+
+
+def test_units_are_counted_not_numbered():
+    shapes = {"root/conv/kernel": (7, 7, 3, 64), "stage1/unit99999999/x": ()}
+    assert bit.infer(shapes).units == (1,)
+
+
+class _Any(type):
+    """A class whose attributes are classes as well."""
+
+    def __getattr__(cls, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Any(name, (), {})
+
+
+class _Stub(types.ModuleType):
+    """A module from which everything can be imported and nothing used."""
+
+    __path__ = ()
+    __getattr__ = _Any.__getattr__
+
+
+# What timm imports on the way to a model; torchvision has no build for CPUs.
+TORCHVISION = (
+    *("", ".datasets", ".models", ".models.feature_extraction", ".ops", ".ops.misc"),
+    *(".transforms", ".transforms.functional", ".utils"),
+)
+
+
+@pytest.fixture
+def timm_resnetv2(monkeypatch):
+    """timm's module, with a stand-in for torchvision where that is missing."""
+    for name in ("torch", "timm"):
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"{name} is not here")
+    if "torchvision" not in sys.modules and not importlib.util.find_spec("torchvision"):
+        for part in TORCHVISION:
+            name = f"torchvision{part}"
+            monkeypatch.setitem(sys.modules, name, _Stub(name))
+    return importlib.import_module("timm.models.resnetv2")
+
+
+def test_timm_reads_a_dump_and_agrees(tmp_path, timm_resnetv2):
+    import torch
+    from timm.layers import StdConv2d
+
+    leaves, arch = loaded("bit_dump", drawn(dump_shapes((2, 1, 1, 1))))
+    path = tmp_path / "BiT-small.npz"
+    saved = rules.save(bit.DIALECTS["bit_dump"].rules, leaves)
+    np.savez(path, **dict(saved.items()))
+    model = timm_resnetv2.ResNetV2(
+        layers=[2, 1, 1, 1],
+        width_factor=0.5,
+        stem_type="fixed",
+        conv_layer=functools.partial(StdConv2d, eps=1e-8),
+        num_classes=CLASSES,
+    )
+    model.eval().load_pretrained(str(path))
+    x = np.random.default_rng(1).uniform(-1, 1, (2, 40, 40, 3)).astype(np.float32)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(x.transpose(0, 3, 1, 2))).numpy()
+    np.testing.assert_allclose(applied(arch, leaves, x), expected, rtol=1e-4, atol=1e-4)
