@@ -1,7 +1,7 @@
-"""Linear maps, attention, MLP and the encoder block (the paper's equations 1-4).
+"""Linear maps, LayerNorm, the MLP, and dropout of values and of branches.
 
 Parameters are float32; activations have the dtype of the input. Shapes in einsum
-letters: b batch, n tokens, d width, h heads, e head width, m hidden.
+letters: b batch, n tokens, d width, m hidden.
 """
 
 import functools
@@ -30,6 +30,11 @@ GELU: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
+@_recomputed
+def _swiglu(gate: jax.Array, x: jax.Array) -> jax.Array:
+    return jax.nn.silu(gate) * x
+
+
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     """Zeroes a share `rate` of `x` and scales the rest; without a key, nothing."""
     if key is None or rate == 0:
@@ -38,11 +43,23 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))
 
 
+def drop_path(x: jax.Array, rate: jax.Array | None, key: jax.Array | None) -> jax.Array:
+    """Zeroes a share `rate` of the images of [b, ...] and scales the rest.
+
+    Without a rate or a key, nothing.
+    """
+    if rate is None or key is None:
+        return x
+    shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+    keep = jax.random.bernoulli(key, 1 - rate, shape)
+    return x * (keep / (1 - rate)).astype(x.dtype)
+
+
 class Linear(nnx.Module):
     """`x @ kernel + bias` with any number of input and output axes.
 
     The initialiser sees the 2-D view [inputs, outputs] of the kernel, whose leaf has
-    the shape `inputs + outputs`.
+    the shape `inputs + outputs`. `bias=False`: no such leaf.
     """
 
     def __init__(
@@ -52,12 +69,14 @@ class Linear(nnx.Module):
         *,
         kernel_init: Initializer = xavier_uniform,
         bias_init: Initializer = zeros,
+        bias: bool = True,
         rngs: nnx.Rngs,
     ):
         flat = math.prod(inputs), math.prod(outputs)
         kernel = kernel_init(rngs.params(), flat, jnp.float32)
         self.kernel = nnx.Param(kernel.reshape(inputs + outputs))
-        self.bias = nnx.Param(bias_init(rngs.params(), outputs, jnp.float32))
+        values = bias_init(rngs.params(), outputs, jnp.float32) if bias else None
+        self.bias = nnx.Param(values) if bias else None
         self.inputs = inputs
         self.outputs = outputs
 
@@ -73,6 +92,8 @@ class Linear(nnx.Module):
             preferred_element_type=dtype,
         )
         y = y.reshape(*lead, *self.outputs)
+        if self.bias is None:
+            return y
         bias = self.bias[...].astype(dtype)
         return y + bias.reshape((1,) * len(lead) + self.outputs)
 
@@ -106,74 +127,31 @@ def _normalize(
     return y.astype(x.dtype)
 
 
-class Attention(nnx.Module):
-    """Multi-head self-attention (the paper's appendix A)."""
-
-    def __init__(self, width: int, heads: int, *, dropout: float, rngs: nnx.Rngs):
-        split = (heads, width // heads)
-        self.query = Linear((width,), split, rngs=rngs)
-        self.key = Linear((width,), split, rngs=rngs)
-        self.value = Linear((width,), split, rngs=rngs)
-        self.out = Linear(split, (width,), rngs=rngs)
-        self.dropout = dropout
-
-    def __call__(self, x: jax.Array, key: jax.Array | None) -> jax.Array:
-        """Maps [b, n, d] to the same; `key` is for dropout of the probabilities."""
-        # Heads first: XLA's CPU matrix products take half the time of "bqhe,bkhe" ones
-        # (10 % of an S/16 step); on TPU it picks this layout by itself.
-        q, k, v = (
-            y.transpose(0, 2, 1, 3) for y in (self.query(x), self.key(x), self.value(x))
-        )
-        # In bfloat16 the logits are bfloat16 and the softmax float32: 14 % less time
-        # than float32 logits for a B/16 block on TPU v5e.
-        logits = jnp.einsum("bhqe,bhke->bhqk", q / math.sqrt(q.shape[-1]), k)
-        weights = jax.nn.softmax(logits.astype(jnp.float32), axis=-1).astype(x.dtype)
-        weights = dropout(weights, self.dropout, key)
-        heads = jnp.einsum("bhqk,bhke->bhqe", weights, v)
-        return self.out(heads.transpose(0, 2, 1, 3))
-
-
 class Mlp(nnx.Module):
-    """Two dense layers with GELU between them."""
-
-    def __init__(
-        self, width: int, hidden: int, *, gelu: str, dropout: float, rngs: nnx.Rngs
-    ):
-        bias_init = nnx.initializers.normal(1e-6)
-        self.up = Linear((width,), (hidden,), bias_init=bias_init, rngs=rngs)
-        self.down = Linear((hidden,), (width,), bias_init=bias_init, rngs=rngs)
-        self.gelu = gelu
-        self.dropout = dropout
-
-    def __call__(self, x: jax.Array, key: jax.Array | None) -> jax.Array:
-        """Maps [b, n, d] to the same; `key` is for dropout after GELU."""
-        hidden = GELU[self.gelu](self.up(x))
-        return self.down(dropout(hidden, self.dropout, key))
-
-
-class Block(nnx.Module):
-    """Pre-norm attention and MLP, each with a residual (equations 2 and 3)."""
+    """Two dense layers with GELU, or a gate through SiLU (SwiGLU), between them."""
 
     def __init__(
         self,
         width: int,
-        heads: int,
-        mlp_width: int,
+        hidden: int,
         *,
-        norm_epsilon: float,
         gelu: str,
+        gated: bool = False,
         dropout: float,
-        attention_dropout: float,
         rngs: nnx.Rngs,
     ):
-        self.norm1 = LayerNorm(width, epsilon=norm_epsilon)
-        self.attn = Attention(width, heads, dropout=attention_dropout, rngs=rngs)
-        self.norm2 = LayerNorm(width, epsilon=norm_epsilon)
-        self.mlp = Mlp(width, mlp_width, gelu=gelu, dropout=dropout, rngs=rngs)
+        bias_init = nnx.initializers.normal(1e-6)
+        self.up = Linear((width,), (hidden,), bias_init=bias_init, rngs=rngs)
+        self.down = Linear((hidden,), (width,), bias_init=bias_init, rngs=rngs)
+        gate = functools.partial(Linear, (width,), (hidden,), bias_init=bias_init)
+        self.gate = gate(rngs=rngs) if gated else None
+        self.gelu = gelu
         self.dropout = dropout
 
-    def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """Maps [b, n, d] to the same; without a key nothing is dropped."""
-        keys = [None] * 4 if key is None else list(jax.random.split(key, 4))
-        x = x + dropout(self.attn(self.norm1(x), keys[0]), self.dropout, keys[1])
-        return x + dropout(self.mlp(self.norm2(x), keys[2]), self.dropout, keys[3])
+    def __call__(self, x: jax.Array, key: jax.Array | None) -> jax.Array:
+        """Maps [b, n, d] to the same; `key` is for dropout of the hidden values."""
+        if self.gate is None:
+            hidden = GELU[self.gelu](self.up(x))
+        else:
+            hidden = _swiglu(self.gate(x), self.up(x))
+        return self.down(dropout(hidden, self.dropout, key))

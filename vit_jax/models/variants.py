@@ -75,8 +75,9 @@ class VitArchitecture(Architecture):
         patch: (height, width) of a patch, in pixels, or in cells of the ResNet's
             feature map for a hybrid.
         pool: What feeds the head. "token": the class token; "mean": the mean over the
-            patches; "map": attention with a learned query; "token_mean": class token
-            and mean, concatenated; "none": every token, each with its own logits.
+            patches; "map": attention to the patches with a learned query;
+            "token_mean": class token and mean, concatenated; "none": every token, each
+            with its own logits.
         class_token: "yes", "no" or "auto": as the pool needs it.
         registers: Learned tokens between the class token and the patches.
         prefix_positions: How many of the tokens before the patches (class token first)
@@ -106,9 +107,9 @@ class VitArchitecture(Architecture):
         block: "standard"; "axial": attention along rows and MLP, then attention along
             columns and MLP (the paper's D.6).
         attention: The back end: "einsum", or "dot_product" for
-            `jax.nn.dot_product_attention` (cuDNN on a GPU).
+            `jax.nn.dot_product_attention` (cuDNN for bfloat16 on a GPU).
         logits_dtype: Of the attention logits before the float32 softmax: "compute" is
-            `compute_dtype`, or "float32".
+            `compute_dtype`, or "float32"; "dot_product" always has "float32".
         attention_mask: "none"; "local": a patch sees those at most `attention_window`
             rows and columns away; "block": those in its square of `attention_window`
             patches a side. Tokens before the patches see and are seen by all.
@@ -222,6 +223,11 @@ class VitArchitecture(Architecture):
                     f"posemb={self.posemb!r} needs a width that {divisor} divides, "
                     f"not {self.width}."
                 )
+        if self.attention == "dot_product" and self.attention_dropout:
+            raise errors.UserError(
+                f"attention='dot_product' has no attention_dropout="
+                f"{self.attention_dropout}; take attention='einsum'."
+            )
         if self.block == "axial":
             unfit = {
                 "pool": self.pool not in ("mean", "map"),
@@ -305,9 +311,14 @@ class VitArchitecture(Architecture):
         return min(self.prefix_positions, self.prefix)
 
     @property
+    def patches(self) -> int:
+        """How many patches there are."""
+        return math.prod(self.grid)
+
+    @property
     def tokens(self) -> int:
         """Length of the encoder's sequence."""
-        return math.prod(self.grid) + self.prefix
+        return self.patches + self.prefix
 
     @property
     def head_width(self) -> int:
@@ -315,9 +326,14 @@ class VitArchitecture(Architecture):
         return self.width // self.heads
 
     @property
+    def pooled_width(self) -> int:
+        """Width of what the pool gives."""
+        return self.width * (2 if self.pool == "token_mean" else 1)
+
+    @property
     def feature_width(self) -> int:
         """Width of what feeds the head."""
-        return self.width * (2 if self.pool == "token_mean" else 1)
+        return self.width if self.pre_logits else self.pooled_width
 
 
 def parse(name: str) -> dict[str, Any]:

@@ -10,7 +10,15 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vit_jax import errors
-from vit_jax.models import layers, resnet, variants
+from vit_jax.models import (
+    attention,
+    blocks,
+    heads,
+    layers,
+    posemb,
+    resnet,
+    variants,
+)
 
 Constrain = Callable[[jax.Array], jax.Array]
 
@@ -45,14 +53,23 @@ class VisionTransformer(nnx.Module):
         )
         cls = jnp.zeros((1, 1, width), jnp.float32)
         self.cls = nnx.Param(cls) if arch.has_class_token else None
-        table = jax.random.normal(rngs.params(), (1, arch.tokens, width), jnp.float32)
-        self.posemb = nnx.Param(0.02 * table)
-        self.blocks = _stacked_blocks(arch, rngs)
-        self.norm = layers.LayerNorm(width, epsilon=arch.norm_epsilon)
+        every = arch.posemb_at == "every"
+        self.posemb = None if every else posemb.create(arch, rngs)
+        self.blocks = blocks.stacked(arch, rngs)
+        normed = arch.pooled_width if arch.final_norm == "pooled" else width
+        self.norm = layers.LayerNorm(normed, epsilon=arch.norm_epsilon)
+        self.map = heads.MapHead(arch, rngs=rngs) if arch.pool == "map" else None
         self.pre_logits = _pre_logits(arch, rngs) if arch.pre_logits else None
         self.head = _head(arch, rngs) if arch.num_classes else None
-        self.mask_token = _token(arch, 1, rngs) if arch.mask_token else None
+        token = functools.partial(posemb.parameter, rngs=rngs)
+        self.registers = token((1, arch.registers, width)) if arch.registers else None
+        self.mask_token = token((1, 1, width)) if arch.mask_token else None
         self.patch_head = _patch_head(arch, rngs) if arch.patch_outputs else None
+        split = arch.heads, arch.head_width
+        shared = arch.posemb == "relative" and not every
+        self.relative = (
+            attention.offset_table(arch.patches, split, rngs) if shared else None
+        )
 
     def __call__(
         self,
@@ -62,7 +79,7 @@ class VisionTransformer(nnx.Module):
         rngs: nnx.Rngs | None = None,
         constrain: Constrain | None = None,
     ) -> jax.Array:
-        """Returns logits [b, classes], or the features [b, width] without a head.
+        """Returns logits [b, classes], or the features without a head.
 
         Args:
             images: float [b, height, width, 3], normalised (the released weights
@@ -74,7 +91,7 @@ class VisionTransformer(nnx.Module):
                 block, e.g. to pin their sharding.
 
         Returns:
-            float32.
+            float32. With pool="none" [b, n, classes]: the logits of every token.
 
         Raises:
             errors.UserError: images of another shape or of an integer dtype.
@@ -99,7 +116,11 @@ class VisionTransformer(nnx.Module):
         rngs: nnx.Rngs | None = None,
         constrain: Constrain | None = None,
     ) -> jax.Array:
-        """Returns what feeds the head, float32 [b, width]; arguments as the call's."""
+        """Returns what feeds the head; arguments as the call's.
+
+        Returns:
+            float32 [b, architecture.feature_width], or with pool="none" [b, n, d].
+        """
         tokens = self.encode(
             self.embed(images),
             deterministic=deterministic,
@@ -121,19 +142,27 @@ class VisionTransformer(nnx.Module):
         return self.patch_embed(patches(x, arch))
 
     def tokens(self, patch_embeddings: jax.Array) -> jax.Array:
-        """Puts the class token before patches [b, rows * columns, d]; adds positions.
+        """Puts class token and registers before patches [b, rows * columns, d].
+
+        Positions are added if they are at the stem.
 
         Returns:
             [b, n, d], what `encode` takes.
         """
-        x = patch_embeddings
-        if self.cls is not None:
-            first = jnp.broadcast_to(self.cls[...], (x.shape[0], 1, x.shape[-1]))
-            x = jnp.concatenate([first.astype(x.dtype), x], axis=1)
-        return x + self.posemb[...].astype(x.dtype)
+        arch, x = self.architecture, patch_embeddings
+        first = [
+            jnp.broadcast_to(leaf[...], (x.shape[0], *leaf.shape[1:])).astype(x.dtype)
+            for leaf in (self.cls, self.registers)
+            if leaf is not None
+        ]
+        if first:
+            x = jnp.concatenate([*first, x], axis=1)
+        if arch.posemb_at != "stem":
+            return x
+        return _add(x, posemb.embedding(arch, self.posemb))
 
     def embed(self, images: jax.Array) -> jax.Array:
-        """Maps images to tokens with positions [b, n, d]; the class token is first."""
+        """Maps images to tokens [b, n, d], positions of the stem added."""
         return self.tokens(self.patch_embeddings(images))
 
     def encode(
@@ -144,10 +173,14 @@ class VisionTransformer(nnx.Module):
         rngs: nnx.Rngs | None = None,
         constrain: Constrain | None = None,
     ) -> jax.Array:
-        """Runs dropout, the blocks and the final LayerNorm: [b, n, d] to the same."""
+        """Runs dropout, the blocks and the final LayerNorm: [b, n, d] to the same.
+
+        With final_norm="pooled" there is no LayerNorm here: `pool` has it.
+        """
         arch = self.architecture
-        keys = None
-        if not deterministic and (arch.dropout or arch.attention_dropout):
+        keys = paths = None
+        random = arch.dropout or arch.attention_dropout or arch.drop_path
+        if not deterministic and random:
             if rngs is None:
                 raise errors.UserError(
                     "deterministic=False with dropout needs random numbers: pass "
@@ -156,21 +189,36 @@ class VisionTransformer(nnx.Module):
             first, rest = jax.random.split(rngs.dropout())
             tokens = layers.dropout(tokens, arch.dropout, first)
             keys = jax.random.split(rest, arch.depth)
+            if arch.drop_path:
+                paths = jnp.linspace(0, arch.drop_path, arch.depth)
+        shared = None
+        if arch.posemb_at == "shared":
+            shared = posemb.embedding(arch, self.posemb)
         graphdef, stacked = nnx.split(self.blocks)
         tokens = _run_blocks(
             graphdef,
             nnx.to_pure_dict(stacked),
             tokens,
-            keys,
-            unroll=arch.unroll or arch.depth,
-            remat=arch.remat,
+            (keys, paths),
+            shared,
+            None if self.relative is None else self.relative[...],
+            arch=arch,
             constrain=constrain,
         )
-        return self.norm(tokens)
+        return tokens if arch.final_norm == "pooled" else self.norm(tokens)
 
     def pool(self, tokens: jax.Array) -> jax.Array:
-        """Maps encoded tokens [b, n, d] to one vector an image [b, d]."""
-        return POOLS[self.architecture.pool](tokens)
+        """Maps encoded tokens [b, n, d] to what feeds `pre_logits` or the head.
+
+        Returns:
+            [b, architecture.pooled_width], or with pool="none" [b, n, d].
+        """
+        arch = self.architecture
+        if self.map is not None:
+            pooled = self.map(tokens[:, arch.prefix :])
+        else:
+            pooled = heads.POOLS[arch.pool](tokens, arch.prefix)
+        return self.norm(pooled) if arch.final_norm == "pooled" else pooled
 
     def patch_logits(self, encoded: jax.Array) -> jax.Array:
         """Maps encoded tokens [b, n, d] to the patch head's output for every patch.
@@ -188,12 +236,6 @@ class VisionTransformer(nnx.Module):
             )
         x = encoded[:, self.architecture.prefix :]
         return self.patch_head(x, dtype=jnp.dtype(jnp.float32))
-
-
-POOLS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "token": lambda tokens: tokens[:, 0],
-    "mean": lambda tokens: jnp.mean(tokens, axis=1),
-}
 
 
 def patches(images: jax.Array, arch: variants.VitArchitecture) -> jax.Array:
@@ -239,13 +281,17 @@ def _resnet(arch: variants.VitArchitecture, rngs: nnx.Rngs) -> resnet.ResNet:
 
 
 def _pre_logits(arch: variants.VitArchitecture, rngs: nnx.Rngs) -> layers.Linear:
-    width = (arch.width,)
-    return layers.Linear(width, width, kernel_init=layers.lecun_normal, rngs=rngs)
+    return layers.Linear(
+        (arch.pooled_width,),
+        (arch.width,),
+        kernel_init=layers.lecun_normal,
+        rngs=rngs,
+    )
 
 
 def _head(arch: variants.VitArchitecture, rngs: nnx.Rngs) -> layers.Linear:
     return layers.Linear(
-        (arch.width,),
+        (arch.feature_width,),
         (arch.num_classes,),
         kernel_init=layers.zeros,
         bias_init=nnx.initializers.constant(arch.head_bias),
@@ -258,58 +304,46 @@ def _patch_head(arch: variants.VitArchitecture, rngs: nnx.Rngs) -> layers.Linear
     return layers.Linear((arch.width,), outputs, kernel_init=layers.zeros, rngs=rngs)
 
 
-def _token(arch: variants.VitArchitecture, count: int, rngs: nnx.Rngs) -> nnx.Param:
-    table = jax.random.normal(rngs.params(), (1, count, arch.width), jnp.float32)
-    return nnx.Param(0.02 * table)
+def _add(x: jax.Array, positions: jax.Array | None) -> jax.Array:
+    return x if positions is None else x + positions.astype(x.dtype)
 
 
-def _stacked_blocks(arch: variants.VitArchitecture, rngs: nnx.Rngs) -> layers.Block:
-    @nnx.split_rngs(splits=arch.depth)
-    @nnx.vmap
-    def make(rngs: nnx.Rngs) -> layers.Block:
-        return layers.Block(
-            arch.width,
-            arch.heads,
-            arch.mlp_width,
-            norm_epsilon=arch.norm_epsilon,
-            gelu=arch.gelu,
-            dropout=arch.dropout,
-            attention_dropout=arch.attention_dropout,
-            rngs=rngs,
-        )
-
-    return make(rngs)
-
-
-@functools.partial(
-    jax.jit, static_argnames=("graphdef", "unroll", "remat", "constrain")
-)
+@functools.partial(jax.jit, static_argnames=("graphdef", "arch", "constrain"))
 def _run_blocks(
     graphdef: nnx.GraphDef,
     stacked: dict[str, Any],
     tokens: jax.Array,
-    keys: jax.Array | None,
+    random: tuple[jax.Array | None, jax.Array | None],
+    shared: jax.Array | None,
+    relative: jax.Array | None,
     *,
-    unroll: int,
-    remat: str,
+    arch: variants.VitArchitecture,
     constrain: Constrain | None,
 ) -> jax.Array:
-    """Scans one block over its stacked parameters; jitted once a graph definition."""
+    """Scans one block over its stacked parameters; jitted once a graph definition.
+
+    Args:
+        graphdef: Of the block.
+        stacked: Its parameters, each leaf [layer, ...].
+        tokens: [b, n, d].
+        random: Of each layer, the key and the rate of dropping its branches.
+        shared: Positions [1, n, d] for the input of every block.
+        relative: The table of relative positions that all blocks have.
+        arch: Decides the loop and the positions.
+        constrain: See `VisionTransformer`.
+    """
     pin = constrain or (lambda x: x)
 
     def body(x: jax.Array, layer: tuple) -> tuple[jax.Array, None]:
-        params, key = layer
-        return pin(nnx.merge(graphdef, params)(pin(x), key)), None
+        params, (key, path) = layer
+        block = nnx.merge(graphdef, params)
+        x = _add(pin(x), shared)
+        if arch.posemb_at == "every":
+            x = _add(x, posemb.embedding(arch, block.posemb))
+        return pin(block(x, key, path=path, relative=relative)), None
 
-    xs = (stacked, keys)
-    tokens, _ = jax.lax.scan(REMAT[remat](body), tokens, xs, unroll=unroll)
-    return tokens
-
-
-def block_macs(arch: variants.VitArchitecture) -> int:
-    """Multiply-adds of one block on one image."""
-    n, d = arch.tokens, arch.width
-    return 4 * n * d * d + 2 * n * n * d + 2 * n * d * arch.mlp_width
+    scan = functools.partial(jax.lax.scan, unroll=arch.unroll or arch.depth)
+    return scan(REMAT[arch.remat](body), tokens, (stacked, random))[0]
 
 
 def forward_macs(arch: variants.VitArchitecture) -> int:
@@ -317,9 +351,6 @@ def forward_macs(arch: variants.VitArchitecture) -> int:
 
     Matrix products and convolutions only, as the paper's exaFLOPs count them.
     """
-    d = arch.width
     patch = math.prod(arch.patch) * arch.feature_channels
-    total = math.prod(arch.grid) * patch * d + arch.depth * block_macs(arch)
-    total += resnet.macs(arch)
-    total += math.prod(arch.grid) * d * arch.patch_outputs
-    return total + arch.pre_logits * d * d + d * arch.num_classes
+    stem = resnet.macs(arch) + arch.patches * patch * arch.width
+    return stem + arch.depth * blocks.macs(arch) + heads.macs(arch)

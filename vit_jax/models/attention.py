@@ -1,0 +1,221 @@
+"""Multi-head attention: its back ends, masks over the grid and relative positions.
+
+Einsum letters: b batch, n tokens (q and k), d width, h heads, e head width, r offsets.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from vit_jax.models import layers, posemb
+
+
+@dataclasses.dataclass(frozen=True)
+class Mask:
+    """Which patches see which; the tokens before the patches see and are seen by all.
+
+    Attributes:
+        kind: "local": at most `window` rows and columns apart; "block": in the same
+            square of `window` patches a side.
+        window: Patches.
+        grid: (rows, columns) of patches.
+        prefix: Tokens before the patches.
+    """
+
+    kind: str
+    window: int
+    grid: tuple[int, int]
+    prefix: int
+
+
+@functools.lru_cache(maxsize=8)
+def visible(mask: Mask) -> np.ndarray:
+    """Returns bool [n, n]: whether token q (first axis) sees token k."""
+    rows, columns = (axis.ravel() for axis in np.indices(mask.grid))
+    if mask.kind == "block":
+        rows, columns = rows // mask.window, columns // mask.window
+    reach = mask.window if mask.kind == "local" else 0
+    seen = abs(rows[:, None] - rows) <= reach
+    seen &= abs(columns[:, None] - columns) <= reach
+    return np.pad(seen, ((mask.prefix, 0), (mask.prefix, 0)), constant_values=True)
+
+
+def offset_logits(
+    queries: jax.Array, table: jax.Array, *, dtype: jnp.dtype | None
+) -> jax.Array:
+    """Returns logits [b, h, n, n] between queries and embeddings of offsets.
+
+    Args:
+        queries: [b, n, h, e], scaled like those of the content.
+        table: [2N - 1, h, e] for N patches; entry `p_q - p_k + N - 1` belongs to the
+            raster positions p_q and p_k. The n - N tokens before the patches get 0.
+        dtype: Of the logits; None: of the queries.
+    """
+    patches = (table.shape[0] + 1) // 2
+    prefix = queries.shape[1] - patches
+    q = queries[:, prefix:].transpose(0, 2, 1, 3)
+    reverse = table[::-1].astype(q.dtype)
+    logits = jnp.einsum("bhqe,rhe->bhqr", q, reverse, preferred_element_type=dtype)
+    # Row q wants its columns N - 1 - q + k. In the flat array of rows one longer that
+    # is every (2N - 1)th run of N from N - 1 on: slices where a gather would be slow.
+    lead, span = logits.shape[:2], 2 * patches - 1
+    flat = jnp.pad(logits, ((0, 0), (0, 0), (0, 0), (0, 1))).reshape(*lead, -1)
+    flat = flat[..., patches - 1 : patches - 1 + patches * span]
+    logits = flat.reshape(*lead, patches, span)[..., :patches]
+    return jnp.pad(logits, ((0, 0), (0, 0), (prefix, 0), (prefix, 0)))
+
+
+class Terms(NamedTuple):
+    """What a back end heeds beside queries, keys and values.
+
+    Attributes:
+        bias: [b, h, n, n], added to the logits; None: nothing.
+        mask: bool [n, n], what is seen; None: everything.
+        dtype: Of the logits; None: of the queries.
+        rate: Of dropout of the probabilities.
+        key: For dropout; None: no dropout.
+    """
+
+    bias: jax.Array | None
+    mask: np.ndarray | None
+    dtype: jnp.dtype | None
+    rate: float
+    key: jax.Array | None
+
+
+# From scaled queries, keys and values [b, n, h, e] to heads [b, n, h, e].
+BackEnd = Callable[[jax.Array, jax.Array, jax.Array, Terms], jax.Array]
+
+
+def _einsum(
+    queries: jax.Array, keys: jax.Array, values: jax.Array, terms: Terms
+) -> jax.Array:
+    # Heads first: XLA's CPU matrix products take half the time of "bqhe,bkhe" ones
+    # (10 % of an S/16 step); on TPU it picks this layout by itself.
+    q, k, v = (y.transpose(0, 2, 1, 3) for y in (queries, keys, values))
+    # In bfloat16 the logits are bfloat16 and the softmax float32: 14 % less time
+    # than float32 logits for a B/16 block on TPU v5e.
+    logits = jnp.einsum("bhqe,bhke->bhqk", q, k, preferred_element_type=terms.dtype)
+    if terms.bias is not None:
+        logits = logits + terms.bias
+    if terms.mask is not None:
+        lowest = jnp.finfo(logits.dtype).min
+        logits = jnp.where(terms.mask[None, None], logits, lowest)
+    weights = jax.nn.softmax(logits.astype(jnp.float32), axis=-1).astype(v.dtype)
+    weights = layers.dropout(weights, terms.rate, terms.key)
+    heads = jnp.einsum("bhqk,bhke->bhqe", weights, v)
+    return heads.transpose(0, 2, 1, 3)
+
+
+def _dot_product(
+    queries: jax.Array, keys: jax.Array, values: jax.Array, terms: Terms
+) -> jax.Array:
+    """JAX's own, with float32 logits; in half precision on a GPU cuDNN's kernel."""
+    assert terms.key is None or terms.rate == 0, "dot_product has no dropout"
+    attend = functools.partial(
+        jax.nn.dot_product_attention,
+        bias=terms.bias,
+        mask=None if terms.mask is None else jnp.asarray(terms.mask)[None, None],
+        scale=1.0,
+    )
+    if jax.default_backend() != "gpu" or queries.dtype == jnp.float32:
+        return attend(queries, keys, values)
+    return jax.lax.platform_dependent(
+        *(queries, keys, values),
+        cuda=functools.partial(attend, implementation="cudnn"),
+        default=attend,
+    )
+
+
+ATTENTION: dict[str, BackEnd] = {"einsum": _einsum, "dot_product": _dot_product}
+
+
+class Attention(nnx.Module):
+    """Multi-head attention (the paper's appendix A) with the options of the family.
+
+    Args:
+        bias: Whether queries, keys and values have biases.
+        norm_epsilon: Of LayerNorms over each head of queries and keys; None: without.
+        dropout: Rate on the probabilities.
+        backend: A name of `ATTENTION`.
+        logits_dtype: "compute" or "float32".
+        mask: What is seen; None: everything.
+        offsets: Patches among which a table of relative positions is learned; 0: none.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        bias: bool = True,
+        norm_epsilon: float | None = None,
+        dropout: float = 0.0,
+        backend: str = "einsum",
+        logits_dtype: str = "compute",
+        mask: Mask | None = None,
+        offsets: int = 0,
+        rngs: nnx.Rngs,
+    ):
+        split = (heads, width // heads)
+        self.query = layers.Linear((width,), split, bias=bias, rngs=rngs)
+        self.key = layers.Linear((width,), split, bias=bias, rngs=rngs)
+        self.value = layers.Linear((width,), split, bias=bias, rngs=rngs)
+        self.out = layers.Linear(split, (width,), rngs=rngs)
+        norm = functools.partial(layers.LayerNorm, split[1], epsilon=norm_epsilon)
+        self.query_norm = None if norm_epsilon is None else norm()
+        self.key_norm = None if norm_epsilon is None else norm()
+        self.relative = offset_table(offsets, split, rngs) if offsets else None
+        self.dropout = dropout
+        self.backend = backend
+        self.logits_dtype = logits_dtype
+        self.mask = mask
+
+    def __call__(
+        self,
+        x: jax.Array,
+        key: jax.Array | None = None,
+        *,
+        queries: jax.Array | None = None,
+        relative: jax.Array | None = None,
+    ) -> jax.Array:
+        """Maps tokens [b, n, d] to the same shape.
+
+        Args:
+            x: The tokens.
+            key: For dropout of the probabilities; None: no dropout.
+            queries: [1, q, d], what asks in the place of the tokens; the result is
+                [b, q, d].
+            relative: Another block's table, see `offset_logits`.
+        """
+        q = self.query(x if queries is None else queries)
+        k, v = self.key(x), self.value(x)
+        if queries is not None:
+            q = jnp.broadcast_to(q, (x.shape[0], *q.shape[1:]))
+        if self.query_norm is not None:
+            q, k = self.query_norm(q), self.key_norm(k)
+        q = q / math.sqrt(q.shape[-1])
+        dtype = jnp.dtype(jnp.float32) if self.logits_dtype == "float32" else None
+        if self.relative is not None:
+            relative = self.relative[...]
+        terms = Terms(
+            bias=None if relative is None else offset_logits(q, relative, dtype=dtype),
+            mask=None if self.mask is None else visible(self.mask),
+            dtype=dtype,
+            rate=self.dropout,
+            key=key,
+        )
+        heads = ATTENTION[self.backend](q, k, v, terms)
+        return self.out(heads)
+
+
+def offset_table(patches: int, split: tuple[int, int], rngs: nnx.Rngs) -> nnx.Param:
+    """Returns a new table for `offset_logits`; `split` is (heads, head width)."""
+    return posemb.parameter((2 * patches - 1, *split), rngs)

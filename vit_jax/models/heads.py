@@ -1,0 +1,56 @@
+"""From encoded tokens to what feeds the head (the paper's appendix D.3, and peers)."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from vit_jax.models import attention, layers, variants
+
+# (tokens [b, n, d], how many of them come before the patches) -> what feeds the head.
+# "map" has parameters: `MapHead`.
+POOLS: dict[str, Callable[[jax.Array, int], jax.Array]] = {
+    "token": lambda tokens, prefix: tokens[:, 0],
+    "mean": lambda tokens, prefix: jnp.mean(tokens[:, prefix:], axis=1),
+    "token_mean": lambda tokens, prefix: jnp.concatenate(
+        [tokens[:, 0], jnp.mean(tokens[:, prefix:], axis=1)], axis=-1
+    ),
+    "none": lambda tokens, prefix: tokens,
+}
+
+
+class MapHead(nnx.Module):
+    """Pooling by attention with a learned query, then an MLP with a residual.
+
+    Heads and MLP width are the encoder's (ScaleViT; big_vision's MAPHead).
+    """
+
+    def __init__(self, arch: variants.VitArchitecture, *, rngs: nnx.Rngs):
+        probe = layers.xavier_uniform(rngs.params(), (1, 1, arch.width), jnp.float32)
+        self.probe = nnx.Param(probe)
+        self.attn = attention.Attention(
+            arch.width, arch.heads, logits_dtype=arch.logits_dtype, rngs=rngs
+        )
+        self.norm = layers.LayerNorm(arch.width, epsilon=arch.norm_epsilon)
+        self.mlp = layers.Mlp(
+            arch.width, arch.mlp_width, gelu=arch.gelu, dropout=0.0, rngs=rngs
+        )
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """Maps [b, n, d] to [b, d]."""
+        x = self.attn(tokens, queries=self.probe[...].astype(tokens.dtype))
+        return (x + self.mlp(self.norm(x), None))[:, 0]
+
+
+def macs(arch: variants.VitArchitecture) -> int:
+    """Multiply-adds on one image of all that comes after the encoder."""
+    d, patches = arch.width, arch.patches
+    vectors = arch.tokens if arch.pool == "none" else 1
+    total = patches * d * arch.patch_outputs
+    if arch.pool == "map":
+        total += 2 * d * d + 2 * patches * d * d + 2 * patches * d
+        total += 2 * d * arch.mlp_width
+    if arch.pre_logits:
+        total += vectors * arch.pooled_width * d
+    return total + vectors * arch.feature_width * arch.num_classes
