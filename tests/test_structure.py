@@ -44,6 +44,7 @@ LEVELS = {
     "main": 7,
     "evaluate": 7,
     "predict": 7,
+    "convert": 7,
 }
 
 

@@ -1,0 +1,136 @@
+"""From any dialect to any other: the same function, or one clear error."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from vit_jax import checkpoint, convert, errors, interop, models, pretrained
+from vit_jax.data.preprocessing import Preprocessing
+
+HOLD_TANH = {  # dialect -> a name to write
+    "google": "target.npz",
+    "google_old": "target.npz",
+    "big_vision": "target.npz",
+    "big_vision_scan": "target.bv",
+    "hf_vit": "folder",
+    "timm": "folder",
+    "vit_jax": "weights",
+}
+
+
+def arch(**options):
+    options = {"num_classes": 5, "image_size": 32, "depth": 2, "heads": 2} | options
+    return models.architecture("mu/8", **options)
+
+
+def weights(architecture, seed=0):
+    """Random values everywhere, zeros and ones nowhere."""
+    graphdef, params = models.split(models.create(architecture, rngs=nnx.Rngs(seed)))
+    leaves, structure = jax.tree.flatten(params)
+    rng = np.random.default_rng(seed)
+    noise = [
+        np.asarray(leaf) + 0.1 * rng.standard_normal(leaf.shape).astype(np.float32)
+        for leaf in leaves
+    ]
+    params = jax.tree.unflatten(structure, noise)
+    half = Preprocessing(architecture.image_size)
+    return interop.Weights(architecture, params, half, "google")
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "source.npz"
+    interop.write(weights(arch()), path, "google")
+    return path
+
+
+@pytest.mark.parametrize("dialect", HOLD_TANH)
+def test_every_dialect_of_the_tanh_vit_holds_it(source, tmp_path, dialect):
+    target = tmp_path / HOLD_TANH[dialect]
+    figures = convert.run(str(source), target, dialect, verify=True)
+    assert (figures["from"], figures["to"]) == ("google", dialect)
+    assert figures["max_difference"] <= 1e-5
+    back = convert.run(str(target), tmp_path / "back.npz", "google", verify=True)
+    first, last = interop.read(source), interop.read(tmp_path / "back.npz")
+    assert back["max_difference"] <= 1e-5
+    if "big_vision" not in dialect:  # it has no position of the class token
+        for name in first.leaves:
+            np.testing.assert_array_equal(first.leaves[name], last.leaves[name])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gelu": "erf"}, "gelu='erf'"),
+        ({"norm_epsilon": 1e-12}, "norm_epsilon=1e-12"),
+        ({"registers": 2}, "registers"),
+        ({"posemb": "relative"}, "relative"),
+    ],
+)
+def test_a_dialect_that_cannot_say_it_refuses(tmp_path, options, message):
+    interop_weights = weights(arch(**options))
+    described = checkpoint.Description(
+        interop_weights.architecture, interop_weights.preprocessing, None, {}, 0
+    )
+    source = tmp_path / "source"
+    checkpoint.write_params(source, interop_weights.params, described)
+    with pytest.raises(errors.UserError, match=message) as caught:
+        convert.run(str(source), tmp_path / "target.npz", "google")
+    assert len(str(caught.value).splitlines()) <= 10
+    assert [p.name for p in tmp_path.iterdir()] == ["source"]
+
+
+def test_size_and_head_can_change_on_the_way(source, tmp_path):
+    target = tmp_path / "larger.npz"
+    convert.run(str(source), target, "google", image_size=48, num_classes=0)
+    loaded = pretrained.load(target)
+    assert loaded.architecture.image_size == (48, 48)
+    assert loaded.architecture.num_classes == 0
+    wanted = pretrained.load(source, image_size=48, num_classes=0)
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, wanted.params)
+
+
+def test_what_is_there_is_kept_unless_told(source, tmp_path):
+    target = tmp_path / "target.npz"
+    target.write_bytes(b"mine")
+    with pytest.raises(errors.UserError, match="--overwrite"):
+        convert.run(str(source), target, "google")
+    with pytest.raises(errors.UserError, match="timm is written as .safetensors"):
+        convert.run(str(source), target, "timm", overwrite=True)
+    assert target.read_bytes() == b"mine"
+    convert.run(str(source), target, "google", overwrite=True)
+    assert pretrained.load(target).architecture.num_classes == 5
+    assert {p.name for p in tmp_path.iterdir()} == {"source.npz", "target.npz"}
+
+
+def test_wrong_dialects_are_said(source, tmp_path):
+    with pytest.raises(errors.UserError, match='mean "big_vision"'):
+        convert.run(str(source), tmp_path / "x.npz", "bigvision")
+    with pytest.raises(errors.UserError, match="no models of the vit family.*google"):
+        convert.run(str(source), tmp_path / "x.npz", "mixer")
+
+
+def test_comparing_finds_a_difference(source, tmp_path):
+    other = tmp_path / "other.npz"
+    interop.write(weights(arch(), seed=1), other, "google")
+    with pytest.raises(errors.UserError, match="differ by up to"):
+        convert.compare(str(source), other, {}, {})
+
+
+def test_the_command(source, tmp_path):
+    command = [sys.executable, "-m", "vit_jax.convert", str(source)]
+    target = str(tmp_path / "bv.npz")
+    done = subprocess.run(
+        [*command, target, "--dialect=big_vision", "--verify"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["target"] == target
+    wrong = subprocess.run(command, capture_output=True, text=True)
+    assert wrong.returncode == 2 and "want SOURCE TARGET" in wrong.stderr

@@ -1,0 +1,230 @@
+"""`python -m vit_jax.convert SOURCE TARGET --dialect=NAME [--verify]`.
+
+Writes weights that came in any dialect in any other that can hold the model. SOURCE is
+whatever `vit_jax.load` takes; TARGET a file or folder whose suffix may choose the
+format (`.npz`, `.safetensors`, `.bv`). The last line of standard output is JSON.
+"""
+
+import ast
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+
+from vit_jax import checkpoint, cli, errors, interop, models, pretrained
+
+OURS = "vit_jax"
+TOLERANCE = 1e-4  # of logits, relative to the largest where that is above 1
+VERIFIED_IMAGES = 2
+
+
+def run(
+    source: str,
+    target: str | Path,
+    dialect: str,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    num_classes: int | None = None,
+    verify: bool = False,
+    overwrite: bool = False,
+    **options: Any,
+) -> dict[str, Any]:
+    """Converts a checkpoint.
+
+    Args:
+        source: A path or URL that `pretrained.load` takes.
+        target: File or folder to write.
+        dialect: Key of `interop.DIALECTS`, or "vit_jax" for a checkpoint of ours.
+        image_size: Pixels to resample the position table for; None: as it is.
+        num_classes: 0 takes the head off, another number than the source's puts a new
+            one of zeros on; None: as it is.
+        verify: Also run both models on random images, and compare.
+        overwrite: Replace what is at the target.
+        **options: See `pretrained.load`.
+
+    Returns:
+        Source, target, dialects, model, and the figures of the comparison.
+
+    Raises:
+        errors.UserError: bad input, a dialect that cannot hold the model, or logits
+            that differ.
+    """
+    target = Path(target).expanduser()
+    if target.exists() and not overwrite:
+        raise errors.UserError(f"{target} exists; --overwrite replaces it.")
+    with pretrained.open_weights(source, image_size=image_size, **options) as weights:
+        check_dialect(dialect, weights.architecture.family)
+        weights = _changed(weights, image_size, num_classes)
+        _write(weights, target, dialect)
+    figures = {
+        "source": str(source),
+        "target": str(target),
+        "from": weights.dialect,
+        "to": dialect,
+        "model": weights.architecture.name,
+        "parameters": models.count_parameters(weights.architecture),
+    }
+    if verify:
+        again = {"image_size": image_size, "num_classes": num_classes} | options
+        figures |= compare(source, target, again, options)
+    return figures
+
+
+def check_dialect(dialect: str, family: str) -> None:
+    """Raises `UserError` unless a dialect has models of a family."""
+    if dialect == OURS:
+        return
+    known = dict.fromkeys([OURS, *interop.DIALECTS])
+    errors.lookup(known, dialect, "dialect")
+    if interop.DIALECTS[dialect].family != family:
+        fitting = [n for n, entry in interop.DIALECTS.items() if entry.family == family]
+        raise errors.UserError(
+            f"dialect {dialect!r} has no models of the {family} family; "
+            f"those that have: {', '.join([OURS, *fitting])}."
+        )
+
+
+def _changed(
+    weights: interop.Weights,
+    image_size: int | tuple[int, int] | None,
+    num_classes: int | None,
+) -> interop.Weights:
+    """The same weights for another size or head, still read one by one."""
+    source = weights.architecture
+    changes: dict[str, Any] = {}
+    if image_size is not None:
+        changes["image_size"] = models.pair(image_size)
+    if num_classes is not None:
+        changes["num_classes"] = num_classes
+    target = source.replace(**changes)
+    if target == source:
+        return weights
+    _, like = models.abstract(target)
+    params, report = pretrained.adapt(weights.leaves, source, target, like)
+    logging.info("%s", report)
+    names = weights.label_names if target.num_classes == source.num_classes else None
+    preprocessing = pretrained.preprocessing_at(
+        weights.preprocessing, target.image_size
+    )
+    return interop.Weights(target, params, preprocessing, weights.dialect, names)
+
+
+def _write(weights: interop.Weights, target: Path, dialect: str) -> None:
+    """Writes beside the target first, so that a failure leaves what was there."""
+    partial = target.with_name(f"partial-{target.name}")
+    _remove(partial)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if dialect == OURS:
+            described = checkpoint.Description(
+                weights.architecture,
+                weights.preprocessing,
+                weights.label_names,
+                config={},
+                step=0,
+                versions=checkpoint.versions(),
+            )
+            checkpoint.write_params(partial, weights.params, described)
+        else:
+            interop.write(weights, partial, dialect)
+    except OSError as error:
+        raise errors.UserError(f"{target} cannot be written: {error}") from error
+    except BaseException:
+        _remove(partial)
+        raise
+    _remove(target)
+    partial.rename(target)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def compare(
+    source: str,
+    target: str | Path,
+    source_options: dict[str, Any],
+    target_options: dict[str, Any],
+) -> dict[str, Any]:
+    """Runs both models on random images, one after the other.
+
+    Raises:
+        errors.UserError: the outputs differ by more than `TOLERANCE`.
+    """
+    outputs = []
+    for path, options in ((source, source_options), (target, target_options)):
+        loaded = pretrained.load(path, **options)
+        size = loaded.architecture.image_size
+        rng = np.random.default_rng(0)
+        shape = (VERIFIED_IMAGES, *size, 3)
+        images = rng.uniform(-1, 1, shape).astype(np.float32)
+        graphdef, params = models.split(loaded.model)
+        forward = jax.jit(lambda p, x, g=graphdef: models.merge(g, p)(x))
+        outputs.append(np.asarray(forward(params, images)))
+    difference = float(np.abs(outputs[0] - outputs[1]).max())
+    scale = max(1.0, float(np.abs(outputs[0]).max()))
+    if not difference <= TOLERANCE * scale:
+        raise errors.UserError(
+            f"{target} gives other outputs than {source}: they differ by up to "
+            f"{difference:.3g}, want {TOLERANCE * scale:.3g}. It has been written."
+        )
+    return {"max_difference": difference, "max_output": scale}
+
+
+def _parse_options(texts: list[str]) -> dict[str, Any]:
+    """From "heads=12" and the like to values."""
+    options = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise errors.UserError(f"--option={text}; want KEY=VALUE, as in heads=12")
+        try:
+            options[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[key] = value
+    return options
+
+
+def _define_flags() -> None:
+    flags.DEFINE_string("dialect", None, "What to write; an unknown one lists all.")
+    flags.DEFINE_integer("image_size", None, "Resample positions for this size.")
+    flags.DEFINE_integer("num_classes", None, "0: without the head.")
+    flags.DEFINE_bool("verify", False, "Run both models and compare.")
+    flags.DEFINE_bool("overwrite", False, "Replace what is at the target.")
+    flags.DEFINE_multi_string(
+        "option", [], "What the source's tensors do not say, e.g. heads=12."
+    )
+
+
+def _main(argv: list[str]) -> int:
+    values = flags.FLAGS
+    if len(argv) != 3 or not values.dialect:
+        known = ", ".join([OURS, *interop.DIALECTS])
+        raise errors.UserError(
+            f"want SOURCE TARGET --dialect=NAME, one of: {known}; --help lists the "
+            "flags"
+        )
+    figures = run(
+        argv[1],
+        argv[2],
+        values.dialect,
+        image_size=values.image_size,
+        num_classes=values.num_classes,
+        verify=values.verify,
+        overwrite=values.overwrite,
+        **_parse_options(values.option),
+    )
+    cli.print_figures(figures)
+    return errors.EXIT_DONE
+
+
+if __name__ == "__main__":
+    _define_flags()
+    cli.run(_main)
