@@ -7,6 +7,7 @@ import re
 import sys
 import types
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -113,7 +114,8 @@ def loaded(dialect, theirs, image_size=(40, 40)):
 def applied(arch, leaves, x):
     graphdef, _ = models.abstract(arch)
     params = tree.from_named({n: jnp.asarray(a) for n, a in leaves.items()})
-    return np.asarray(models.merge(graphdef, params)(x))
+    apply = jax.jit(lambda params, x: models.merge(graphdef, params)(x))
+    return np.asarray(apply(params, x))
 
 
 @pytest.mark.parametrize("dialect", SHAPES)

@@ -22,7 +22,7 @@ from vit_jax import errors
 from vit_jax.models import bit, layers, resnet
 
 PREFIX = "AxialResNet"
-NAMES: tuple[str, ...] = ("AxialResNet26", "AxialResNet50")
+NAMES: tuple[str, ...] = ("AxialResNet50",)
 
 STYLE = resnet.Style(norm_epsilon=1e-4, standardize="variance", padding="same")
 
