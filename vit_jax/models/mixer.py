@@ -158,15 +158,8 @@ class MixerBlock(nnx.Module):
         """Maps [b, n, d] to the same; without a key no branch is dropped."""
         keys = [None] * 2 if key is None else list(jax.random.split(key))
         mixed = self.tokens(self.norm1(x).swapaxes(1, 2)).swapaxes(1, 2)
-        x = x + _drop_path(mixed, rate, keys[0])
-        return x + _drop_path(self.channels(self.norm2(x)), rate, keys[1])
-
-
-def _drop_path(x: jax.Array, rate: jax.Array, key: jax.Array | None) -> jax.Array:
-    if key is None:
-        return x
-    keep = jax.random.bernoulli(key, 1 - rate, (x.shape[0], 1, 1))
-    return jnp.where(keep, x / (1 - rate).astype(x.dtype), jnp.zeros_like(x))
+        x = x + layers.drop_path(mixed, rate, keys[0])
+        return x + layers.drop_path(self.channels(self.norm2(x)), rate, keys[1])
 
 
 class MlpMixer(nnx.Module):
