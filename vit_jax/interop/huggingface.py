@@ -462,7 +462,7 @@ DIALECTS: dict[str, Dialect] = {
     "hf_dinov2_with_registers": Dialect(
         _rules(_REGISTERS, "dinov2_with_registers.", ""),
         r"(dinov2_with_registers\.)?embeddings\.register_tokens",
-        fields={"gelu": "erf", "norm_epsilon": 1e-6},
+        fields={"gelu": "erf", "norm_epsilon": 1e-6, "prefix_positions": 1},
         says=_dinov2_says,
         loaded=_dinov2_loaded,
         saved=_registers_saved,
@@ -473,7 +473,7 @@ DIALECTS: dict[str, Dialect] = {
     "hf_dinov2": Dialect(
         _rules(_DINOV2, "dinov2.", ""),
         r"(dinov2\.)?encoder\.layer\.\d+\.layer_scale1\.lambda1",
-        fields={"gelu": "erf", "norm_epsilon": 1e-6},
+        fields={"gelu": "erf", "norm_epsilon": 1e-6, "prefix_positions": 1},
         says=_dinov2_says,
         loaded=_dinov2_loaded,
         saved=_dinov2_saved,
@@ -484,7 +484,7 @@ DIALECTS: dict[str, Dialect] = {
     "hf_vit": Dialect(
         _rules(_VIT, "vit.", ""),
         r"(vit\.)?embeddings\.cls_token",
-        fields={"gelu": "erf", "norm_epsilon": 1e-12},
+        fields={"gelu": "erf", "norm_epsilon": 1e-12, "prefix_positions": 1},
         says=_vit_says,
         saved=_vit_saved,
         preprocessing=_vit_preprocessing,

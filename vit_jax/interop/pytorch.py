@@ -161,6 +161,32 @@ def with_positions(
     return leaves.changed(changes), arch.replace(prefix_positions=count)
 
 
+def positioned(
+    entries: int,
+    prefix: int,
+    patch: tuple[int, ...],
+    image_size: tuple[int, int] | None,
+) -> int:
+    """Returns how many tokens before the patches a table of `entries` has a place for.
+
+    All of them or none is likelier than some; all where nothing fits.
+
+    Args:
+        entries: Of the table.
+        prefix: How many such tokens there are.
+        patch: Pixels.
+        image_size: Pixels it may have been made for; else a square grid is looked for.
+    """
+    orders = [prefix, 0, *range(1, prefix)]
+    if image_size is not None:
+        grid = math.prod(size // p for size, p in zip(image_size, patch))
+        if entries - grid in orders:
+            return entries - grid
+    rests = {count: entries - count for count in orders if entries > count}
+    squares = [c for c, rest in rests.items() if math.isqrt(rest) ** 2 == rest]
+    return squares[0] if squares else prefix
+
+
 def whole(config: Mapping[str, Any], key: str, least: int = 1) -> int | None:
     """Returns a whole number of a config, None without it, or raises `UserError`."""
     value = config[key] if key in config else None

@@ -100,7 +100,8 @@ _IN_ZOO = r"(vit|deit3?|flexivit)_.*"
 # These have no tensors of their own for their positions.
 _ROTARY = r"_rope_|_dinov3|_lingbot"
 _POOLS_PREFIX = "test_vit3"
-_TOKENS = ("cls_token", "pos_embed", "reg_token")
+_REGISTERS = ("reg_token", "register_tokens")
+_TOKENS = ("cls_token", "pos_embed", *_REGISTERS)
 _POOLS = {"token": "token", "avg": "mean", "map": "map", "": "none"}
 _GELUS = {"gelu": "erf", "gelu_tanh": "tanh"}
 _SILUS = ("silu", "swish")
@@ -137,9 +138,24 @@ def _vit_says(tensors: Tensors) -> dict[str, Any]:
     elif "heads" not in fields and re.fullmatch(_IN_ZOO, zoo) and width >= 64:
         fields["heads"] = width // 64
     fields |= _activation(config, _is_swiglu(shapes)) | _pool(config, shapes)
-    if "pos_embed" not in shapes:
-        fields["posemb"] = "none"
-    return fields | _image_size(config)
+    return fields | _image_size(config) | _positions(shapes, _image_size(config))
+
+
+def _positions(shapes: Shapes, image_size: Mapping[str, Any]) -> dict[str, Any]:
+    """How many of the tokens before the patches have a position, if the shapes are so.
+
+    A table of another rank, or no patches, is refused with the other shapes.
+    """
+    registers = next((shapes[n] for n in _REGISTERS if n in shapes), (1, 0, 0))
+    table, patch = shapes.get("pos_embed"), shapes.get("patch_embed.proj.weight", ())
+    if table is None:
+        return {"posemb": "none"}
+    if not len(registers) == len(table) == 3 or len(patch) != 4 or 0 in patch:
+        return {}
+    prefix = ("cls_token" in shapes) + registers[1]
+    size = image_size.get("image_size")
+    count = pytorch.positioned(table[1], prefix, patch[2:], size)
+    return {"prefix_positions": count}
 
 
 def _refuse_others(config: Config | None, shapes: Shapes, zoo: str) -> None:
