@@ -154,9 +154,10 @@ def load(
 
 
 def _place(array: np.ndarray, like: jax.ShapeDtypeStruct) -> jax.Array:
+    # Waiting, because the host's copy lives until the transfer is done.
     if like.sharding is None:
-        return jax.device_put(array)
-    return mesh_lib.place(array, like.sharding)
+        return jax.block_until_ready(jax.device_put(array))
+    return jax.block_until_ready(mesh_lib.place(array, like.sharding))
 
 
 def open_weights(
