@@ -17,6 +17,8 @@ AXES = ("data", "fsdp")
 # optimizer's moments carry the same names behind a prefix, so the rows serve them too.
 # The layer dimension is never cut: scan slices it.
 SHARDED_DIMENSION: tree.Rules[int | None] = (
+    (r"/v_(row|col)/", None),  # Adafactor's: small, and without the leaf's dimensions
+    (r"qkv/kernel$", 1),
     (r"map/attn/(query|key|value)/kernel$", 0),
     (r"map/attn/out/kernel$", 2),
     (r"map/mlp/up/kernel$", 1),

@@ -71,6 +71,8 @@ FAMILIES: dict[str, Family] = {
 
 # Options whose 0 means: as the name says.
 SIZE_OPTIONS = ("width", "depth", "mlp_width", "heads")
+# Options that change nothing in families without them: no patches, nothing to crop.
+MEANINGLESS = ("crop",)
 
 
 def architecture(
@@ -125,11 +127,12 @@ def _given(family: Family, name: str, options: Mapping[str, Any]) -> dict[str, A
         if value == 0 and key in SIZE_OPTIONS:
             continue
         if key not in known and key in neutral:
-            if value == neutral[key]:
+            if key in MEANINGLESS or value == neutral[key]:
                 continue
-            raise errors.UserError(
-                f"{name} has no option {key}={value!r}; leave it at {neutral[key]!r}."
-            )
+            leave = f"leave it at {neutral[key]!r}"
+            if neutral[key] is dataclasses.MISSING:
+                leave = "leave it out"
+            raise errors.UserError(f"{name} has no option {key}={value!r}; {leave}.")
         errors.lookup(known, key, "model option")
         fields[key] = tuple(value) if isinstance(value, list | tuple) else value
     return fields

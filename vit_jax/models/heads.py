@@ -45,11 +45,11 @@ class MapHead(nnx.Module):
 
 def macs(arch: variants.VitArchitecture) -> int:
     """Multiply-adds on one image of all that comes after the encoder."""
-    d, patches = arch.width, arch.patches
+    d = arch.width
     vectors = arch.tokens if arch.pool == "none" else 1
-    total = patches * d * arch.patch_outputs
+    total = arch.patches * d * arch.patch_outputs
     if arch.pool == "map":
-        total += 2 * d * d + 2 * patches * d * d + 2 * patches * d
+        total += 2 * d * d + 2 * arch.tokens * d * d + 2 * arch.tokens * d
         total += 2 * d * arch.mlp_width
     if arch.pre_logits:
         total += vectors * arch.pooled_width * d

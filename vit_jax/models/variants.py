@@ -75,7 +75,7 @@ class VitArchitecture(Architecture):
         patch: (height, width) of a patch, in pixels, or in cells of the ResNet's
             feature map for a hybrid.
         pool: What feeds the head. "token": the class token; "mean": the mean over the
-            patches; "map": attention to the patches with a learned query;
+            patches; "map": attention of a learned query to all tokens;
             "token_mean": class token and mean, concatenated; "none": every token, each
             with its own logits.
         class_token: "yes", "no" or "auto": as the pool needs it.

@@ -215,7 +215,7 @@ class VisionTransformer(nnx.Module):
         """
         arch = self.architecture
         if self.map is not None:
-            pooled = self.map(tokens[:, arch.prefix :])
+            pooled = self.map(tokens)
         else:
             pooled = heads.POOLS[arch.pool](tokens, arch.prefix)
         return self.norm(pooled) if arch.final_norm == "pooled" else pooled
