@@ -11,7 +11,8 @@ places predicts what was there. The paper leaves open, and here:
   raw pixels, rounded down;
 - several predictions of one patch count by their mean, and the squared distance of
   pixels scaled to [-1, 1] is a mean over the patch;
-- the class token is there and unused, so that fine-tuning finds it.
+- the class token, where the pool wants one, is there though nothing is read from it, so
+  that fine-tuning finds it.
 """
 
 import math
