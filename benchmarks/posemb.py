@@ -1,6 +1,6 @@
 """Position embeddings in miniature: the paper's Table 8 on CIFAR-10.
 
-    python benchmarks/posemb.py --data_dir=DIR [--seeds=3] [--workdir=W] [--total=T]
+    python -m benchmarks.posemb --data_dir=DIR [--seeds=3] [--workdir=W] [--total=T]
 
 A small ViT (4x4 patches, an 8x8 grid, class token) is trained from scratch with each
 kind of position embedding and each place for it, three seeds each; accuracies are on

@@ -1,6 +1,6 @@
 """Does what is learnt on five CIFAR-10 classes help on the other five?
 
-    python benchmarks/transfer.py --data_dir=DIR [--seeds=3] [--epochs=2] [--workdir=W]
+    python -m benchmarks.transfer --data_dir=DIR [--seeds=3] [--epochs=2] [--workdir=W]
 
 For each seed: pre-train on all training images of five classes (even labels), then on
 the other five (a) fine-tune on 500 images (20 epochs), with a run from scratch on the
