@@ -1,15 +1,13 @@
-"""Files of the reference implementations: their outputs, round trips, damage."""
+"""Files of the reference implementations: their outputs and round trips."""
 
-import io
 import logging
-import zipfile
 
 import jax
 import numpy as np
 import pytest
 
 from vit_jax import errors, interop, models, tree
-from vit_jax.interop import npz
+from vit_jax.interop import infer
 
 
 def model_of(weights):
@@ -18,7 +16,10 @@ def model_of(weights):
     return models.merge(graphdef, params)
 
 
-@pytest.mark.parametrize("name", ["vit_token", "bv_tok", "hybrid_r_stem_only"])
+GOLDEN = ["vit_token", "bv_tok", "hybrid_r_stem_only", "mixer"]
+
+
+@pytest.mark.parametrize("name", GOLDEN)
 def test_logits_are_those_of_the_reference(golden, name):
     weights = interop.read(golden / f"{name}.npz")
     expected = np.load(golden / f"{name}_io.npz")
@@ -44,7 +45,7 @@ def test_another_image_size_resamples_as_the_reference_does(golden):
         interop.read(golden / "vit_token.npz", image_size=50)
 
 
-@pytest.mark.parametrize("name", ["vit_token", "bv_tok", "hybrid_r_stem_only"])
+@pytest.mark.parametrize("name", GOLDEN)
 def test_reading_and_writing_back_is_exact(golden, tmp_path, name):
     path = golden / f"{name}.npz"
     interop.write(interop.read(path), tmp_path / "back.npz")
@@ -53,17 +54,6 @@ def test_reading_and_writing_back_is_exact(golden, tmp_path, name):
     for key in original.files:
         assert back[key].dtype == original[key].dtype
         assert np.array_equal(back[key], original[key])
-
-
-@pytest.mark.parametrize("dialect", list(interop.DIALECTS))
-def test_every_dialect_gives_the_same_forward_pass(golden, tmp_path, dialect):
-    weights = interop.read(golden / "vit_token.npz")
-    interop.write(weights, tmp_path / "x.npz", dialect)
-    again = interop.read(tmp_path / "x.npz")
-    assert (again.dialect, again.architecture) == (dialect, weights.architecture)
-    images = np.load(golden / "vit_token_io.npz")["images"]
-    logits = [model_of(w)(images) for w in (weights, again)]
-    np.testing.assert_allclose(*logits, atol=1e-5)
 
 
 def fresh(name="mu/8", **options):
@@ -104,11 +94,8 @@ def test_the_architecture_is_read_from_the_tensors(tmp_path, options):
 def test_published_sizes_get_their_names(name):
     arch = models.architecture(name, num_classes=10)
     _, params = models.abstract(arch)
-    leaves = {
-        key: np.broadcast_to(np.float32(0), leaf.shape)
-        for key, leaf in tree.named_leaves(params)
-    }
-    assert interop.infer(leaves) == arch
+    shapes = {key: leaf.shape for key, leaf in tree.named_leaves(params)}
+    assert infer.architecture(shapes) == arch
 
 
 def test_a_grid_that_is_no_square_needs_its_image_size(tmp_path):
@@ -150,7 +137,9 @@ def test_bfloat16_saved_as_void_is_read(golden, tmp_path):
 def test_a_zeroed_head_is_said(golden, tmp_path, caplog):
     tensors = dict(np.load(golden / "vit_token.npz"))
     tensors["head/kernel"] = np.zeros_like(tensors["head/kernel"])
-    interop.read(save(tmp_path / "x.npz", tensors))
+    weights = interop.read(save(tmp_path / "x.npz", tensors))
+    assert "all zeros" not in caplog.text
+    assert not weights.leaves["head/kernel"].any()
     assert "all zeros" in caplog.text
 
 
@@ -167,7 +156,7 @@ def test_a_zeroed_head_is_said(golden, tmp_path, caplog):
         ({"Transformer/encoder_norm/bias": np.zeros(31)}, r"norm/bias: \(31,\), want"),
         ({"embedding/kernel": np.zeros((8, 8, 4, 32))}, "patch_embed/kernel"),
         ({"embedding/kernel": np.zeros(0)}, "want 4 axes"),
-        ({"Transformer/posembed_input/pos_embedding": None}, "of no layout we know"),
+        ({"embedding/kernel": np.zeros((8, 8, 3, 0))}, "none empty"),
     ],
 )
 def test_tensors_that_do_not_fit_are_named(golden, tmp_path, change, message):
@@ -177,67 +166,3 @@ def test_tensors_that_do_not_fit_are_named(golden, tmp_path, change, message):
         interop.read(path)
     assert "x.npz" in str(caught.value)
     assert len(str(caught.value).splitlines()) <= 10
-
-
-def test_other_networks_are_refused_with_some_of_their_names(golden):
-    with pytest.raises(errors.UserError, match="(?s)no layout we know.*MixerBlock_0"):
-        interop.read(golden / "mixer.npz")
-
-
-def test_truncated_files_are_one_clear_error(golden, tmp_path):
-    data = (golden / "vit_token.npz").read_bytes()
-    path = tmp_path / "x.npz"
-    for share in (0, 0.1, 0.5, 0.99):
-        path.write_bytes(data[: int(len(data) * share)])
-        with pytest.raises(errors.UserError, match="copy it again"):
-            npz.read(path)
-
-
-def test_a_flipped_bit_is_an_error_or_changes_nothing(golden, tmp_path):
-    path = golden / "vit_token.npz"
-    original = {n: a.tobytes() for n, a in npz.read(path).items()}
-    data = bytearray(path.read_bytes())
-    rng = np.random.default_rng(0)
-    broken = tmp_path / "x.npz"
-    errors_seen = 0
-    for position in rng.integers(len(data), size=200):
-        flipped = bytearray(data)
-        flipped[position] ^= 1 << int(rng.integers(8))
-        broken.write_bytes(flipped)
-        try:
-            found = {n: a.tobytes() for n, a in npz.read(broken).items()}
-        except errors.UserError:
-            errors_seen += 1
-        else:
-            assert found == original
-    assert errors_seen > 100
-
-
-def archive(path, members):
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
-        for name, content in members.items():
-            target.writestr(name, content)
-    return path
-
-
-def npy(array):
-    stream = io.BytesIO()
-    np.save(stream, array)
-    return stream.getvalue()
-
-
-def test_bombs_lies_pickles_and_paths_are_refused(tmp_path):
-    path = tmp_path / "x.npz"
-    lie = npy(np.zeros((3, 3))).replace(b"(3, 3)", b"(9, 9)")
-    pickled = io.BytesIO()
-    np.save(pickled, np.array([print], object), allow_pickle=True)
-    for members, message in {
-        ("a.npy", npy(np.zeros(10**7))): "claim to unpack to 80,000,128: refused",
-        ("a.npy", lie): "claims shape",
-        ("a.npy", pickled.getvalue()): "pickled objects are not read",
-        ("../a.npy", npy(np.zeros(3))): "no array's name",
-        ("/a.npy", npy(np.zeros(3))): "no array's name",
-        ("a.txt", b"hello"): "no array's name",
-    }.items():
-        with pytest.raises(errors.UserError, match=message):
-            npz.read(archive(path, dict([members])))

@@ -105,10 +105,17 @@ def _google_says(tensors: Tensors) -> dict[str, Any]:
 
 
 def _big_vision_says(tensors: Tensors) -> dict[str, Any]:
+    """Without a table the positions are sines; old tables have a class position."""
     tables = {rule.theirs for rule in _BIG_VISION if rule.ours == "posemb"}
-    if tables & set(tensors.shapes):
-        return {}
-    return {"posemb": "sincos_2d"}
+    shape = next((tensors.shapes[n] for n in tables if n in tensors.shapes), None)
+    if shape is None:
+        return {"posemb": "sincos_2d"}
+    return {"prefix_positions": int(len(shape) == 3 and _is_longer(shape[1]))}
+
+
+def _is_longer(entries: int) -> bool:
+    """Whether a table has the entries of a square and one more."""
+    return entries > 1 and math.isqrt(entries - 1) ** 2 == entries - 1
 
 
 def _without_lost_position(leaves: Tensors) -> Tensors:
@@ -119,15 +126,14 @@ def _without_lost_position(leaves: Tensors) -> Tensors:
     if "posemb" not in leaves.shapes or "cls" in leaves.shapes:
         return leaves
     shape = leaves.shapes["posemb"]
-    entries = shape[1] if len(shape) == 3 else 0
-    if entries < 2 or math.isqrt(entries - 1) ** 2 != entries - 1:
+    if len(shape) != 3 or not _is_longer(shape[1]):
         return leaves
     logging.info(
         "%s: the position table has an entry for a class token and the model has no "
         "such token: left out.",
         leaves.label,
     )
-    short = (shape[0], entries - 1, *shape[2:])
+    short = (shape[0], shape[1] - 1, shape[2])
     return leaves.changed({"posemb": (short, lambda: leaves.read("posemb")[:, 1:])})
 
 
@@ -177,7 +183,7 @@ _GOOGLE = {
     "saved": _with_class_position,
 }
 _NEW = {
-    "fields": _FIELDS | {"prefix_positions": 0},
+    "fields": _FIELDS,
     "says": _big_vision_says,
     "loaded": _without_lost_position,
     "saved": _with_folded_position,

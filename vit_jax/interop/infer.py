@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from vit_jax import errors
-from vit_jax.interop import mixer
+from vit_jax.interop import bit, mixer
 from vit_jax.models import families, variants
 from vit_jax.models.architecture import Architecture, by, pair
 
@@ -37,8 +37,7 @@ def architecture(
     Args:
         shapes: Of all leaves, by name.
         fields: What else is known of it, over what the shapes imply; "image_size" is
-            the one it was trained at, "prefix_positions" only decides what is tried
-            first.
+            the one it was trained at.
         image_size: The one it shall have, consulted where the shapes do not say.
         family: Key of `families.FAMILIES`.
 
@@ -126,6 +125,7 @@ def _vit(
         "mlp": "swiglu" if f"{block}/mlp/gate/kernel" in shapes else "gelu",
         "layer_scale": 1e-5 if f"{block}/scale1" in shapes else 0.0,
         "mask_token": "mask_token" in shapes,
+        "prefix_positions": 1,
         **_sizes(shapes, width),
     }
     fields = inferred | given
@@ -138,7 +138,11 @@ def _vit(
 
 def _sizes(shapes: Shapes, width: int) -> dict[str, Any]:
     """What the pooling, the head and the optional leaves show."""
-    fields: dict[str, Any] = {"num_classes": 0, "resnet": _resnet_units(shapes)}
+    fields: dict[str, Any] = {
+        "num_classes": 0,
+        "registers": 0,
+        "resnet": _resnet_units(shapes),
+    }
     pool = "token" if "cls" in shapes else "mean"
     if "head/kernel" in shapes:
         inputs, fields["num_classes"] = _shape(shapes, "head/kernel", 2)
@@ -171,40 +175,36 @@ def _positions(
     trained: tuple[int, int] | None,
     image_size: ImageSize,
 ) -> dict[str, Any]:
-    """The kind of position embedding, and the image size that its table shows.
-
-    Takes "prefix_positions" out of the fields.
-    """
+    """The kind of position embedding, and the image size that its table shows."""
     strides = tuple(
         p * variants.resnet_stride(fields["resnet"]) for p in fields["patch"]
     )
-    prefix = (fields["class_token"] == "yes") + fields.get("registers", 0)
-    first = min(fields.pop("prefix_positions", 1), prefix)
-    places = [first, *(p for p in range(prefix + 1) if p != first)]
-    sizes = [size for size in (trained, image_size) if size is not None]
-    found: dict[str, Any] = {"prefix_positions": first}
     if "posemb/row" in shapes:
-        grid = tuple(_shape(shapes, f"posemb/{a}", 2)[0] for a in ("row", "column"))
-        return found | {"posemb": "learned_2d", "image_size": _times(grid, strides)}
-    table = next((n for n in TABLES if n in shapes), None)
+        rows, _ = _shape(shapes, "posemb/row", 2)
+        columns, _ = _shape(shapes, "posemb/column", 2)
+        size = rows * strides[0], columns * strides[1]
+        return {"posemb": "learned_2d", "image_size": size}
+    table = next((name for name in TABLES if name in shapes), None)
     if table is None:
+        sizes = [size for size in (trained, image_size) if size is not None]
         if not sizes:
             raise errors.UserError(
                 "it has no position table, so its tensors do not say the image size: "
                 "pass image_size=, e.g. vit_jax.load(path, image_size=224)."
             )
-        return found | {"posemb": "none", "image_size": pair(sizes[0])}
+        return {"posemb": "none", "image_size": pair(sizes[0])}
     kind, axes, axis = TABLES[table]
     entries = _shape(shapes, table, axes)[axis]
+    prefix = (fields["class_token"] == "yes") + fields["registers"]
     if kind == "relative":
-        entries, places = (entries + 1) // 2, [prefix]
-    if table.startswith("blocks/"):
-        found["posemb_at"] = "every"
-    place, grid = _grid(entries, places, strides, trained, image_size)
-    return found | {
+        patches = (entries + 1) // 2 - prefix
+    else:
+        patches = entries - min(fields["prefix_positions"], prefix)
+    rows, columns = _grid(patches, strides, trained, image_size)
+    return {
         "posemb": kind,
-        "prefix_positions": place if kind == "learned" else first,
-        "image_size": _times(grid, strides),
+        "posemb_at": "every" if table.startswith("blocks/") else "stem",
+        "image_size": (rows * strides[0], columns * strides[1]),
     }
 
 
@@ -217,48 +217,47 @@ TABLES = {
 }
 
 
-def _times(grid: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, int]:
-    return grid[0] * strides[0], grid[1] * strides[1]
-
-
 def _grid(
-    entries: int,
-    places: list[int],
+    patches: int,
     strides: tuple[int, ...],
     trained: tuple[int, int] | None,
     image_size: ImageSize,
-) -> tuple[int, tuple[int, int]]:
-    """How many entries are no patch's, of `places`, and (rows, columns) of the rest."""
-
-    def fits(size: tuple[int, int]) -> tuple[int, tuple[int, int]] | None:
-        grid = size[0] // strides[0], size[1] // strides[1]
-        for place in places:
-            if math.prod(grid) == entries - place > 0:
-                return place, grid
-        return None
-
-    if trained is not None and (found := fits(trained)):
-        return found
-    for place in places:
-        side = math.isqrt(max(entries - place, 0))
-        if side and side * side == entries - place:
-            return place, (side, side)
-    if image_size is not None and (found := fits(pair(image_size))):
-        return found
+) -> tuple[int, int]:
+    """(rows, columns) of so many patches: of the size trained at, or of a square."""
+    side = math.isqrt(max(patches, 0))
+    square = [(side, side)] if side and side * side == patches else []
+    sizes = [pair(size) if size is not None else None for size in (trained, image_size)]
+    grids = [
+        [(size[0] // strides[0], size[1] // strides[1])] if size else []
+        for size in sizes
+    ]
+    for grid in (*grids[0], *square, *grids[1]):
+        if math.prod(grid) == patches:
+            return grid
     raise errors.UserError(
-        f"its position table has {entries - places[0]} entries for patches of "
-        f"{by(strides)} pixels, which is no square; pass the image_size it was "
-        "trained at."
+        f"its position table has {patches} entries for patches of {by(strides)} "
+        "pixels, which is no square; pass the image_size it was trained at."
     )
 
 
-def _mixer(
-    shapes: Shapes, given: dict[str, Any], image_size: ImageSize
-) -> Architecture:
-    return mixer.infer(shapes, image_size).replace(**given)
+def _of_family(
+    infer: Callable[[Shapes, ImageSize], Architecture],
+) -> Callable[[Shapes, dict[str, Any], ImageSize], Architecture]:
+    """A family's own inference, then what else is known."""
+
+    def architecture(
+        shapes: Shapes, given: dict[str, Any], image_size: ImageSize
+    ) -> Architecture:
+        if image_size is None and "image_size" in given:
+            image_size = pair(given["image_size"])
+        rest = {key: given[key] for key in given if key != "image_size"}
+        return infer(shapes, image_size).replace(**rest)
+
+    return architecture
 
 
 FAMILIES: dict[str, Callable[[Shapes, dict[str, Any], ImageSize], Architecture]] = {
     "vit": _vit,
-    "mixer": _mixer,
+    "bit": _of_family(bit.infer),
+    "mixer": _of_family(mixer.infer),
 }

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import struct
 import zipfile
 from pathlib import Path
 
@@ -19,7 +20,7 @@ MAX_UNPACKED = 50
 MAX_MEMBERS = 20_000
 MAX_AXES = 8
 CHUNK = 1 << 24
-NAME = re.compile(r"[\w.+:~-]{1,200}(/[\w.+:~-]{1,200}){0,20}")
+NAME = re.compile(r"[\w.+:~-]{1,200}(/[\w.+:~-]{1,200}){0,20}", re.ASCII)
 KIND = "an .npz file"
 
 
@@ -38,6 +39,7 @@ def open(path: str | Path) -> source.Tensors:
     with source.reading(str(path), KIND):
         archive = zipfile.ZipFile(path)
         try:
+            _check_count(archive, path)
             members = _members(archive, path.stat().st_size)
             shapes = {name: _shape(archive, info) for name, info in members.items()}
         except BaseException:
@@ -55,11 +57,29 @@ def write(tensors: source.Tensors, path: str | Path) -> None:
     """Writes arrays one by one; the file appears under its name when it is whole."""
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
-        for name in tensors.names:
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, tensors.read(name))
-    os.replace(partial, path)
+    try:
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+            for name in tensors.names:
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, tensors.read(name))
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _check_count(archive: zipfile.ZipFile, path: Path) -> None:
+    """Compares the number of members with the one at the end of the file.
+
+    A directory that is said to be shorter than it is has lost members otherwise.
+    """
+    with path.open("rb") as stream:
+        stream.seek(-22 - len(archive.comment), os.SEEK_END)
+        (said,) = struct.unpack_from("<H", stream.read(12), 10)
+    found = len(archive.infolist())
+    if said not in (found, 0xFFFF):
+        raise errors.UserError(
+            f"lists {found:,} members and counts {said:,}: it is damaged."
+        )
 
 
 def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:

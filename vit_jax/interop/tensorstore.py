@@ -51,8 +51,8 @@ def find(path: str | Path) -> Path | None:
 def open(path: str | Path) -> source.Tensors:
     """Opens a folder: checks names and sizes, reads the headers and no array.
 
-    Every chunk must be there: the format takes a missing one for zeros. gzip, zlib and
-    zstd verify no more of the values than they happen to.
+    Every chunk must be there: the format takes a missing one for zeros. It has no
+    checksums, so a flipped bit is seen only if the compression stumbles over it.
 
     Args:
         path: As `find` takes it.
@@ -62,8 +62,8 @@ def open(path: str | Path) -> source.Tensors:
             that is not what it says.
     """
     folder = find(path)
-    if folder is None:
-        raise errors.UserError(f"{path} holds no weights: wanted {KIND}.")
+    if folder is None or not folder.is_dir():
+        raise errors.UserError(f"{folder or path} holds no weights: wanted {KIND}.")
     label = str(folder)
     with source.reading(label, KIND):
         headers = {_name(entry): _header(entry) for entry in _arrays(folder)}
@@ -89,19 +89,23 @@ def write(tensors: source.Tensors, path: str | Path) -> None:
     partial = path.with_name(path.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    for name in tensors.names:
-        array = tensors.read(name)
-        spec = _spec(partial / name.replace("/", "~")) | {
-            "metadata": {
-                "shape": array.shape,
-                "chunks": array.shape,
-                "dtype": array.dtype.str,
-                "compressor": {"id": "zstd", "level": 1},
-            },
-            "create": True,
-        }
-        _open(spec).write(array).result()
-    os.replace(partial, path)
+    try:
+        for name in tensors.names:
+            _write(tensors.read(name), partial / name.replace("/", "~"))
+        os.replace(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write(array: np.ndarray, folder: Path) -> None:
+    metadata = {
+        "shape": array.shape,
+        "chunks": array.shape,
+        "dtype": array.dtype.str,
+        "compressor": {"id": "zstd", "level": 1},
+    }
+    spec = _spec(folder) | {"metadata": metadata, "create": True}
+    _open(spec).write(array).result()
 
 
 def _spec(folder: Path) -> dict[str, Any]:
