@@ -6,6 +6,7 @@ and has LayerNorms with an epsilon of 1e-6. Its `fc1` of a packed SwiGLU holds g
 value one after the other, and its `fc_norm` is the last LayerNorm after the pooling.
 """
 
+import dataclasses
 import logging
 import re
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ from vit_jax.interop.dialect import Config, Dialect
 from vit_jax.interop.pytorch import linear, norm
 from vit_jax.interop.rules import Rule
 from vit_jax.interop.source import Tensors
+from vit_jax.models import mixer
 from vit_jax.models.mixer import MixerArchitecture
 from vit_jax.models.variants import SIZES, VitArchitecture
 
@@ -141,20 +143,24 @@ def _vit_says(tensors: Tensors) -> dict[str, Any]:
     return fields | _image_size(config) | _positions(shapes, _image_size(config))
 
 
+def _prefix(shapes: Shapes) -> int:
+    """How many tokens come before the patches."""
+    registers = next((shapes[n] for n in _REGISTERS if n in shapes), ())
+    return ("cls_token" in shapes) + (registers[1] if len(registers) == 3 else 0)
+
+
 def _positions(shapes: Shapes, image_size: Mapping[str, Any]) -> dict[str, Any]:
     """How many of the tokens before the patches have a position, if the shapes are so.
 
     A table of another rank, or no patches, is refused with the other shapes.
     """
-    registers = next((shapes[n] for n in _REGISTERS if n in shapes), (1, 0, 0))
     table, patch = shapes.get("pos_embed"), shapes.get("patch_embed.proj.weight", ())
     if table is None:
         return {"posemb": "none"}
-    if not len(registers) == len(table) == 3 or len(patch) != 4 or 0 in patch:
+    if len(table) != 3 or len(patch) != 4 or 0 in patch:
         return {}
-    prefix = ("cls_token" in shapes) + registers[1]
     size = image_size.get("image_size")
-    count = pytorch.positioned(table[1], prefix, patch[2:], size)
+    count = pytorch.positioned(table[1], _prefix(shapes), patch[2:], size)
     return {"prefix_positions": count}
 
 
@@ -168,8 +174,10 @@ def _refuse_others(config: Config | None, shapes: Shapes, zoo: str) -> None:
     rotary = "pos_embed" not in shapes and _argument(config, "pos_embed") != "none"
     if rotary or re.search(_ROTARY, zoo):
         raise _refused("with rotary positions")
-    if _argument(config, "pool_include_prefix") or zoo == _POOLS_PREFIX:
-        raise _refused("that pools the tokens before the patches as well")
+    every = bool(_argument(config, "pool_include_prefix")) or zoo == _POOLS_PREFIX
+    if _prefix(shapes) and every != ("attn_pool.latent" in shapes):
+        wrong = "both patches and the tokens before them" if every else "patches alone"
+        raise _refused(f"that pools {wrong}" + ("" if every else " by attention"))
     if _argument(config, "norm_layer") not in (None, "layernorm"):
         raise _refused(f"with norm_layer={str(_argument(config, 'norm_layer'))[:50]!r}")
 
@@ -371,9 +379,10 @@ def _vit_config(
         "qk_norm": arch.qk_norm,
         "init_values": (arch.layer_scale or None) if arch.norm == "pre" else None,
         "class_token": arch.has_class_token,
-        "pos_embed": "none" if arch.posemb == "none" else "learn",
+        "pos_embed": "learn" if arch.posemb == "learned" else "none",
         "no_embed_class": arch.positioned == 0 and arch.prefix > 0,
         "reg_tokens": arch.registers,
+        "pool_include_prefix": arch.pool == "map" and arch.prefix > 0,
         "fc_norm": arch.final_norm == "pooled",
         "act_layer": "silu" if swiglu else acts[arch.gelu],
     }
@@ -408,8 +417,8 @@ def _pretrained(
     }
 
 
-def _mixer_says(tensors: Tensors) -> dict[str, Any]:
-    return {"gelu": "erf"} | _activation(tensors.config, swiglu=False)
+# Those it has at 224 pixels; their sizes are no arguments.
+_MIXERS = ("S/16", "S/32", "B/16", "B/32", "L/16", "L/32")
 
 
 def _mixer_config(
@@ -417,23 +426,39 @@ def _mixer_config(
     preprocessing: Preprocessing | None,
     label_names: tuple[str, ...] | None,
 ) -> dict[str, Any]:
-    acts = {ours: theirs for theirs, ours in _GELUS.items()}
-    widths = (arch.tokens_mlp_width, arch.channels_mlp_width)
-    return {
-        "architecture": "mixer_b16_224",
-        "num_classes": arch.num_classes,
-        "num_features": arch.width,
-        "pretrained_cfg": _pretrained(arch, preprocessing, "stem.proj"),
-        "model_args": {
-            "img_size": list(arch.image_size),
+    arguments: dict[str, Any] = {"img_size": list(arch.image_size)}
+    size = _named(arch)
+    name = f"mixer_{size.replace('/', '').lower()}_224" if size in _MIXERS else ""
+    if not name:
+        logging.warning(
+            "timm has no named Mixer like this %s: its users make it with "
+            "timm.models.MlpMixer(**model_args) of the config.json.",
+            arch.name,
+        )
+        widths = (arch.tokens_mlp_width, arch.channels_mlp_width)
+        arguments |= {
             "patch_size": pytorch.side(arch.patch),
             "num_blocks": arch.depth,
             "embed_dim": arch.width,
             "mlp_ratio": [_ratio(arch.width, hidden) for hidden in widths],
-            "act_layer": acts[arch.gelu],
-        },
+        }
+    return {
+        "architecture": name or "MlpMixer",
+        "num_classes": arch.num_classes,
+        "num_features": arch.width,
+        "pretrained_cfg": _pretrained(arch, preprocessing, "stem.proj"),
+        "model_args": arguments,
         **({} if label_names is None else {"label_names": list(label_names)}),
     }
+
+
+def _named(arch: MixerArchitecture) -> str:
+    """The size and patch of a Mixer, e.g. "B/16"; "" if it has no name."""
+    size = mixer.Size(
+        *(getattr(arch, field.name) for field in dataclasses.fields(mixer.Size))
+    )
+    name = next((name for name, known in mixer.SIZES.items() if known == size), "")
+    return f"{name}/{arch.patch[0]}" if name and len(set(arch.patch)) == 1 else ""
 
 
 _COMMON: dict[str, Any] = {
@@ -457,7 +482,7 @@ DIALECTS: dict[str, Dialect] = {
         (*_MIXER, *pytorch.prefixed(_WRAPPER, _MIXER)),
         rf"({_WRAPPER})?blocks\.\d+\.mlp_tokens\.fc1\.weight",
         family="mixer",
-        says=_mixer_says,
+        fields={"gelu": "erf"},
         config=_mixer_config,
         **_COMMON,
     ),
