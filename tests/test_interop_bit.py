@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vit_jax import errors, models, tree
+import vit_jax
+from vit_jax import convert, errors, models, tree
 from vit_jax.interop import bit, rules
 
 CLASSES = 3
@@ -193,6 +194,42 @@ def test_markers_tell_the_layouts_apart(dialect):
         if any(re.fullmatch(entry.marker, name) for name in names)
     ]
     assert found == [dialect]
+
+
+@pytest.mark.parametrize("dialect", SHAPES)
+def test_files_load_in_one_line_and_are_written_back(tmp_path, dialect):
+    theirs = drawn(SHAPES[dialect]())
+    prefix = bit.DIALECTS[dialect].prefix
+    np.savez(tmp_path / "a.npz", **{prefix + n: a for n, a in theirs.items()})
+    model = vit_jax.load(tmp_path / "a.npz", image_size=40)
+    assert (model.dialect, model.architecture.image_size) == (dialect, (40, 40))
+    leaves, arch = loaded(dialect, theirs)
+    x = model.images([np.full((50, 50, 3), 200, np.uint8)])
+    np.testing.assert_allclose(model.model(x), applied(arch, leaves, x), rtol=1e-5)
+    convert.run(str(tmp_path / "a.npz"), tmp_path / "ours", "vit_jax", verify=True)
+    convert.run(str(tmp_path / "ours"), tmp_path / "b.npz", dialect)
+    with np.load(tmp_path / "b.npz") as back:
+        assert set(back) == {prefix + name for name in theirs}
+        for name, array in theirs.items():
+            np.testing.assert_array_equal(back[prefix + name], array)
+    assert vit_jax.load(tmp_path / "a.npz").architecture.image_size == (224, 224)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "reason"),
+    [
+        ("bit_dump", "bit_paper", "pool_padding='zero'"),
+        ("bit_paper", "bit_dump", "pool_padding='lowest'"),
+        ("bit_paper", "bit", "bit cannot hold this"),
+        ("bit", "bit_dump", "bit_dump cannot hold this"),
+        ("bit", "google", "bit_dump, bit_paper, bit"),
+    ],
+)
+def test_another_function_is_not_written(tmp_path, source, target, reason):
+    np.savez(tmp_path / "a.npz", **drawn(SHAPES[source]()))
+    with pytest.raises(errors.UserError, match=reason):
+        convert.run(str(tmp_path / "a.npz"), tmp_path / "b.npz", target)
+    assert not (tmp_path / "b.npz").exists()
 
 
 def test_a_tensor_without_a_place_is_an_error():

@@ -82,7 +82,7 @@ NORMS = {
         ),
         ({"qk_norm": True}, NORMS, set()),
     ],
-    ids=str,
+    ids=["plain", "layer_scale", "swiglu", "no qkv_bias", "qk_norm"],
 )
 def test_leaf_names_of_a_block_are_these_for_ever(options, more, fewer):
     assert names(block(**options)) == (BLOCK | more) - fewer

@@ -203,6 +203,89 @@ def test_scan_unroll_and_remat_do_not_matter(unroll, remat):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+# Between them every option of the family.
+OPTIONS = [
+    {
+        "pool": "map",
+        "registers": 2,
+        "posemb": "learned_2d",
+        "posemb_at": "every",
+        "layer_scale": 0.1,
+        "drop_path": 0.3,
+    },
+    {
+        "posemb": "relative",
+        "qk_norm": True,
+        "qkv_bias": False,
+        "mlp": "swiglu",
+        "dropout": 0.1,
+        "attention_mask": "local",
+        "attention_window": 2,
+    },
+    {
+        "block": "axial",
+        "pool": "mean",
+        "norm": "post",
+        "posemb_at": "shared",
+        "dropout": 0.1,
+        "drop_path": 0.2,
+    },
+    {
+        "pool": "token_mean",
+        "attention": "dot_product",
+        "posemb": "relative",
+        "posemb_at": "shared",
+        "final_norm": "pooled",
+    },
+    {
+        "pool": "none",
+        "class_token": "yes",
+        "posemb": "sincos_2d",
+        "posemb_at": "every",
+        "attention_mask": "block",
+        "attention_window": 2,
+        "logits_dtype": "float32",
+    },
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_every_option_trains_and_remat_and_loops_do_not_matter(options):
+    arch = small(depth=2, **options)
+    params = models.split(noisy(arch))[1]
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def gradients(arch, params):
+        graphdef, _ = models.abstract(arch)
+
+        def loss(params):
+            rngs = nnx.Rngs(dropout=3)
+            model = models.merge(graphdef, params)
+            return jnp.sum(jnp.sin(model(images(), deterministic=False, rngs=rngs)))
+
+        return jax.grad(loss)(params)
+
+    expected = gradients(arch, params)
+    for name, leaf in tree.named_leaves(expected):
+        assert jnp.isfinite(leaf).all() and leaf.any(), name
+    found = gradients(arch.replace(unroll=1, remat="full"), params)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_every_option_works_in_bfloat16(options):
+    arch = small(depth=2, **options)
+    model = noisy(arch)
+    graphdef, _ = models.abstract(arch.replace(compute_dtype="bfloat16"))
+    half = models.merge(graphdef, models.split(model)[1])
+    tokens = half.encode(half.embed(images()))
+    assert tokens.dtype == jnp.bfloat16
+    logits = half.classify(half.pool(tokens))
+    assert logits.dtype == jnp.float32
+    np.testing.assert_allclose(logits, model(images()), atol=0.3)
+
+
 def test_split_and_merge_are_inverse_also_under_jit():
     model = noisy(small())
     graphdef, params = models.split(model)
@@ -253,17 +336,18 @@ def test_dropout_keeps_the_mean_and_zeroes_its_share():
     assert layers.dropout(x, 0.25, None) is x
 
 
-def test_constrain_sees_the_tokens_at_entry_and_exit_of_every_block():
+@pytest.mark.parametrize("options", [{}, {"block": "axial", "pool": "mean"}], ids=str)
+def test_constrain_sees_the_tokens_at_entry_and_exit_of_every_block(options):
     seen = []
 
     def constrain(x):
         seen.append(x.shape)
         return x
 
-    model = noisy(small(unroll=1))
+    model = noisy(small(unroll=1, **options))
     expected = model(images())
     assert jnp.array_equal(model(images(), constrain=constrain), expected)
-    assert set(seen) == {(2, 17, 32)} and len(seen) % 2 == 0
+    assert set(seen) == {(2, model.architecture.tokens, 32)} and len(seen) % 2 == 0
 
 
 def test_without_classes_the_model_returns_its_features():

@@ -24,6 +24,7 @@ Params = dict[str, Any]
 MEANING = (
     *("pool", "class_token", "positioned", "posemb", "posemb_at", "norm", "final_norm"),
     *("norm_epsilon", "gelu", "mlp", "attention_mask", "attention_window", "form"),
+    "pool_padding",
 )
 # Leaves that come and go with what a model is trained for.
 OF_A_TASK = re.compile(r"head/|pre_logits/|mask_token$|patch_head/")

@@ -5,13 +5,14 @@ import re
 from collections.abc import Iterable
 
 from vit_jax import errors
-from vit_jax.interop import google, huggingface, mixer, timm
+from vit_jax.interop import bit, google, huggingface, mixer, timm
 from vit_jax.interop.dialect import Dialect
 from vit_jax.interop.rules import listed
 
 # The first whose marker is found is taken.
 DIALECTS: dict[str, Dialect] = {
     **google.DIALECTS,
+    **bit.DIALECTS,
     "mixer": Dialect(tuple(mixer.MIXER), mixer.MARKER, family="mixer"),
     "mixer_old": Dialect(tuple(mixer.MIXER_OLD), mixer.MARKER_OLD, family="mixer"),
     **timm.DIALECTS,

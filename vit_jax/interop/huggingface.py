@@ -196,6 +196,7 @@ def _vit_saved(
             "transformers has no ViT with both a layer before the head (pre_logits) "
             "and a head: take one of them off, or write another dialect."
         )
+    leaves, arch = pytorch.learned_positions(leaves, arch)
     return pytorch.with_positions(leaves, arch, 1)
 
 
@@ -214,6 +215,7 @@ def _deit_saved(
 def _dinov2_saved(
     leaves: Tensors, arch: VitArchitecture
 ) -> tuple[Tensors, VitArchitecture]:
+    leaves, arch = pytorch.learned_positions(leaves, arch)
     leaves, arch = pytorch.with_positions(leaves, arch, 1)
     if arch.mlp == "swiglu":
         return pytorch.renamed(leaves, "blocks/mlp", _GATED), arch.replace(gelu="erf")

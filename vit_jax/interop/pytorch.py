@@ -16,6 +16,7 @@ from vit_jax import errors
 from vit_jax.data.preprocessing import Preprocessing
 from vit_jax.interop.rules import Rule, Sizes
 from vit_jax.interop.source import Tensors
+from vit_jax.models import posemb
 from vit_jax.models.variants import VitArchitecture
 
 # In units of 0..255.
@@ -122,6 +123,19 @@ def fused(ours: tuple[str, ...], theirs: str, *, heads: bool) -> list[Rule]:
 def renamed(leaves: Tensors, old: str, new: str) -> Tensors:
     """Returns the same with another start of some names."""
     return leaves.renamed({re.sub(rf"^{old}/", f"{new}/", n): n for n in leaves.names})
+
+
+def learned_positions(
+    leaves: Tensors, arch: VitArchitecture
+) -> tuple[Tensors, VitArchitecture]:
+    """Writes fixed positions out as a table, as if they had been learned."""
+    if arch.posemb not in posemb.FIXED or arch.posemb_at != "stem":
+        return leaves, arch
+    table = posemb.FIXED[arch.posemb](arch.grid, arch.width)[None].astype(np.float32)
+    return (
+        leaves.changed({"posemb": (table.shape, lambda: table)}),
+        arch.replace(posemb="learned", prefix_positions=0),
+    )
 
 
 def with_positions(

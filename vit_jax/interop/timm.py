@@ -297,6 +297,7 @@ def _vit_saved(
             "timm leaves out the layer before the head (pre_logits): load the model "
             "with num_classes=0 ... or write another dialect."
         )
+    leaves, arch = pytorch.learned_positions(leaves, arch)
     if 0 < arch.positioned < arch.prefix:
         leaves, arch = pytorch.with_positions(leaves, arch, 0)
     if arch.mlp == "swiglu":

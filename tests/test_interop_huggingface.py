@@ -1,0 +1,374 @@
+"""transformers' ViT, DeiT and DINOv2: the golden file, both directions, refusals."""
+
+import importlib.util
+import json
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from vit_jax import errors, interop, models, tree
+from vit_jax.data.preprocessing import Preprocessing
+
+
+@pytest.fixture(scope="session")
+def transformers():
+    pytest.importorskip("torch")
+    if not importlib.util.find_spec("transformers"):
+        pytest.skip("transformers is not installed")
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    return transformers
+
+
+def model_of(weights):
+    # A loop over the blocks takes less time to compile.
+    graphdef, _ = models.abstract(weights.architecture.replace(unroll=1))
+    params = jax.tree.map(jax.numpy.asarray, weights.params)
+    return models.merge(graphdef, params)
+
+
+def images_of(arch):
+    shape = (2, *arch.image_size, 3)
+    return np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+
+
+def torch_outputs(model, images):
+    """Logits, or what the model without a head pools."""
+    import torch
+
+    with torch.no_grad():
+        found = model.eval()(torch.from_numpy(images.transpose(0, 3, 1, 2)))
+    return (found.logits if "logits" in found else found.pooler_output).numpy()
+
+
+def randomized(model):
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            noise = torch.randn(value.shape, generator=generator)
+            one = float("norm" in name and name.endswith("weight"))
+            value.copy_(0.2 * noise + one)
+    return model
+
+
+def test_logits_of_the_golden_file(golden):
+    weights = interop.read(golden / "hf_vit")
+    expected = np.load(golden / "hf_vit_io.npz")
+    logits = model_of(weights)(expected["images"])
+    np.testing.assert_allclose(logits, expected["logits"], atol=1e-4, rtol=0)
+    arch = weights.architecture
+    assert (arch.gelu, arch.norm_epsilon, arch.heads) == ("erf", 1e-12, 4)
+    assert weights.label_names is None  # LABEL_0 ... are none
+
+
+def test_writing_the_golden_file_back_is_exact(golden, tmp_path):
+    interop.write(interop.read(golden / "hf_vit"), tmp_path)
+    assert same(golden / "hf_vit", tmp_path)
+    again = json.loads((tmp_path / "config.json").read_text())
+    original = json.loads((golden / "hf_vit/config.json").read_text())
+    shared = set(again) & set(original)
+    assert len(shared) > 12
+    assert all(again[key] == original[key] for key in shared)
+
+
+def same(a, b):
+    a, b = (safetensors.numpy.load_file(p / "model.safetensors") for p in (a, b))
+    return a.keys() == b.keys() and all(np.array_equal(a[n], b[n]) for n in a)
+
+
+SIZES = {
+    **{"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4},
+    **{"image_size": 32, "patch_size": 8, "num_labels": 5},
+}
+MLP = {"intermediate_size": 48}
+RATIO = {"mlp_ratio": 2}
+SWIGLU = RATIO | {"use_swiglu_ffn": True}
+# Class, options of its config, dialect.
+KINDS = {
+    "vit": ("ViTForImageClassification", MLP, "hf_vit"),
+    "vit, tanh": (
+        "ViTForImageClassification",
+        MLP | {"hidden_act": "gelu_new", "layer_norm_eps": 1e-6},
+        "hf_vit",
+    ),
+    "vit, no bias": ("ViTForImageClassification", MLP | {"qkv_bias": False}, "hf_vit"),
+    "vit, wide": (
+        "ViTForImageClassification",
+        MLP | {"image_size": [16, 32], "patch_size": [8, 4]},
+        "hf_vit",
+    ),
+    "vit, pooler": ("ViTModel", MLP, "hf_vit"),
+    "deit": ("DeiTForImageClassification", MLP, "hf_deit"),
+    "dinov2": ("Dinov2ForImageClassification", RATIO, "hf_dinov2"),
+    "dinov2, bare": ("Dinov2Model", RATIO, "hf_dinov2"),
+    "dinov2, swiglu": ("Dinov2ForImageClassification", SWIGLU, "hf_dinov2"),
+    "dinov2, registers": (
+        "Dinov2WithRegistersForImageClassification",
+        SWIGLU | {"num_register_tokens": 3},
+        "hf_dinov2_with_registers",
+    ),
+}
+
+
+def made(transformers, kind):
+    name, options, dialect = KINDS[kind]
+    cls = getattr(transformers, name)
+    return randomized(cls(cls.config_class(**SIZES | options))), dialect
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_outputs_are_those_of_transformers(transformers, tmp_path, kind):
+    theirs, dialect = made(transformers, kind)
+    theirs.save_pretrained(tmp_path / "a")
+    weights = interop.read(tmp_path / "a")
+    assert weights.dialect == dialect
+    images = images_of(weights.architecture)
+    outputs = torch_outputs(theirs, images)
+    np.testing.assert_allclose(model_of(weights)(images), outputs, atol=1e-4)
+
+    # And back, to a file that transformers reads.
+    interop.write(weights, tmp_path / "b")
+    back, report = type(theirs).from_pretrained(
+        tmp_path / "b", output_loading_info=True
+    )
+    assert not any(report[key] for key in ("missing_keys", "unexpected_keys"))
+    assert np.array_equal(torch_outputs(back, images), outputs)
+    if theirs.base_model is not theirs:  # one without a head is named as with one
+        assert same(tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_in_memory_are_read_as_those_on_the_hub(transformers, tmp_path, kind):
+    from safetensors.torch import save_file
+
+    theirs, dialect = made(transformers, kind)
+    theirs.save_pretrained(tmp_path)
+    hub = interop.read(tmp_path)
+    save_file(theirs.state_dict(), tmp_path / "model.safetensors")
+    memory = interop.read(tmp_path)
+    assert (memory.dialect, memory.architecture) == (dialect, hub.architecture)
+    for (name, a), (_, b) in zip(
+        tree.named_leaves(memory.params), tree.named_leaves(hub.params)
+    ):
+        assert np.array_equal(a, b), name
+
+
+def random_weights(dialect, **options):
+    options = {"num_classes": 5, "image_size": 32, "gelu": "erf", "depth": 2} | options
+    options = {"heads": 4, "norm_epsilon": 1e-12} | options
+    arch = models.architecture("mu/8", **options)
+    rng = np.random.default_rng(0)
+    params = {
+        name: 0.2 * rng.standard_normal(leaf.shape).astype(np.float32)
+        for name, leaf in tree.named_leaves(models.abstract(arch)[1])
+    }
+    return interop.Weights(arch, tree.from_named(params), None, dialect)
+
+
+DINOV2 = {"layer_scale": 1.0, "pool": "token_mean", "norm_epsilon": 1e-6}
+DINOV2 |= {"mask_token": True}
+OURS = {
+    "plain": ("hf_vit", {}),
+    "tanh": ("hf_vit", {"gelu": "tanh", "norm_epsilon": 1e-6}),
+    "pooler": ("hf_vit", {"num_classes": 0, "pre_logits": True}),
+    "mask": ("hf_vit", {"mask_token": True}),
+    "wide": ("hf_vit", {"image_size": (16, 32), "patch": (8, 4)}),
+    "deit": ("hf_deit", {"registers": 1, "prefix_positions": 2}),
+    "dinov2": ("hf_dinov2", DINOV2),
+    "dinov2, no mask": ("hf_dinov2", DINOV2 | {"mask_token": False}),
+    "dinov2, bare": ("hf_dinov2", DINOV2 | {"num_classes": 0, "pool": "token"}),
+    "registers": (
+        "hf_dinov2_with_registers",
+        DINOV2 | {"registers": 3, "mlp": "swiglu", "mlp_width": 88},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OURS)
+def test_reading_back_is_exact(tmp_path, kind):
+    dialect, options = OURS[kind]
+    weights = random_weights(dialect, **options)
+    interop.write(weights, tmp_path / "a")
+    again = interop.read(tmp_path / "a")
+    wanted = weights.architecture
+    assert again.dialect == dialect
+    assert wanted == again.architecture.replace(
+        name=wanted.name, layer_scale=wanted.layer_scale
+    )
+    found = dict(tree.named_leaves(again.params))
+    for name, leaf in tree.named_leaves(weights.params):
+        assert np.array_equal(found[name], leaf), name
+    interop.write(again, tmp_path / "b")
+    assert same(tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("dialect", "options"),
+    [
+        ("hf_vit", {"prefix_positions": 0}),
+        ("hf_vit", {"posemb": "sincos_2d"}),
+        ("hf_deit", {"registers": 1, "prefix_positions": 1}),
+        (
+            "hf_dinov2_with_registers",
+            DINOV2 | {"registers": 2, "prefix_positions": 3, "mask_token": False},
+        ),
+    ],
+)
+def test_positions_are_put_where_their_readers_look(tmp_path, dialect, options):
+    weights = random_weights(dialect, **options)
+    interop.write(weights, tmp_path)
+    again = interop.read(tmp_path)
+    images = images_of(weights.architecture)
+    logits = [model_of(w)(images) for w in (weights, again)]
+    np.testing.assert_allclose(*logits, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "options", "message"),
+    [
+        ("hf_vit", {"pre_logits": True}, "both a layer before the head"),
+        ("hf_vit", {"pool": "mean"}, "pool"),
+        ("hf_vit", {"registers": 2}, "no name for.*registers"),
+        ("hf_vit", {"layer_scale": 1e-5}, "no name for.*blocks/scale1"),
+        ("hf_vit", {"qk_norm": True}, "no name for.*query_norm"),
+        ("hf_deit", {"registers": 2}, "one token beside the class token"),
+        ("hf_deit", {}, "one token beside the class token"),
+        ("hf_dinov2", {"mlp_width": 33}, "a whole number of times the width"),
+        ("hf_dinov2", {"pool": "map"}, "no name for.*map/"),
+        ("hf_dinov2", {"pool": "token"}, "pool='token': it would be 'token_mean'"),
+        ("hf_dinov2", {"norm": "post"}, "norm='post': it would be 'pre'"),
+    ],
+)
+def test_what_they_cannot_be_is_not_written(tmp_path, dialect, options, message):
+    if dialect == "hf_dinov2":
+        options = DINOV2 | options
+    with pytest.raises(errors.UserError, match=f"(?s){message}"):
+        interop.write(random_weights(dialect, **options), tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def with_config(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_act": "quick_gelu"}, "hidden_act='quick_gelu'; ours: gelu"),
+        ({"model_type": "vit_mae"}, "model_type='vit_mae'"),
+        ({"layer_norm_eps": -1}, "layer_norm_eps='-1'; want a number above 0"),
+        ({"layer_norm_eps": 1e999}, "want a number above 0"),
+        ({"num_attention_heads": 0}, "num_attention_heads='0'"),
+        ({"num_attention_heads": 5}, "cannot be made of"),
+        ({"image_size": "32"}, "image_size=32; want pixels"),
+    ],
+)
+def test_configs_that_ours_cannot_follow_are_refused(tmp_path, changes, message):
+    interop.write(random_weights("hf_vit"), tmp_path)
+    with_config(tmp_path, **changes)
+    with pytest.raises(errors.UserError, match=message) as caught:
+        interop.read(tmp_path)
+    assert len(str(caught.value).splitlines()) <= 10
+
+
+def test_a_teachers_student_is_refused(tmp_path):
+    weights = random_weights("hf_deit", registers=1, prefix_positions=2)
+    interop.write(weights, tmp_path)
+    path = tmp_path / "model.safetensors"
+    tensors = safetensors.numpy.load_file(path)
+    for part in ("weight", "bias"):
+        tensors[f"cls_classifier.{part}"] = tensors.pop(f"classifier.{part}")
+        tensors[f"distillation_classifier.{part}"] = tensors[f"cls_classifier.{part}"]
+    safetensors.numpy.save_file(tensors, path)
+    with pytest.raises(errors.UserError, match="mean of two heads"):
+        interop.read(tmp_path)
+
+
+def test_without_a_config_the_defaults_are_transformers(tmp_path):
+    for dialect, options, epsilon in (
+        ("hf_vit", {"width": 192, "mlp_width": 768, "heads": 3}, 1e-12),
+        ("hf_dinov2", DINOV2 | {"width": 64, "heads": 1}, 1e-6),
+    ):
+        weights = random_weights(dialect, **options)
+        interop.write(weights, tmp_path / dialect)
+        (tmp_path / dialect / "config.json").unlink()
+        arch = interop.read(tmp_path / dialect).architecture
+        assert (arch.heads, arch.norm_epsilon) == (options["heads"], epsilon)
+    interop.write(random_weights("hf_vit"), tmp_path / "odd")
+    (tmp_path / "odd/config.json").unlink()
+    (tmp_path / "odd/preprocessor_config.json").unlink()
+    assert interop.read(tmp_path / "odd", heads=4).architecture.heads == 4
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        ({}, {"filter": "bilinear"}),
+        ({"size": 32, "resample": 3}, {"filter": "bicubic"}),
+        (
+            {
+                **{"size": {"shortest_edge": 40}, "do_center_crop": True},
+                **{"crop_size": {"height": 32, "width": 32}, "resample": 3},
+                **{"image_mean": [0.485, 0.456, 0.406]},
+                **{"image_std": [0.229, 0.224, 0.225]},
+            },
+            {
+                **{"transform": "resize_small_crop", "resize": 40},
+                **{"filter": "bicubic", "mean": (123.675, 116.28, 103.53)},
+                **{"std": (58.395, 57.12, 57.375)},
+            },
+        ),
+        (
+            {"do_normalize": False},
+            {"filter": "bilinear", "mean": (0, 0, 0), "std": (255, 255, 255)},
+        ),
+        ({"do_resize": False}, {"transform": "none"}),
+    ],
+)
+def test_preprocessing_is_that_of_its_file(tmp_path, said, wanted):
+    interop.write(random_weights("hf_vit"), tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
+    weights = interop.read(tmp_path)
+    assert weights.preprocessing == Preprocessing((32, 32), **wanted)
+    interop.write(weights, tmp_path / "b")
+    assert interop.read(tmp_path / "b").preprocessing == weights.preprocessing
+
+
+def test_processors_of_transformers_prepare_as_ours_say(transformers, tmp_path):
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (50, 70, 3)).astype(np.uint8)
+    mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+    options = {"filter": "bicubic", "mean": mean, "std": std}
+    crop = {"transform": "resize_small_crop", "resize": 36}
+    for number, more in enumerate(({}, crop)):
+        wanted = Preprocessing((32, 32), **options, **more)
+        weights = random_weights("hf_vit")
+        weights = interop.Weights(
+            weights.architecture, weights.leaves, wanted, "hf_vit"
+        )
+        folder = tmp_path / str(number)
+        interop.write(weights, folder)
+        processor = transformers.AutoImageProcessor.from_pretrained(folder)
+        found = processor(Image.fromarray(image), return_tensors="np")["pixel_values"]
+        ours = wanted.eval_transform()(image).astype(np.float32)
+        ours = (ours - np.float32(mean)[None, None]) / np.float32(std)[None, None]
+        difference = np.abs(found[0].transpose(1, 2, 0) - ours)
+        assert difference.max() < 2.5 / 57  # a rounding of uint8 apart
+
+
+def test_names_of_classes_are_read_and_written(tmp_path):
+    weights = random_weights("hf_vit")
+    names = ("tench", "goldfish", "shark", "ray", "cock")
+    named = interop.Weights(weights.architecture, weights.leaves, None, "hf_vit", names)
+    interop.write(named, tmp_path)
+    assert interop.read(tmp_path).label_names == names
+    with_config(tmp_path, id2label={"1": "a", "7": "b"})
+    assert interop.read(tmp_path).label_names is None
