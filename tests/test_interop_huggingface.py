@@ -137,7 +137,8 @@ def test_outputs_are_those_of_transformers(transformers, tmp_path, kind):
         tmp_path / "b", output_loading_info=True
     )
     assert not any(report[key] for key in ("missing_keys", "unexpected_keys"))
-    assert np.array_equal(torch_outputs(back, images), outputs)
+    # The two spellings of the tanh GELU round differently.
+    np.testing.assert_allclose(torch_outputs(back, images), outputs, atol=1e-5)
     if theirs.base_model is not theirs:  # one without a head is named as with one
         assert same(tmp_path / "a", tmp_path / "b")
 

@@ -189,7 +189,7 @@ def _dinov2_loaded(leaves: Tensors) -> Tensors:
 
 
 def _vit_saved(
-    leaves: Tensors, arch: VitArchitecture
+    leaves: Tensors, arch: VitArchitecture, positions: int = 1
 ) -> tuple[Tensors, VitArchitecture]:
     if arch.pre_logits and arch.num_classes:
         raise errors.UserError(
@@ -197,7 +197,7 @@ def _vit_saved(
             "and a head: take one of them off, or write another dialect."
         )
     leaves, arch = pytorch.learned_positions(leaves, arch)
-    return pytorch.with_positions(leaves, arch, 1)
+    return pytorch.with_positions(leaves, arch, positions)
 
 
 def _deit_saved(
@@ -208,8 +208,7 @@ def _deit_saved(
             f"a DeiT has one token beside the class token; this {arch.name} has "
             f"registers={arch.registers}. Write another dialect."
         )
-    leaves, arch = _vit_saved(leaves, arch)
-    return pytorch.with_positions(leaves, arch, 2)
+    return _vit_saved(leaves, arch, positions=2)
 
 
 def _dinov2_saved(
