@@ -25,7 +25,7 @@ class Task(NamedTuple):
         warmup: steps; not in the paper, from its authors' code.
         dev: split point of train: the rest is the paper's dev split.
         test: the test split.
-    ema: factor of the Polyak average.
+        ema: factor of the Polyak average.
     """
 
     dataset: str
@@ -81,6 +81,8 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     config.save_every = "10%"
 
     config.model.name = model
+    if model.startswith("Axial-"):
+        config.model.pool = "mean"  # its attention has no place for a class token
     size = 384
     if words[1] == "imagenet_table2":
         if model not in TABLE2_SIZE:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from vit_jax import errors, mesh
+from vit_jax import errors, mesh, models, tree
 
 
 def test_mesh_covers_the_devices():
@@ -35,6 +35,33 @@ def test_rules_shard_weights_and_their_moments_alike():
     assert moments["attn"]["query"]["kernel"] == P(None, "fsdp")
     assert specs["odd"]["attn"]["query"]["kernel"] == P()
     assert specs["count"] == P()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("H/14", {"pre_logits": True}),
+        ("g/14", {"pool": "map", "posemb": "learned_2d", "posemb_at": "every"}),
+        ("B/16", {"mlp": "swiglu", "patch_outputs": 512, "posemb_at": "every"}),
+        ("R50+L/16", {}),
+        ("Axial-B/16", {}),
+        ("Mixer-B/16", {}),
+        ("BiT-R152x4", {}),
+        ("BiT-R50x1-post", {}),
+        ("AxialResNet50", {}),
+    ],
+)
+def test_what_stays_whole_is_small_in_every_family(name, options):
+    arch = models.architecture(name, num_classes=1000, **options)
+    leaves = dict(tree.named_leaves(models.abstract(arch)[1]))
+    layout = mesh.shardings(models.abstract(arch)[1], mesh.make_mesh(fsdp=8))
+    whole = {
+        leaf: leaves[leaf].size
+        for leaf, sharding in tree.named_leaves(layout)
+        if sharding.is_fully_replicated
+    }
+    total = sum(leaf.size for leaf in leaves.values())
+    assert sum(whole.values()) < 0.01 * total, whole
 
 
 def test_batches_become_global_and_come_back():
