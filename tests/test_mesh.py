@@ -1,5 +1,7 @@
 """The mesh and where leaves and batches live."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -17,6 +19,45 @@ def test_mesh_covers_the_devices():
 def test_a_mesh_that_does_not_fit(data, fsdp):
     with pytest.raises(errors.UserError, match="8 devices"):
         mesh.make_mesh(data=data, fsdp=fsdp)
+
+
+@dataclasses.dataclass(frozen=True)
+class FakeDevice:
+    """Enough of a device of a multi-slice TPU for a mesh to be laid out."""
+
+    id: int
+    slice_index: int
+    process_index: int = 0
+    device_kind: str = "fake"
+    platform: str = "fake"
+
+
+def test_fsdp_stays_inside_a_slice():
+    # Interleaved, as no real runtime gives them: the order must not matter.
+    devices = [FakeDevice(i, slice_index=i % 2) for i in range(8)]
+    grid = mesh.make_mesh(fsdp=2, devices=devices).devices
+    assert grid.shape == (4, 2)
+    found = [{device.slice_index for device in row} for row in grid]
+    assert found == [{0}, {0}, {1}, {1}]
+    with pytest.raises(errors.UserError, match="does not divide the 4 devices"):
+        mesh.make_mesh(fsdp=8, devices=devices)
+    with pytest.raises(errors.UserError, match=r"slices=4.* 2 slices"):
+        mesh.make_mesh(slices=4, devices=devices)
+
+
+def test_devices_without_slices_are_cut_in_equal_ones():
+    grid = mesh.make_mesh(fsdp=2, slices=2).devices
+    first = {device.id for device in grid[:2].flat}
+    assert first == {device.id for device in jax.devices()[:4]}
+    with pytest.raises(errors.UserError, match="slices=3"):
+        mesh.make_mesh(slices=3)
+
+
+def test_a_mesh_over_some_of_the_devices():
+    assert dict(mesh.make_mesh(devices=jax.devices()[:2]).shape) == {
+        "data": 2,
+        "fsdp": 1,
+    }
 
 
 def test_rules_shard_weights_and_their_moments_alike():

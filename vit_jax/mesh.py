@@ -2,10 +2,12 @@
 
 import logging
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -35,25 +37,66 @@ SHARDED_DIMENSION: tree.Rules[int | None] = (
 )
 
 
-def make_mesh(*, data: int = -1, fsdp: int = 1) -> Mesh:
+def make_mesh(
+    *,
+    data: int = -1,
+    fsdp: int = 1,
+    slices: int = 1,
+    devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
     """Returns a mesh over all devices with axes ("data", "fsdp").
+
+    The devices that share one copy of the weights are neighbours on the chip network,
+    along one axis of its torus where the shape allows that. Slices are joined by a
+    slower network, which only the data axis crosses.
 
     Args:
         data: devices along the data axis; -1 takes all that fsdp leaves.
         fsdp: devices that share one copy of the parameters and optimizer state.
+        slices: TPU slices of the run; 1 takes as many as the devices say they are.
+        devices: of the mesh; None: `jax.devices()`.
 
     Raises:
-        UserError: the product is not the number of devices.
+        UserError: the product is not the number of devices, or fsdp is larger than a
+            slice.
     """
-    devices = jax.device_count()
-    if data == -1 and fsdp >= 1 and devices % fsdp == 0:
-        data = devices // fsdp
-    if data < 1 or fsdp < 1 or data * fsdp != devices:
+    devices = jax.devices() if devices is None else list(devices)
+    count = len(devices)
+    if data == -1 and fsdp >= 1 and count % fsdp == 0:
+        data = count // fsdp
+    if data < 1 or fsdp < 1 or data * fsdp != count:
         raise errors.UserError(
-            f"mesh.data={data} x mesh.fsdp={fsdp} is not the {devices} devices here; "
+            f"mesh.data={data} x mesh.fsdp={fsdp} is not the {count} devices here; "
             "set mesh.data=-1 and an mesh.fsdp that divides the number of devices"
         )
-    return jax.make_mesh((data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2)
+    groups = _slices(devices, slices)
+    if data % len(groups):
+        raise errors.UserError(
+            f"mesh.fsdp={fsdp} does not divide the {count // len(groups)} devices of "
+            f"each of {len(groups)} slices; want one that does"
+        )
+    shape = (data // len(groups), fsdp)
+    grids = [
+        mesh_utils.create_device_mesh(shape, group, allow_split_physical_axes=True)
+        for group in groups
+    ]
+    return Mesh(np.concatenate(grids), AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+def _slices(devices: Sequence[jax.Device], slices: int) -> list[list[jax.Device]]:
+    """The devices of each slice: as they say themselves, else in equal runs."""
+    by_index: dict[int, list[jax.Device]] = {}
+    for device in devices:
+        by_index.setdefault(getattr(device, "slice_index", 0), []).append(device)
+    if len(by_index) > 1 and slices in (1, len(by_index)):
+        return [by_index[index] for index in sorted(by_index)]
+    if len(by_index) > 1 or slices < 1 or len(devices) % slices:
+        raise errors.UserError(
+            f"mesh.slices={slices}, but the {len(devices)} devices here are in "
+            f"{len(by_index)} slices; leave it at 1"
+        )
+    size = len(devices) // slices
+    return [list(devices[i : i + size]) for i in range(0, len(devices), size)]
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
