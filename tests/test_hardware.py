@@ -39,6 +39,7 @@ def test_unknown_kinds_are_none(kind):
 def test_a_cpu_has_no_published_peak():
     device = jax.local_devices()[0]
     assert hardware.peak_flops(device) is None
+    assert hardware.usable_memory(device) is None
     memory = hardware.device_memory(device)
     assert memory is None or memory >= 0
 
@@ -51,3 +52,15 @@ def test_a_v3_pod_slice_is_counted_in_cores():
 def test_host_memory_is_at_least_what_numpy_holds():
     held = np.ones(2**24)
     assert hardware.host_memory() >= held.nbytes
+
+
+@pytest.mark.parametrize("name", hardware.GENERATIONS)
+def test_generations_are_of_known_chips_and_their_sizes_grow(name):
+    generation = hardware.GENERATIONS[name]
+    chip = hardware.CHIPS[generation.chip]
+    assert 0.93 * chip.memory < chip.usable < 1.01 * chip.memory
+    shapes = [[int(n) for n in size.split("x")] for size in generation.sizes]
+    assert {len(shape) for shape in shapes} == {generation.dimensions}
+    chips = [int(np.prod(shape)) for shape in shapes]
+    assert chips == sorted(set(chips))
+    assert chips[-1] >= 256

@@ -21,23 +21,34 @@ class Chip:
         peak_flops: dense bfloat16 FLOP/s, without sparsity.
         memory: bytes of high-bandwidth memory.
         bandwidth: of that memory, bytes/s.
+        usable: bytes that the TPU compiler (libtpu 0.0.51) gives a program, from its
+            message when one wants more; None where we know only `memory`.
+        clock: cycles/s of a TPU; None: not published, or no TPU.
     """
 
     kind: str
     peak_flops: float
     memory: int
     bandwidth: float
+    usable: float | None = None
+    clock: float | None = None
 
 
 # The first kind that matches wins.
 CHIPS: dict[str, Chip] = {
-    "v2": Chip(r"TPU v2$", 22.5 * TERA, 8 * GIB, 350 * GIGA),
-    "v3": Chip(r"TPU v3$", 61.5 * TERA, 16 * GIB, 450 * GIGA),
-    "v4": Chip(r"TPU v4$", 275 * TERA, 32 * GIB, 1228 * GIGA),
-    "v5e": Chip(r"TPU v5( lite|e)", 197 * TERA, 16 * GIB, 819 * GIGA),
-    "v5p": Chip(r"TPU v5p?$", 459 * TERA, 95 * GIB, 2765 * GIGA),
-    "v6e": Chip(r"TPU v6( lite|e)", 918 * TERA, 32 * GIB, 1640 * GIGA),
-    "7x": Chip(r"TPU ?v?7x?", 1153.5 * TERA, 96 * GIB, 3690 * GIGA),
+    "v2": Chip(r"TPU v2$", 22.5 * TERA, 8 * GIB, 350 * GIGA, 7.48 * GIB, 0.70 * GIGA),
+    "v3": Chip(r"TPU v3$", 61.5 * TERA, 16 * GIB, 450 * GIGA, 15.48 * GIB, 0.94 * GIGA),
+    "v4": Chip(r"TPU v4$", 275 * TERA, 32 * GIB, 1228 * GIGA, 30.75 * GIB, 1.05 * GIGA),
+    "v5e": Chip(
+        r"TPU v5( lite|e)", 197 * TERA, 16 * GIB, 819 * GIGA, 15.75 * GIB, 1.50 * GIGA
+    ),
+    "v5p": Chip(
+        r"TPU v5p?$", 459 * TERA, 95 * GIB, 2765 * GIGA, 95.73 * GIB, 1.75 * GIGA
+    ),
+    "v6e": Chip(
+        r"TPU v6( lite|e)", 918 * TERA, 32 * GIB, 1640 * GIGA, 31.24 * GIB, 1.75 * GIGA
+    ),
+    "7x": Chip(r"TPU ?v?7x?", 1153.5 * TERA, 96 * GIB, 3690 * GIGA, 94.74 * GIB),
     "A100-80GB": Chip(r"A100.*80GB", 312 * TERA, 80 * GIB, 2039 * GIGA),
     "A100": Chip(r"A100", 312 * TERA, 40 * GIB, 1555 * GIGA),
     "H100-PCIe": Chip(r"H100 PCIe", 756 * TERA, 80 * GIB, 2000 * GIGA),
@@ -46,6 +57,45 @@ CHIPS: dict[str, Chip] = {
     "B200": Chip(r"B200", 2250 * TERA, 180 * GIGA, 8000 * GIGA),
     "L40S": Chip(r"L40S", 362 * TERA, 48 * GIB, 864 * GIGA),
     "L4": Chip(r"L4$", 121 * TERA, 24 * GIB, 300 * GIGA),
+}
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A TPU generation as slices of it are named, "v5e:4x4".
+
+    Attributes:
+        chip: key of `CHIPS`.
+        compiler: what libtpu calls it.
+        devices_per_chip: JAX devices; a v4 chip is one with its cores joined.
+        options: what libtpu wants to know besides, {} for most.
+        dimensions: of the chip network.
+        sizes: slices that are rented, from the smallest.
+    """
+
+    chip: str
+    compiler: str
+    devices_per_chip: int
+    options: dict[str, str]
+    dimensions: int
+    sizes: tuple[str, ...]
+
+
+_SQUARES = ("2x2", "4x4", "4x8", "8x8", "8x16", "16x16")
+_CUBES = (
+    *("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8"),
+    *("8x8x16", "8x16x16", "16x16x16"),
+)
+
+# One chip is a slice in the generations that rent single chips.
+GENERATIONS: dict[str, Generation] = {
+    "v2": Generation("v2", "v2", 2, {}, 2, _SQUARES),
+    "v3": Generation("v3", "v3", 2, {}, 2, (*_SQUARES, "16x32", "32x32")),
+    "v4": Generation("v4", "v4", 1, {"chip_config_name": "megacore"}, 3, _CUBES),
+    "v5e": Generation("v5e", "v5e", 1, {}, 2, ("1x1", "2x2", "2x4", *_SQUARES[1:])),
+    "v5p": Generation("v5p", "v5p", 1, {}, 3, (*_CUBES, "16x16x24")),
+    "v6e": Generation("v6e", "v6e", 1, {}, 2, ("1x1", "2x2", "2x4", *_SQUARES[1:])),
+    "v7x": Generation("7x", "tpu7x", 2, {}, 3, _CUBES),
 }
 
 
@@ -61,6 +111,22 @@ def peak_flops(device: jax.Device) -> float | None:
     """Returns the device's dense bfloat16 FLOP/s; None if the chip is not known."""
     chip = find_chip(device.device_kind)
     return chip.peak_flops if chip else None
+
+
+def usable_memory(device: jax.Device) -> int | None:
+    """Returns the bytes a program can have on a device; None: nothing says.
+
+    For a TPU that is what the compiler grants; elsewhere what the runtime has set
+    aside, where this process has the device, else the whole memory of the chip.
+    """
+    chip = find_chip(device.device_kind)
+    if chip is not None and chip.usable is not None:
+        return int(chip.usable)
+    if device.process_index == jax.process_index():
+        stats = device.memory_stats()
+        if stats and "bytes_limit" in stats:
+            return stats["bytes_limit"]
+    return chip.memory if chip else None
 
 
 def device_memory(device: jax.Device) -> int | None:
