@@ -1,11 +1,13 @@
 """`python -m vit_jax.main --config=configs/vit_b16.py [--config.KEY=VALUE ...]`.
 
-The only module that touches process state: flags, `jax.distributed`, `jax.config`.
-Exit codes: 0 done, 2 bad input, 4 the loss is not finite, 42 stopped with its state
-saved (run the same command again).
+Parses the flags and starts the run, alone or as one of several processes: on SLURM,
+GKE and Cloud TPU VMs by itself, elsewhere with --coordinator, --processes, --process.
+Exit codes: 0 done, 2 bad input, 4 the loss is not finite, 42 run the same command
+again (stopped with its state saved, or another process was lost).
 """
 
 import difflib
+import functools
 import logging
 import re
 import runpy
@@ -15,7 +17,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from vit_jax import cli, errors, validation
+from vit_jax import cli, distributed, errors, validation
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="Recipe, as in configs/vit_b16.py:i21k", lock_config=True
@@ -28,6 +30,23 @@ _PRINT_CONFIG = flags.DEFINE_bool(
 )
 _PROFILE = flags.DEFINE_bool(
     "profile", False, "Trace a few steps into WORKDIR/profile."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", "", "HOST:PORT of process 0, or $VIT_JAX_COORDINATOR."
+)
+_PROCESSES = flags.DEFINE_integer(
+    "processes", 0, "How many processes run this command, or $VIT_JAX_PROCESSES."
+)
+_PROCESS = flags.DEFINE_integer(
+    "process", -1, "Which of them this is, from 0, or $VIT_JAX_PROCESS."
+)
+_START_TIMEOUT = flags.DEFINE_integer(
+    "start_timeout", distributed.START_TIMEOUT, "Seconds for all processes to come."
+)
+_PEER_TIMEOUT = flags.DEFINE_integer(
+    "peer_timeout",
+    distributed.PEER_TIMEOUT,
+    "Seconds without a sign of life after which a process is lost.",
 )
 
 
@@ -111,13 +130,23 @@ def _train(config: ConfigDict, workdir: Path) -> None:
     cli.print_figures({"workdir": str(workdir), **figures})
 
 
-def _main(argv: list[str]) -> None:
+def _main(argv: list[str]) -> int:
     del argv
     if _PRINT_CONFIG.value:
         print(_CONFIG.value)
-        return
+        return errors.EXIT_DONE
     workdir = _WORKDIR.value or default_workdir(_config_path(sys.argv[1:]))
-    _train(_CONFIG.value, Path(workdir))
+    train = functools.partial(_train, _CONFIG.value, Path(workdir))
+    cluster = distributed.find(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    if cluster is None:
+        train()
+        return errors.EXIT_DONE
+    return distributed.run(
+        cluster,
+        train,
+        start_timeout=_START_TIMEOUT.value,
+        peer_timeout=_PEER_TIMEOUT.value,
+    )
 
 
 if __name__ == "__main__":
