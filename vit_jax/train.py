@@ -115,7 +115,10 @@ def restore_or_start(
 
 @contextmanager
 def _stop_requests() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT (the first of it) in a list."""
+    """Collects SIGTERM and SIGINT (the first of it) in a list.
+
+    One of several processes leaves signals to JAX, which tells all the others.
+    """
     received: list[int] = []
     previous = {}
 
@@ -123,8 +126,9 @@ def _stop_requests() -> Iterator[list[int]]:
         received.append(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
+    alone = jax.process_count() == 1
     try:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT) if alone else ():
             previous[number] = signal.signal(number, handler)
     except ValueError:  # not in the main thread, as when a notebook runs in one
         logging.info("no signal handler outside the main thread")
@@ -139,7 +143,7 @@ def _stop_now(received: list[int], step: int) -> bool:
     """Whether this step is the last; all processes agree on it."""
     if jax.process_count() == 1:
         return bool(received)
-    return bool(received) or multihost_utils.reached_preemption_sync_point(step)
+    return multihost_utils.reached_preemption_sync_point(step)
 
 
 class Health:
