@@ -1,15 +1,19 @@
 """What every command shares: logs on standard error, figures on standard output."""
 
+import difflib
 import json
 import logging
+import re
+import runpy
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from absl import app, flags
 from absl import logging as absl_logging
 
-from vit_jax import errors
+from vit_jax import errors, validation
 
 
 def print_figures(figures: dict[str, Any]) -> None:
@@ -50,6 +54,67 @@ def parse_flags(argv: list[str]) -> list[str]:
         return flags.FLAGS(argv)
     except flags.Error as error:
         raise errors.UserError(f"{error}; --help lists the flags") from error
+
+
+def config_path(argv: list[str]) -> str:
+    """The value of --config as written, "" without one."""
+    for i, argument in enumerate(argv):
+        if match := re.fullmatch(r"--?config=(.*)", argument):
+            return match[1]
+        if argument in ("--config", "-config") and i + 1 < len(argv):
+            return argv[i + 1]
+    return ""
+
+
+def _check_keys(argv: list[str], path: str) -> None:
+    """Raises `UserError`, with the nearest key, for a --config.KEY that is none."""
+    file, *argument = path.split(":", 1)
+    config = runpy.run_path(file)["get_config"](*argument)
+    known = validation.flatten(config.to_dict())
+    for argument in argv:
+        match = re.match(r"--?(?:no)?config\.([^=]+)", argument)
+        if match and match[1] not in known:
+            key = match[1]
+            by_last_word = {name.split(".")[-1]: name for name in known}
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+            word = difflib.get_close_matches(
+                key.split(".")[-1], by_last_word, n=1, cutoff=0.0
+            )
+            nearest = near[0] if near else by_last_word[word[0]]
+            raise errors.UserError(
+                f'unknown configuration key {key!r}. Did you mean "{nearest}"? '
+                "--print_config shows all keys"
+            )
+
+
+def parse_recipe(argv: list[str]) -> list[str]:
+    """Parses the flags of a command with a recipe; a wrong one is a `UserError`."""
+    path = config_path(argv)
+    if file := path.split(":")[0]:
+        if not Path(file).is_file():
+            there = [str(p) for p in Path(file).parent.glob("*.py")]
+            raise errors.UserError(
+                f"--config={path}: there is no file {file};"
+                f"{errors.suggest(file, there)} recipes are in configs/"
+            )
+        # Recipes import configs.base, wherever the command is started.
+        sys.path.append(str(Path(file).resolve().parent.parent))
+    try:
+        rest = flags.FLAGS(argv)
+    except (KeyError, AttributeError) as error:
+        _check_keys(argv, path)
+        raise errors.UserError(f"--config={path}: {error.args[0]}") from error
+    except flags.Error as error:
+        # A config file's own error arrives as the last line of a formatted traceback.
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        raise errors.UserError(lines[-1].strip()) from error
+    if rest[1:]:
+        raise errors.UserError(
+            f"what is {rest[1]!r}? Want flags only: --config=FILE --config.KEY=VALUE"
+        )
+    if not path:
+        raise errors.UserError("want --config=FILE, as in --config=configs/vit_b16.py")
+    return rest
 
 
 def run(

@@ -1,0 +1,320 @@
+"""The planner: topologies, variants, estimates, advice, reports, the command."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from configs import quickstart
+from vit_jax import errors, experiment, hardware, mesh, plan, planning
+from vit_jax.planning import (
+    advice,
+    compiling,
+    estimate,
+    facts,
+    fit,
+    footprint,
+    hlo,
+    report,
+    topology,
+)
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+GIB = 2**30
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="the TPU compiler is absent"
+)
+
+
+@pytest.fixture(scope="module")
+def config() -> dict:
+    return advice.with_values(
+        quickstart.get_config().to_dict(), {"batch_size": 64, "model.depth": 1}
+    )
+
+
+@pytest.fixture(scope="module")
+def local(config) -> compiling.Result:
+    """The quickstart's step, compiled by this machine's own compiler."""
+    return compiling.run(compiling.Job(config, None))
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "vit_jax.plan", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "slices", "chips", "devices"),
+    [
+        ("v3:4x4", 1, 16, 32),
+        ("v2:16x16", 1, 256, 512),
+        ("v4:4x4x8", 1, 128, 128),
+        ("v5p:4x4x8", 2, 256, 256),
+        ("v5litepod:2x4", 1, 8, 8),
+        ("v7x:2x2x1", 1, 4, 8),
+        ("tpu7x:2x2x1", 1, 4, 8),
+        ("v5e:1x1", 1, 1, 1),
+    ],
+)
+def test_topologies_count_chips_and_devices(name, slices, chips, devices):
+    place = topology.parse(name, slices=slices)
+    assert (place.chips, place.devices) == (chips, devices)
+    assert topology.parse(place.name, slices=slices) == place
+
+
+@pytest.mark.parametrize("name", ["v9:4x4", "v5e", "4x4", "v5e:4x", "h100:2x2"])
+def test_an_unknown_topology_lists_those_that_are(name):
+    with pytest.raises(errors.UserError, match=r"(?s)v2:2x2.*v5e:.*16x16.*v7x:") as e:
+        topology.parse(name)
+    assert len(str(e.value).splitlines()) <= 10
+
+
+@pytest.mark.parametrize("name", ["v5p:4x4", "v5e:4x4x4", "v5e:0x4"])
+def test_a_slice_has_the_dimensions_of_its_network(name):
+    with pytest.raises(errors.UserError, match="wants"):
+        topology.parse(name)
+
+
+def test_without_the_compiler_the_message_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(errors.UserError, match=r"pip install 'vit_jax\[plan\]'"):
+        topology.check_compiler()
+
+
+def test_variants_are_the_product_and_leave_the_config_alone(config):
+    layouts = ["dp", "zero1"]
+    made = plan.variants(config, {"layout": layouts, "batch_size": [64, 128]})
+    assert [(v["mesh"]["layout"], v["batch_size"]) for v in made] == [
+        *(("dp", 64), ("dp", 128), ("zero1", 64), ("zero1", 128))
+    ]
+    assert plan.variants(config, {"layout": [], "remat": []}) == [config]
+    assert config["batch_size"] == 64
+
+
+def test_this_machines_compiler_says_what_it_knows(config, local):
+    figures = estimate.estimate(compiling.Job(config, None), local)
+    keys = (
+        *("fits", "peak_bytes", "argument_bytes", "temporary_bytes", "flops"),
+        *("analytic_flops", "cycles", "step_seconds", "mfu", "collectives"),
+        *("images_per_second", "run_hours", "core_days", "price"),
+    )
+    assert set(keys) <= set(figures)
+    assert figures["donated_bytes"] == figures["state_bytes"]
+    assert figures["peak_bytes"] == (
+        figures["argument_bytes"] + figures["temporary_bytes"]
+    )
+    assert figures["argument_bytes"] >= figures["state_bytes"]
+    assert figures["flops"] == pytest.approx(figures["analytic_flops"], rel=0.02)
+    assert figures["fits"] is None and figures["cycles"] is None
+    assert "not known" in report.plan(figures)
+    json.dumps(figures)
+
+
+def test_an_impossible_configuration_is_the_users_error(config):
+    wrong = advice.with_values(config, {"batch_size": 63, "microbatches": 2})
+    with pytest.raises(errors.UserError, match="63"):
+        compiling.run(compiling.Job(wrong, None))
+
+
+# Of a v3 slice of 32 devices: a step of 100 Mcycles, 10 GiB at its peak.
+FACTS = {
+    **{"model": "L/16", "remat": "dots_nb", "unroll": 1, "layout": "zero1"},
+    **{"mesh": {"data": 2, "fsdp": 16}, "device_kind": "TPU v3", "devices": 32},
+    **{"hosts": 4, "batch_size": 256, "microbatches": 1, "total_steps": 1000},
+    **{"tokens": 197, "forward_macs": 10**9, "parameters": 10**6},
+    **{"state_bytes": 12 * 10**6, "usable_bytes": int(15.48 * GIB)},
+}
+PROGRAM = """HloModule jit_train_step, input_output_alias={ {0}: (0, {}, may-alias) }
+
+ENTRY %main (p: f32[3,1000000]) -> f32[3,1000000] {
+  %p = f32[3,1000000]{1,0} parameter(0)
+  ROOT %f = f32[3,1000000]{1,0} sort(%p), backend_config={"estimated_cycles":"94000000"}
+}
+"""
+
+
+def result(peak: float = 10, out_of_memory: str = "", **changed) -> compiling.Result:
+    return compiling.Result(
+        facts=FACTS | changed,
+        memory=footprint.Memory(int(peak * GIB), GIB),
+        module=hlo.Module(PROGRAM),
+        flops=1.0,
+        complete=True,
+        out_of_memory=out_of_memory,
+        seconds=1.0,
+    )
+
+
+def v3(peak: float = 10, out_of_memory: str = "") -> dict:
+    job = compiling.Job({}, topology.parse("v3:4x4"))
+    return estimate.estimate(job, result(peak, out_of_memory), price_per_chip_hour=2.0)
+
+
+def test_estimates_follow_from_cycles_and_steps():
+    figures = v3()
+    assert figures["step_seconds"] == pytest.approx(0.1)
+    assert figures["images_per_second"] == pytest.approx(2560)
+    assert figures["run_hours"] == pytest.approx(1000 * 0.1 / 3600)
+    assert figures["core_days"] == pytest.approx(32 * 1000 * 0.1 / 86400)
+    assert figures["price"] == pytest.approx(16 * 2.0 * 1000 * 0.1 / 3600)
+    assert figures["analytic_flops"] == 6 * 10**9 * 8
+    peak = hardware.CHIPS["v3"].peak_flops
+    assert figures["mfu"] == pytest.approx(6 * 10**9 * 8 / 0.1 / peak)
+    assert figures["donated_bytes"] == figures["state_bytes"]
+    assert figures["fits"] and figures["free_bytes"] == int(15.48 * GIB) - 10 * GIB
+    text = report.plan(figures)
+    assert "left out" in text and "DOES NOT FIT" not in text
+
+
+def test_what_does_not_fit_is_a_result_with_advice():
+    for figures in (v3(20.3, "Ran out of memory"), v3(20.3)):
+        assert figures["fits"] is False
+        text = report.plan(figures)
+        assert "DOES NOT FIT, 4.82 too many" in text
+        assert "--config.mesh.layout=fsdp" in text
+
+
+def test_a_table_leaves_out_what_no_plan_has():
+    lines = report.table([v3(), v3(20)]).splitlines()
+    assert len(lines) == 3 and len({len(line) for line in lines}) == 1
+    assert "yes" in lines[1] and "NO" in lines[2]
+    fast = v3() | dict.fromkeys(("cycles", "step_seconds", "mfu", "price"))
+    assert "Mcycles" in lines[0] and "Mcycles" not in report.table([fast])
+
+
+def test_advice_only_names_what_is_still_to_be_had():
+    start = FACTS | {"layout": "dp", "remat": "none"}
+    flags = advice.options(start)
+    assert "--config.mesh.layout=zero1" in flags[0]
+    assert "--config.microbatches=2" in flags[-1]
+    last = FACTS | {"layout": "fsdp", "remat": "full", "microbatches": 8}
+    assert advice.options(last) == []
+    message = advice.refusal(start, 20 * GIB, 15 * GIB)
+    assert "20.00 GiB of each TPU v3, which has 15.00" in message
+    assert len(message.splitlines()) <= 10
+
+
+def linear(job: compiling.Job) -> compiling.Result:
+    """A compiler for which state is 40 GiB over the devices, an image 0.12 GiB."""
+    rows, rest = divmod(
+        job.config["batch_size"], job.topology.devices * job.config["microbatches"]
+    )
+    if rest or not rows:
+        raise errors.UserError("the devices do not divide the batch")
+    remat = {"none": 1.0, "dots_nb": 0.5, "full": 0.1}[job.config["model"]["remat"]]
+    peak = 40 / job.topology.devices + rows * 0.12 * remat
+    usable = job.topology.chip.usable
+    full = "" if peak * GIB <= usable else "Ran out of memory"
+    return result(peak, full, usable_bytes=int(usable))
+
+
+def test_advice_finds_the_fastest_the_largest_and_the_smallest(config):
+    big = config | {"batch_size": 4096, "microbatches": 1}
+    place = topology.parse("v5e:4x4")  # 16 devices: 256 images each, 2.5 GiB of state
+    found = list(advice.advise(big, place, run=linear))
+    fastest, largest, most, alone, accumulated = found
+    assert fastest[1] == advice.STRATEGIES[3]
+    assert largest[1]["rows"] == most[1]["rows"] == 1024
+    # 8 devices: 5 GiB and 512 images, 6.1; 4 devices: 10 GiB and 1024 images, 12.3.
+    assert alone[1]["topology"] == "v5e:2x4"
+    assert accumulated[1]["topology"] == "v5e:2x2"
+    assert accumulated[1]["microbatches"] == 4096 // 4 // advice.ACCUMULATED
+
+
+@pytest.fixture(scope="module")
+def exp(config) -> experiment.Experiment:
+    return experiment.assemble(config, mesh.make_mesh(devices=jax.devices()[:1]))
+
+
+def test_the_trainer_gets_the_step_that_the_worker_compiles(exp, local):
+    step, memory = planning.compile_step(exp)
+    assert memory == planning.memory(step)
+    assert facts.of(exp)["state_bytes"] == local.facts["state_bytes"]
+    ours = hlo.Module(step.as_text())
+    assert footprint.donated(ours) == footprint.donated(local.module)
+    assert "GiB a device" in fit.describe(memory, jax.devices()[0])
+    assert "does not say" in fit.describe(None, jax.devices()[0])
+
+
+def test_the_trainer_is_refused_what_cannot_fit(exp, monkeypatch):
+    monkeypatch.setattr(hardware, "usable_memory", lambda device: 2**20)
+    with pytest.raises(errors.UserError, match="cheapest first"):
+        planning.compile_step(exp)
+
+
+def test_the_command_on_this_machine_prints_one_object():
+    small = ("--config.model.depth=1", "--batch_size=32")
+    done = command("--config=configs/quickstart.py", "--json", *small)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert figures["batch_size"] == 32 and figures["topology"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=configs/quickstart.py", "--topology=v9:2x2"], "v5e:"),
+        (["--config=configs/quickstart.py", "--advise"], "--topology"),
+        (["--config=configs/quickstart.py", "--config.model.dept=1"], "depth"),
+        (["--config=configs/quickstart.py", "--batch_size=many"], "batch_size"),
+    ],
+)
+def test_the_command_refuses_in_a_few_lines(arguments, message):
+    done = command(*arguments)
+    assert done.returncode == errors.EXIT_BAD_INPUT
+    assert message in done.stderr and "Traceback" not in done.stderr
+
+
+@needs_libtpu
+@pytest.mark.parametrize("name", hardware.GENERATIONS)
+def test_the_compiler_knows_the_smallest_slice_of_every_generation(name):
+    smallest = hardware.GENERATIONS[name].sizes[0]
+    script = (
+        "import os, sys; from vit_jax.planning import topology;"
+        "os.environ.update(topology.ENVIRONMENT);"
+        "place = topology.parse(sys.argv[1], slices=int(sys.argv[2]));"
+        "found = topology.devices(place); assert len(found) == place.devices;"
+        "from vit_jax import hardware;"
+        "assert hardware.find_chip(found[0].device_kind) is place.chip"
+    )
+    arguments = [sys.executable, "-c", script, f"{name}:{smallest}", "1"]
+    subprocess.run(arguments, check=True, cwd=REPOSITORY, capture_output=True)
+
+
+@needs_libtpu
+def test_a_step_for_a_slice_that_is_not_there(config):
+    place = topology.parse("v5e:2x4", slices=2)
+    small = advice.with_values(
+        config, {"mesh.layout": "zero1", "mesh.fsdp": 4, "model.unroll": 1}
+    )
+    job = compiling.Job(small, place, fast=True)
+    figures = estimate.estimate(job, compiling.run(job))
+    assert figures["fits"] and figures["devices"] == 16
+    assert figures["mesh"] == {"data": 4, "fsdp": 4}
+    assert figures["donated_bytes"] == figures["state_bytes"]
+    assert figures["activation_collectives"] == []
+    assert figures["collective_bytes_per_weight_byte"] > 1
+    assert figures["flops"] == pytest.approx(figures["analytic_flops"], rel=0.05)
+
+
+@needs_libtpu
+def test_out_of_memory_is_a_result(config):
+    huge = advice.with_values(
+        config, {"model.width": 4096, "model.heads": 16, "model.mlp_width": 65536}
+    )
+    huge = advice.with_values(huge, {"mesh.layout": "dp", "model.unroll": 1})
+    job = compiling.Job(huge, topology.parse("v2:2x2"), fast=True)
+    figures = estimate.estimate(job, compiling.run(job))
+    assert figures["fits"] is False and figures["free_bytes"] < 0
+    assert figures["peak_bytes"] > hardware.CHIPS["v2"].usable

@@ -1,0 +1,146 @@
+"""`python -m vit_jax.plan --config=configs/vit_h14.py:jft --topology=v5e:16x16`.
+
+Compiles the very step that training would run, for a TPU slice that is not there, and
+reports memory, collectives, FLOPs, the compiler's estimate of the time, and what the
+whole run would take. --fast stops before code is generated: memory, collectives and
+FLOPs in seconds. Without --topology: what the compiler of this machine's own devices
+knows.
+
+Several values, comma-separated, of --topology, --layout, --remat, --batch_size or
+--microbatches make a table. --config.KEY=VALUE as in `vit_jax.main`. A step that does
+not fit is a result, not an error.
+"""
+
+import itertools
+import logging
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from vit_jax import cli, errors
+from vit_jax.planning import advice, compiling, estimate, report, topology
+
+# Flag: the key of the configuration that its values take the place of.
+VARIED = {
+    "layout": "mesh.layout",
+    "remat": "model.remat",
+    "batch_size": "batch_size",
+    "microbatches": "microbatches",
+}
+
+
+def variants(
+    config: dict[str, Any], choices: dict[str, list[Any]]
+) -> list[dict[str, Any]]:
+    """Returns the configuration with every combination of the choices.
+
+    Args:
+        config: plain nested dict.
+        choices: by key of `VARIED`; one without choices stays as it is.
+    """
+    given = {VARIED[name]: values for name, values in choices.items() if values}
+    return [
+        advice.with_values(config, dict(zip(given, combination)))
+        for combination in itertools.product(*given.values())
+    ]
+
+
+def plan(
+    job: compiling.Job, *, price_per_chip_hour: float | None = None
+) -> dict[str, Any]:
+    """Compiles a job and returns its figures, see `estimate.estimate`."""
+    place = job.topology.name if job.topology else "this machine"
+    logging.info(
+        "compiling for %s, some seconds%s", place, "" if job.fast else " or minutes"
+    )
+    result = compiling.run(job)
+    return estimate.estimate(job, result, price_per_chip_hour=price_per_chip_hour)
+
+
+def _define_flags() -> None:
+    config_flags.DEFINE_config_file(
+        "config", help_string="Recipe, as in configs/vit_h14.py:jft", lock_config=True
+    )
+    flags.DEFINE_list("topology", [], "Slices, as in v5e:16x16; none: this machine.")
+    flags.DEFINE_integer("slices", 1, "How many such slices, joined by the network.")
+    flags.DEFINE_bool("fast", False, "Stop before code is generated.")
+    flags.DEFINE_bool("compare", False, "A table also of one variant.")
+    flags.DEFINE_bool("advise", False, "Try what else would fit; several compiles.")
+    flags.DEFINE_bool("json", False, "One JSON object in place of the text.")
+    flags.DEFINE_float("price_per_chip_hour", None, "To say what the run costs.")
+    flags.DEFINE_string("keep", "", "Folder for all that the compiler prints.")
+    for name, key in VARIED.items():
+        flags.DEFINE_list(name, [], f"Values of --config.{key} to compare.")
+
+
+def _jobs(values: flags.FlagValues) -> list[compiling.Job]:
+    """All that is to be compiled, checked before the first compile starts."""
+    places = [topology.parse(name, slices=values.slices) for name in values.topology]
+    if places:
+        topology.check_compiler()
+    elif values.advise or values.slices > 1:
+        raise errors.UserError("--advise and --slices want a --topology, as in v5e:4x4")
+    choices = {name: values[name].value for name in VARIED}
+    for name in ("batch_size", "microbatches"):
+        try:
+            choices[name] = [int(text) for text in choices[name]]
+        except ValueError as error:
+            raise errors.UserError(f"--{name}={choices[name]}: {error}") from error
+    config = values.config.to_dict()
+    return [
+        compiling.Job(
+            variant, place, values.fast, Path(values.keep) if values.keep else None
+        )
+        for variant in variants(config, choices)
+        for place in places or [None]
+    ]
+
+
+def _compare(jobs: list[compiling.Job], price: float | None) -> list[dict[str, Any]]:
+    """The figures of all jobs that can be; the others are named in the log."""
+    plans = []
+    for job in jobs:
+        try:
+            plans.append(plan(job, price_per_chip_hour=price))
+        except errors.UserError as error:
+            logging.warning("left out: %s", error)
+    if not plans:
+        raise errors.UserError("none of the variants can be; see the log")
+    return plans
+
+
+def _advise(job: compiling.Job) -> list[dict[str, Any]]:
+    found = []
+    for text, values in advice.advise(job.config, job.topology, run=compiling.run):
+        logging.info("%s", text)
+        found.append({"advice": text, "values": values})
+    return found
+
+
+def _main(argv: list[str]) -> None:
+    del argv
+    values = flags.FLAGS
+    jobs = _jobs(values)
+    if values.compare or len(jobs) > 1:
+        plans = _compare(jobs, values.price_per_chip_hour)
+        if values.json:
+            cli.print_figures({"plans": plans})
+        else:
+            print(report.table(plans), flush=True)
+        return
+    figures = plan(jobs[0], price_per_chip_hour=values.price_per_chip_hour)
+    if values.advise:
+        figures["advice"] = _advise(jobs[0])
+    if values.json:
+        cli.print_figures(figures)
+        return
+    print(report.plan(figures))
+    for row in figures["advice"] if values.advise else ():
+        print(f"advice       {row['advice']}", flush=True)
+
+
+if __name__ == "__main__":
+    _define_flags()
+    cli.run(_main, parse=cli.parse_recipe)

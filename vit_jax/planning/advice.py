@@ -1,0 +1,181 @@
+"""What to change where a step does not fit, and what would still fit."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from vit_jax import errors, hardware
+from vit_jax.planning import compiling, footprint, topology
+
+GIB = footprint.GIB
+
+# From the fastest to the smallest: what a flat program holds, then loops over blocks.
+STRATEGIES: tuple[dict[str, Any], ...] = (
+    {"mesh.layout": "zero1", "model.remat": "none", "model.unroll": 0},
+    {"mesh.layout": "zero1", "model.remat": "dots_nb", "model.unroll": 1},
+    {"mesh.layout": "fsdp", "model.remat": "dots_nb", "model.unroll": 1},
+    {"mesh.layout": "fsdp", "model.remat": "full", "model.unroll": 1},
+)
+# Images of one microbatch on one device, where gradients are accumulated.
+ACCUMULATED = 8
+
+Run = Callable[[compiling.Job], compiling.Result]
+
+
+def options(facts: dict[str, Any]) -> list[str]:
+    """Returns the flags that make a run smaller, those that cost least time first."""
+    flags = []
+    layout, remat = facts["layout"], facts["remat"]
+    rows = facts["batch_size"] // facts["microbatches"] // facts["devices"]
+    if layout == "dp" and facts["devices"] > 1:
+        flags.append("--config.mesh.layout=zero1 --config.mesh.fsdp=0")
+    if remat in ("none", "dots"):
+        flags.append("--config.model.remat=dots_nb --config.model.unroll=1")
+    if layout != "fsdp" and facts["devices"] > 1 and remat != "none":
+        flags.append("--config.mesh.layout=fsdp")
+    if remat != "full":
+        flags.append("--config.model.remat=full --config.model.unroll=1")
+    if rows > 1:
+        flags.append(f"--config.microbatches={2 * facts['microbatches']}")
+    return flags
+
+
+def refusal(facts: dict[str, Any], peak: int, usable: int | None) -> str:
+    """Returns the message for a step that does not fit its devices."""
+    has = f", which has {usable / GIB:.2f}" if usable else ""
+    lines = [
+        f"the step needs {peak / GIB:.2f} GiB of each {facts['device_kind']}{has} "
+        f"(state {facts['state_bytes'] / GIB:.2f}); smaller, cheapest first:",
+        *(f"  {flag}" for flag in options(facts)),
+        "  or more devices; `python -m vit_jax.plan ... --advise` tries them",
+    ]
+    return "\n".join(lines)
+
+
+def with_values(config: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Returns a copy of a nested config with {"mesh.layout": "fsdp", ...} set."""
+    copy = dict(config)
+    for path, value in values.items():
+        head, _, rest = path.partition(".")
+        copy[head] = with_values(copy[head], {rest: value}) if rest else value
+    return copy
+
+
+def advise(
+    config: dict[str, Any], place: topology.Topology, *, run: Run
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Compiles what helps to choose, and yields (what was found, its values).
+
+    Args:
+        config: of the run, a plain nested dict.
+        place: the slice.
+        run: `compiling.run`, or what counts its calls.
+    """
+
+    def try_(values: dict[str, Any], where: topology.Topology) -> int | None:
+        """The peak of a variant that fits, else None."""
+        job = compiling.Job(with_values(config, values), where, fast=True)
+        try:
+            result = run(job)
+        except errors.UserError:  # devices that do not divide the batch
+            return None
+        if result.out_of_memory or result.memory is None:
+            return None
+        peak = result.memory.peak
+        return peak if peak <= result.facts["usable_bytes"] else None
+
+    best = next(
+        ((s, peak) for s in STRATEGIES if (peak := try_(s, place)) is not None), None
+    )
+    if best is None:
+        yield f"nothing tried fits {place.name} without smaller microbatches", {}
+    else:
+        yield f"fastest that fits {place.name}: {_say(*best)}", best[0]
+    for values in dict.fromkeys((0, 1)):
+        strategy = (best[0] if best else STRATEGIES[-1], STRATEGIES[-1])[values]
+        rows = largest_rows(strategy, place, config, try_)
+        yield (
+            f"largest microbatch a device with {_flags(strategy)}: {rows}",
+            {"rows": rows, **strategy},
+        )
+    for accumulate in (False, True):
+        found = smallest_slice(config, place, try_, accumulate=accumulate)
+        how = "with" if accumulate else "without"
+        if found is None:
+            yield f"no {place.generation} slice holds it {how} accumulation", {}
+        else:
+            name, values, peak = found
+            yield (
+                f"smallest {place.generation} slice {how} accumulation: {name}, "
+                f"{_say(values, peak)}",
+                {"topology": name, **values},
+            )
+
+
+def largest_rows(
+    strategy: dict[str, Any],
+    place: topology.Topology,
+    config: dict[str, Any],
+    try_: Callable[[dict[str, Any], topology.Topology], int | None],
+) -> int:
+    """Returns the largest power of two of images a device in one microbatch; 0: none.
+
+    Memory grows linearly with them, so two peaks tell where to look.
+    """
+    del config
+
+    def peak(rows: int) -> int | None:
+        return try_(
+            {**strategy, "batch_size": rows * place.devices, "microbatches": 1}, place
+        )
+
+    low, high = peak(8), peak(16)
+    if low is None or high is None:
+        return next((n for n in (8, 4, 2, 1) if peak(n) is not None), 0)
+    slope, rows = max(1, (high - low) // 8), 16
+    usable = int(place.chip.usable or place.chip.memory)
+    while low + slope * (2 * rows - 8) <= usable and rows < 4096:
+        rows *= 2
+    for candidate in (2 * rows, rows):
+        if candidate > 16 and peak(candidate) is not None:
+            return candidate
+    return max(16, rows // 2)
+
+
+def smallest_slice(
+    config: dict[str, Any],
+    place: topology.Topology,
+    try_: Callable[[dict[str, Any], topology.Topology], int | None],
+    *,
+    accumulate: bool,
+) -> tuple[str, dict[str, Any], int] | None:
+    """Returns (name, values, peak) of the smallest rented slice that holds the batch.
+
+    Memory per device falls with the size of the slice: the first that fits is found by
+    halving.
+    """
+    found = None
+    sizes = list(hardware.GENERATIONS[place.generation].sizes)
+    while sizes:
+        middle = (len(sizes) - 1) // 2
+        where = topology.parse(f"{place.generation}:{sizes[middle]}")
+        values = dict(STRATEGIES[-1], microbatches=1)
+        rows, rest = divmod(config["batch_size"], where.devices)
+        if accumulate and not rest and rows > ACCUMULATED and not rows % ACCUMULATED:
+            values["microbatches"] = rows // ACCUMULATED
+        peak = try_(values, where)
+        if peak is not None:
+            found = where.name, values, peak
+            sizes = sizes[:middle]
+        elif rest and rows == 0:  # more devices than images: only smaller ones divide
+            sizes = sizes[:middle]
+        else:
+            sizes = sizes[middle + 1 :]
+    return found
+
+
+def _flags(values: dict[str, Any]) -> str:
+    return " ".join(f"--config.{key}={value}" for key, value in values.items())
+
+
+def _say(values: dict[str, Any], peak: int) -> str:
+    return f"{peak / GIB:.2f} GiB with {_flags(values)}"

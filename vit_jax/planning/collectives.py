@@ -1,0 +1,151 @@
+"""What devices send to each other in a step, and whether they compute meanwhile."""
+
+import re
+from dataclasses import dataclass
+
+from vit_jax.planning import hlo
+
+KINDS = (
+    "all-reduce",
+    "all-gather",
+    "reduce-scatter",
+    "all-to-all",
+    "ragged-all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+)
+_KIND = re.compile(rf"({'|'.join(KINDS)})(-start)?$")
+_CHANNEL = re.compile(r"channel_id=(\d+)")
+_SOURCE = re.compile(r'op_name="([^"]*)"')
+
+
+@dataclass(frozen=True)
+class Collective:
+    """A collective operation of a compiled step.
+
+    Attributes:
+        kind: one of `KINDS`.
+        dtype: of what is sent; "+" joins those of a combined operation.
+        bytes: of the whole value on a device: what an all-reduce reduces, an
+            all-gather gives, a reduce-scatter takes, a permutation sends.
+        count: runs in a step.
+        shapes: of the arrays.
+        asynchronous: whether it is started and awaited apart, or fused with compute.
+        overlaps: whether there is compute between the two in the schedule.
+        source: the operation of the program that it comes from.
+    """
+
+    kind: str
+    dtype: str
+    bytes: int
+    count: int
+    shapes: tuple[tuple[int, ...], ...]
+    asynchronous: bool
+    overlaps: bool
+    source: str
+
+
+def find(module: hlo.Module) -> list[Collective]:
+    """Returns every collective of a module.
+
+    The TPU compiler spreads a gather over the compute beside it by writing the same
+    operation, of one channel, into each fusion of a chain: that counts once.
+    """
+    wrapped = module.asynchronous_callees()
+    found, channels = [], set()
+    for computation, instruction in module.instructions():
+        match = _KIND.match(instruction.opcode)
+        times = module.times[computation.name]
+        if match is None or not times:
+            continue
+        chained = "chain_id=" in instruction.attributes
+        if chained:
+            channel = _CHANNEL.search(instruction.attributes)
+            if channel and channel[1] in channels:
+                continue
+            channels.add(channel[1] if channel else instruction.name)
+        started = bool(match[2]) and '"is_sync":true' not in instruction.attributes
+        apart = started or chained or computation.name in wrapped
+        values = _payload(match[1], instruction, computation)
+        source = _SOURCE.search(instruction.attributes)
+        found.append(
+            Collective(
+                kind=match[1],
+                dtype="+".join(sorted({array.dtype for array in values})),
+                bytes=sum(array.bytes for array in values),
+                count=times,
+                shapes=tuple(array.shape for array in values),
+                asynchronous=apart,
+                overlaps=apart and (not started or _computes(computation, instruction)),
+                source=source[1] if source else "",
+            )
+        )
+    return found
+
+
+def _payload(
+    kind: str, instruction: hlo.Instruction, computation: hlo.Computation
+) -> list[hlo.Array]:
+    """The arrays that are sent or come to be, whichever are larger."""
+    operands = [
+        array
+        for name in instruction.operands
+        if name in computation.instructions
+        for array in computation.instructions[name].arrays
+    ]
+    result = instruction.type
+    if instruction.opcode.endswith("-start") and kind != "all-reduce":
+        # (operands, results, contexts ...)
+        result = (hlo.elements(result) + ["", ""])[1]
+    results = hlo.arrays(result)
+    return max(results, operands, key=lambda a: sum(array.bytes for array in a))
+
+
+def _computes(computation: hlo.Computation, start: hlo.Instruction) -> bool:
+    """Whether something is computed between a start and its end.
+
+    A start whose end is in another computation spans a turn of a loop.
+    """
+    running = False
+    for instruction in computation.instructions.values():
+        if instruction is start:
+            running = True
+        elif running and start.name in instruction.operands:
+            if instruction.opcode.endswith("-done"):
+                return False
+        elif running and hlo.is_compute(instruction):
+            return True
+    return True
+
+
+def summary(found: list[Collective]) -> list[dict]:
+    """Returns one row for each kind, dtype and way of running, largest first."""
+    rows: dict[tuple, dict] = {}
+    for one in found:
+        key = (one.kind, one.dtype, one.asynchronous, one.overlaps)
+        row = rows.setdefault(
+            key,
+            {
+                "kind": one.kind,
+                "dtype": one.dtype,
+                "asynchronous": one.asynchronous,
+                "overlaps": one.overlaps,
+                "count": 0,
+                "bytes": 0,
+            },
+        )
+        row["count"] += one.count
+        row["bytes"] += one.count * one.bytes
+    return sorted(rows.values(), key=lambda row: -row["bytes"])
+
+
+def of_activations(
+    found: list[Collective], *, rows: int, tokens: int
+) -> list[Collective]:
+    """Returns those that move activations: arrays over `rows` images and `tokens`."""
+
+    def is_activation(shape: tuple[int, ...]) -> bool:
+        both = rows in shape and tokens in shape and len(shape) > 2
+        return both or rows * tokens in shape
+
+    return [one for one in found if any(map(is_activation, one.shapes))]

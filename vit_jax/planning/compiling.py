@@ -1,0 +1,176 @@
+"""A training step compiled in a process of its own, wholly or up to its memory."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vit_jax import errors
+from vit_jax.planning import footprint, hlo, topology
+
+# The TPU compiler writes these before it generates code, the scheduled program last.
+_REPORT = "*after_optimizations-memory-usage-report.txt"
+_ASSIGNMENT = "*after_optimizations-buffer-assignment.txt"
+_SCHEDULED = "*after_optimizations_after_buffer_assignment.txt"
+_OUT_OF_MEMORY = "*after_optimizations.txt"
+_POLL_SECONDS = 0.1
+_WRITTEN_SECONDS = 0.5  # a file that has not grown for so long is whole
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to compile.
+
+    Attributes:
+        config: plain nested dict, as `configs/base.py` has it.
+        topology: the slice; None: this machine's own devices.
+        fast: stop before code is generated. The TPU compiler only.
+        keep: folder for what the compiler prints; None: thrown away.
+    """
+
+    config: dict[str, Any]
+    topology: topology.Topology | None
+    fast: bool = False
+    keep: Path | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was found out.
+
+    Attributes:
+        facts: of the run before it is compiled, see `worker.facts`.
+        memory: None where the compiler says nothing.
+        module: the optimized program; None where the compiler failed before.
+        flops: the compiler's own count, each loop's body once; None in fast mode.
+        complete: whether code was generated.
+        out_of_memory: the compiler's message; "" where the program fits.
+        seconds: that compiling took.
+    """
+
+    facts: dict[str, Any]
+    memory: footprint.Memory | None
+    module: hlo.Module | None
+    flops: float | None
+    complete: bool
+    out_of_memory: str
+    seconds: float
+
+
+def run(job: Job) -> Result:
+    """Compiles a job.
+
+    Raises:
+        UserError: the configuration, or the slice, cannot be.
+        RuntimeError: the compiler failed for another reason than memory.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="vit_jax_plan_"))
+    try:
+        return _run(job, folder)
+    finally:
+        if job.keep is not None:
+            shutil.copytree(folder, job.keep, dirs_exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _run(job: Job, folder: Path) -> Result:
+    started = time.perf_counter()
+    described = {
+        "config": job.config,
+        "topology": job.topology.name if job.topology else None,
+        "slices": job.topology.slices if job.topology else 1,
+    }
+    (folder / "job.json").write_text(json.dumps(described))
+    with open(folder / "log", "wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "vit_jax.planning.worker", str(folder)],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=_environment(job, folder),
+        )
+        try:
+            _wait(process, folder, fast=job.fast and job.topology is not None)
+        finally:
+            process.kill()
+            process.wait()
+    return _result(folder, time.perf_counter() - started)
+
+
+def _environment(job: Job, folder: Path) -> dict[str, str]:
+    """Ours, with what makes a TPU compiler write down what it does."""
+    environment = dict(os.environ)
+    # The worker finds the package wherever the command was started.
+    root = str(Path(__file__).resolve().parents[2])
+    paths = [root, environment["PYTHONPATH"]] if "PYTHONPATH" in environment else [root]
+    environment["PYTHONPATH"] = os.pathsep.join(paths)
+    if job.topology is None:
+        return environment
+    flags = environment["XLA_FLAGS"].split() if "XLA_FLAGS" in environment else []
+    flags += [
+        f"--xla_dump_to={folder}",
+        "--xla_dump_hlo_as_text",
+        "--xla_dump_hlo_module_re=jit_train_step",
+    ]
+    return environment | topology.ENVIRONMENT | {"XLA_FLAGS": " ".join(flags)}
+
+
+def _wait(process: subprocess.Popen, folder: Path, *, fast: bool) -> None:
+    """Waits for the end, or for all that is known before code is generated."""
+    size, since = 0, time.monotonic()
+    while process.poll() is None:
+        time.sleep(_POLL_SECONDS)
+        found = sum(path.stat().st_size for path in folder.glob(_SCHEDULED))
+        if found != size:
+            size, since = found, time.monotonic()
+        elif fast and found and time.monotonic() - since > _WRITTEN_SECONDS:
+            return
+
+
+def _read(folder: Path, pattern: str) -> str:
+    """The text of the one file that matches; "" without one."""
+    found = sorted(folder.glob(pattern))
+    return found[0].read_text() if found else ""
+
+
+def _result(folder: Path, seconds: float) -> Result:
+    error = json.loads(_read(folder, "error.json") or "{}")
+    if error and error["user"]:
+        raise errors.UserError(error["message"])
+    report = _read(folder, _REPORT)
+    compiled = json.loads(_read(folder, "compiled.json") or "null")
+    wanted = footprint.wanted(error["message"]) if error else None
+    if wanted is None and not report and compiled is None:
+        tail = _read(folder, "log")[-3000:]
+        raise RuntimeError(f"the compiler stopped without a result:\n{tail}")
+    found = None
+    if report:
+        found = footprint.dumped(report, _read(folder, _ASSIGNMENT))
+    elif compiled and compiled["peak"]:
+        found = footprint.Memory(compiled["peak"], compiled["arguments"])
+    elif wanted:
+        found = footprint.Memory(wanted, None)
+    text = (
+        _read(folder, "compiled.hlo")
+        or _read(folder, _SCHEDULED)
+        or _read(folder, _OUT_OF_MEMORY)
+    )
+    return Result(
+        facts=json.loads(_read(folder, "facts.json")),
+        memory=found,
+        module=hlo.Module(text) if text else None,
+        flops=compiled["flops"] if compiled else None,
+        complete=compiled is not None,
+        out_of_memory=_first_line(error["message"]) if error else "",
+        seconds=seconds,
+    )
+
+
+def _first_line(message: str) -> str:
+    return re.sub(r"^RESOURCE_EXHAUSTED: (E\d+: )?", "", message).splitlines()[0]

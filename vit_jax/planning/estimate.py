@@ -1,0 +1,121 @@
+"""From a compiled step to what a run costs: the object that `--json` prints."""
+
+from typing import Any
+
+from vit_jax import hardware
+from vit_jax.planning import collectives, compiling, footprint, work
+
+SECONDS_PER_DAY = 86400
+# Forward, and twice that backward; a multiply-add is two FLOPs.
+FLOPS_PER_MAC = 6
+
+
+def estimate(
+    job: compiling.Job,
+    result: compiling.Result,
+    *,
+    price_per_chip_hour: float | None = None,
+) -> dict[str, Any]:
+    """Returns the figures of a plan; those that nothing says are None.
+
+    Bytes, FLOPs and cycles are of one device and one step. `flops` counts the loops of
+    the program as often as they run, `compiler_flops` each once; `analytic_flops` is
+    what the model needs without recomputation.
+    """
+    facts = result.facts
+    chip = hardware.find_chip(facts["device_kind"])
+    figures = {
+        key: facts[key]
+        for key in (
+            *("model", "remat", "unroll", "layout", "mesh", "device_kind", "devices"),
+            *("hosts", "batch_size", "microbatches", "total_steps"),
+        )
+    }
+    figures["topology"] = job.topology.name if job.topology else None
+    figures["slices"] = job.topology.slices if job.topology else 1
+    figures["chips"] = job.topology.chips if job.topology else facts["devices"]
+    figures["compile_seconds"] = round(result.seconds, 1)
+    figures |= _memory(facts, result)
+    figures |= _traffic(facts, result)
+    figures |= _work(facts, result, chip, local=job.topology is None)
+    figures |= _run(figures, price_per_chip_hour)
+    return figures
+
+
+def _memory(facts: dict[str, Any], result: compiling.Result) -> dict[str, Any]:
+    found, usable = result.memory, facts["usable_bytes"]
+    fits: bool | None = None
+    if result.out_of_memory:
+        fits = False
+    elif found and usable:
+        fits = found.peak <= usable
+    return {
+        "fits": fits,
+        "usable_bytes": usable,
+        "peak_bytes": found and found.peak,
+        "free_bytes": usable - found.peak if found and usable else None,
+        "argument_bytes": found and found.arguments,
+        "temporary_bytes": found and found.temporaries,
+        "state_bytes": facts["state_bytes"],
+        "donated_bytes": result.module and footprint.donated(result.module),
+        "out_of_memory": result.out_of_memory,
+    }
+
+
+def _traffic(facts: dict[str, Any], result: compiling.Result) -> dict[str, Any]:
+    weights = 2 * facts["parameters"]
+    figures: dict[str, Any] = {"weight_bytes": weights, "collectives": None}
+    if result.module is None:
+        return figures
+    found = collectives.find(result.module)
+    total = sum(one.count * one.bytes for one in found)
+    rows = facts["batch_size"] // facts["microbatches"] // facts["devices"]
+    moved = collectives.of_activations(found, rows=rows, tokens=facts["tokens"])
+    return figures | {
+        "collectives": collectives.summary(found),
+        "collective_bytes": total,
+        "collective_bytes_per_weight_byte": round(total / weights, 3),
+        "asynchronous_starts": sum(one.count for one in found if one.asynchronous),
+        "activation_collectives": [
+            {"kind": one.kind, "bytes": one.count * one.bytes, "source": one.source}
+            for one in moved
+        ],
+    }
+
+
+def _work(
+    facts: dict[str, Any],
+    result: compiling.Result,
+    chip: hardware.Chip | None,
+    *,
+    local: bool,
+) -> dict[str, Any]:
+    analytic = FLOPS_PER_MAC * facts["forward_macs"] * facts["batch_size"]
+    figures: dict[str, Any] = {
+        "flops": result.module and work.flops(result.module),
+        "analytic_flops": analytic // facts["devices"],
+        "compiler_flops": result.flops,
+        **dict.fromkeys(("cycles", "without_estimate", "step_seconds", "mfu")),
+    }
+    if result.module is None or not result.complete or local:
+        return figures
+    cycles, missing = work.cycles(result.module)
+    figures |= {"cycles": cycles, "without_estimate": dict(missing)}
+    if chip is not None and chip.clock:
+        seconds = cycles / chip.clock
+        figures["step_seconds"] = seconds
+        figures["mfu"] = figures["analytic_flops"] / seconds / chip.peak_flops
+    return figures
+
+
+def _run(figures: dict[str, Any], price: float | None) -> dict[str, Any]:
+    seconds = figures["step_seconds"]
+    if not seconds:
+        return dict.fromkeys(("images_per_second", "run_hours", "core_days", "price"))
+    hours = seconds * figures["total_steps"] / 3600
+    return {
+        "images_per_second": figures["batch_size"] / seconds,
+        "run_hours": hours,
+        "core_days": hours / 24 * figures["devices"],
+        "price": None if price is None else hours * figures["chips"] * price,
+    }

@@ -1,0 +1,46 @@
+"""What is known of a run before its step is compiled."""
+
+from typing import Any
+
+import jax
+
+from vit_jax import experiment, hardware, models
+
+
+def bytes_per_device(tree: Any) -> int:
+    """Returns what one device holds of a tree of abstract arrays with shardings."""
+    total = 0
+    for leaf in jax.tree.leaves(tree):
+        shard = jax.ShapeDtypeStruct(leaf.sharding.shard_shape(leaf.shape), leaf.dtype)
+        total += shard.size * shard.dtype.itemsize
+    return total
+
+
+def of(exp: experiment.Experiment) -> dict[str, Any]:
+    """Returns what is known of a run before it is compiled, as JSON."""
+    device = exp.mesh.devices.flat[0]
+    devices = list(exp.mesh.devices.flat)
+    architecture = exp.architecture
+    hosts = {(getattr(d, "slice_index", 0), d.process_index) for d in devices}
+    return {
+        "model": architecture.name,
+        "remat": getattr(architecture, "remat", "none"),
+        "unroll": getattr(architecture, "unroll", 0),
+        "layout": exp.layout.name,
+        "mesh": dict(exp.mesh.shape),
+        "device_kind": device.device_kind,
+        "devices": len(devices),
+        "hosts": len(hosts),
+        "usable_bytes": hardware.usable_memory(device),
+        "batch_size": exp.config["batch_size"],
+        "microbatches": exp.config["microbatches"],
+        "tokens": getattr(architecture, "tokens", 0),
+        "total_steps": exp.durations.total,
+        "forward_macs": models.forward_macs(architecture),
+        "parameters": models.count_parameters(architecture),
+        "parameter_bytes": sum(
+            leaf.size * leaf.dtype.itemsize
+            for leaf in jax.tree.leaves(exp.state.params)
+        ),
+        "state_bytes": bytes_per_device(exp.state),
+    }
