@@ -1,0 +1,82 @@
+"""The notebook's code cells, run as they stand with a tiny model and no network."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from flax import nnx
+
+from vit_jax import checkpoint, interop, models
+from vit_jax.data.preprocessing import Preprocessing
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+NOTEBOOK = REPOSITORY / "launch" / "colab.ipynb"
+
+
+def cells(kind):
+    content = json.loads(NOTEBOOK.read_text())
+    return ["".join(c["source"]) for c in content["cells"] if c["cell_type"] == kind]
+
+
+@pytest.fixture
+def address(tmp_path):
+    """The URL of a published checkpoint: a tiny ViT in Google's dialect."""
+    architecture = models.architecture("mu/4", num_classes=5, image_size=16, depth=1)
+    _, params = models.split(models.create(architecture, rngs=nnx.Rngs(0)))
+    half = Preprocessing(architecture.image_size)
+    weights = interop.Weights(architecture, params, half, "google")
+    interop.write(weights, tmp_path / "tiny.npz", "google")
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/tiny.npz"
+        server.shutdown()
+
+
+def test_the_notebook_fine_tunes_evaluates_and_predicts(address, tmp_path):
+    parameters = {
+        "REPOSITORY": "",
+        "DATASET": "digits",
+        "DOWNLOAD": "",
+        "TRAIN_SPLIT": "train",
+        "TEST_SPLIT": "test",
+        "CHECKPOINT": address,
+        "IMAGE_SIZE": "16",
+        "STEPS": "8",
+        "BATCH_SIZE": "32",
+        "WORKDIR": str(tmp_path / "run"),
+        "VIT_JAX_CACHE": str(tmp_path / "cache"),
+        "PYTHONPATH": str(REPOSITORY),
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", "\n\n".join(cells("code"))],
+        env=os.environ | parameters,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "10 classes" in done.stdout and "359 images" in done.stdout
+    description = checkpoint.describe(tmp_path / "run")
+    assert description.step == 8 and description.label_names == tuple("0123456789")
+    guesses = done.stdout.splitlines()[-5:]
+    assert all(line.split()[1] in "0123456789" for line in guesses)
+    assert sum(float(line.split()[0]) for line in guesses) <= 1.01
+
+
+def test_the_notebook_is_clean_and_complete():
+    content = json.loads(NOTEBOOK.read_text())
+    code = [c for c in content["cells"] if c["cell_type"] == "code"]
+    assert content["nbformat"] == 4 and content["metadata"]["accelerator"] == "TPU"
+    assert all(not c["outputs"] and c["execution_count"] is None for c in code)
+    assert len({c["id"] for c in content["cells"]}) == len(content["cells"])
+    assert "vit_jax.main --config=configs/finetune.py" in "".join(cells("markdown"))
