@@ -74,6 +74,7 @@ def test_a_gather_spread_over_fusions_is_one_gather():
         ("all-gather", "bf16", 2 * 768 * 768, 1, True, True),
         # A reduce-scatter counts what it takes; async-start runs it beside the rest.
         ("reduce-scatter", "f32", 4 * 64 * 16, 1, True, True),
+        ("reduce-scatter", "f32", 4 * 64 * 16, 1, False, False),
         # Nothing between start and done; and one that only looks asynchronous.
         ("all-gather", "f32", 4 * 512 * 16, 1, True, False),
         ("all-reduce", "bf16", 2 * 4 * 197 * 8, 1, False, False),
@@ -94,6 +95,10 @@ def test_collectives_of_activations_are_told_by_their_shape():
     moved = collectives.of_activations(every, rows=4, tokens=197)
     assert [one.kind for one in moved] == ["all-reduce"]
     assert collectives.of_activations(every, rows=5, tokens=197) == []
+    # 64 rows of 8 tokens, were there not weights of that length.
+    flat = collectives.of_activations(every, rows=64, tokens=8)
+    assert [one.bytes for one in flat] == [4 * 512 * 16]
+    assert not collectives.of_activations(every, rows=64, tokens=8, lengths={512})
 
 
 def test_collectives_of_a_real_compiler():

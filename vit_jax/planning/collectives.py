@@ -1,6 +1,7 @@
 """What devices send to each other in a step, and whether they compute meanwhile."""
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from vit_jax.planning import hlo
@@ -15,7 +16,9 @@ KINDS = (
     "collective-broadcast",
 )
 _KIND = re.compile(rf"({'|'.join(KINDS)})(-start)?$")
-_CHANNEL = re.compile(r"channel_id=(\d+)")
+_CHAIN = re.compile(r'chain_id="(\d+)"')
+# How the TPU compiler names a sum of which each device keeps its part.
+_SCATTERING = "all-reduce-scatter"
 _SOURCE = re.compile(r'op_name="([^"]*)"')
 
 
@@ -49,28 +52,31 @@ def find(module: hlo.Module) -> list[Collective]:
     """Returns every collective of a module.
 
     The TPU compiler spreads a gather over the compute beside it by writing the same
-    operation, of one channel, into each fusion of a chain: that counts once.
+    operation, of one chain, into each fusion that takes part: that counts once. A
+    reduce-scatter it writes as a fusion of an all-reduce and a slice.
     """
     wrapped = module.asynchronous_callees()
-    found, channels = [], set()
+    found, chains = [], set()
     for computation, instruction in module.instructions():
         match = _KIND.match(instruction.opcode)
         times = module.times[computation.name]
         if match is None or not times:
             continue
-        chained = "chain_id=" in instruction.attributes
+        chained = _CHAIN.search(instruction.attributes)
+        if chained and chained[1] in chains:
+            continue
         if chained:
-            channel = _CHANNEL.search(instruction.attributes)
-            if channel and channel[1] in channels:
-                continue
-            channels.add(channel[1] if channel else instruction.name)
+            chains.add(chained[1])
         started = bool(match[2]) and '"is_sync":true' not in instruction.attributes
-        apart = started or chained or computation.name in wrapped
+        apart = started or bool(chained) or computation.name in wrapped
         values = _payload(match[1], instruction, computation)
         source = _SOURCE.search(instruction.attributes)
+        kind = match[1]
+        if kind == "all-reduce" and computation.name.startswith(_SCATTERING):
+            kind = "reduce-scatter"
         found.append(
             Collective(
-                kind=match[1],
+                kind=kind,
                 dtype="+".join(sorted({array.dtype for array in values})),
                 bytes=sum(array.bytes for array in values),
                 count=times,
@@ -140,12 +146,20 @@ def summary(found: list[Collective]) -> list[dict]:
 
 
 def of_activations(
-    found: list[Collective], *, rows: int, tokens: int
+    found: list[Collective], *, rows: int, tokens: int, lengths: Collection[int] = ()
 ) -> list[Collective]:
-    """Returns those that move activations: arrays over `rows` images and `tokens`."""
+    """Returns those that move activations: arrays over `rows` images and `tokens`.
+
+    Args:
+        found: what to choose from.
+        rows: images of a microbatch on a device.
+        tokens: of an image.
+        lengths: those of the weights' dimensions, which mean weights.
+    """
+    flat = rows * tokens
 
     def is_activation(shape: tuple[int, ...]) -> bool:
         both = rows in shape and tokens in shape and len(shape) > 2
-        return both or rows * tokens in shape
+        return both or (flat in shape and flat not in lengths)
 
     return [one for one in found if any(map(is_activation, one.shapes))]

@@ -70,7 +70,9 @@ def _traffic(facts: dict[str, Any], result: compiling.Result) -> dict[str, Any]:
     found = collectives.find(result.module)
     total = sum(one.count * one.bytes for one in found)
     rows = facts["batch_size"] // facts["microbatches"] // facts["devices"]
-    moved = collectives.of_activations(found, rows=rows, tokens=facts["tokens"])
+    moved = collectives.of_activations(
+        found, rows=rows, tokens=facts["tokens"], lengths=facts["lengths"]
+    )
     return figures | {
         "collectives": collectives.summary(found),
         "collective_bytes": total,

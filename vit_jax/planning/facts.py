@@ -35,6 +35,9 @@ def of(exp: experiment.Experiment) -> dict[str, Any]:
         "batch_size": exp.config["batch_size"],
         "microbatches": exp.config["microbatches"],
         "tokens": getattr(architecture, "tokens", 0),
+        "lengths": sorted(
+            {n for leaf in jax.tree.leaves(exp.state.params) for n in leaf.shape}
+        ),
         "total_steps": exp.durations.total,
         "forward_macs": models.forward_macs(architecture),
         "parameters": models.count_parameters(architecture),
