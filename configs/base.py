@@ -65,7 +65,8 @@ def get_config() -> ConfigDict:
     config.model.heads = 0
     config.model.compute_dtype = "bfloat16"  # bfloat16 | float32; weights are float32
     config.model.unroll = 0  # layers in one turn of the scan; 0: all
-    config.model.remat = "none"  # none | dots | dots_nb | full
+    # Computed again in the backward pass: none | dots | dots_nb | full | auto
+    config.model.remat = "auto"
 
     config.data = ConfigDict()
     config.data.dataset = "imagenet2012"  # TFDS name, digits, folder:PATH
@@ -119,7 +120,12 @@ def get_config() -> ConfigDict:
 
     config.mesh = ConfigDict()
     config.mesh.data = -1  # devices along the data axis; -1: all that fsdp leaves
-    config.mesh.fsdp = 1  # devices that share one copy of weights and optimizer state
+    # Devices that share one copy of weights and optimizer state; 0: 1 on CPUs, on
+    # accelerators up to 16 of one slice.
+    config.mesh.fsdp = 0
+    config.mesh.slices = 1  # TPU slices; the data axis joins them
+    # How the state lies on them: dp | zero1 | fsdp | auto: the fastest that fits
+    config.mesh.layout = "auto"
 
     config.evals = ConfigDict()  # what is evaluated, by name
     config.evals.val = classify("validation")

@@ -9,6 +9,7 @@ from flax import nnx
 
 from vit_jax import errors, models, tree
 from vit_jax.models import bit, resnet
+from vit_jax.models.placement import Placement
 
 # Name -> parameters at 1000 classes, GMAC at 224 and 384 pixels.
 PUBLISHED = {
@@ -230,16 +231,16 @@ def test_a_new_head_gives_its_bias():
     np.testing.assert_array_equal(logits, np.full((2, 5), -10.0))
 
 
-def test_constrain_sees_the_feature_maps_after_root_and_stages():
+def test_feature_maps_are_pinned_after_root_and_stages():
     arch = small()
     model, _ = randomised(arch)
     shapes = []
 
-    def constrain(x):
+    def pin(x):
         shapes.append(x.shape)
         return x
 
-    jax.eval_shape(lambda x: model(x, constrain=constrain), images(arch))
+    jax.eval_shape(lambda x: model(x, placement=Placement(pin)), images(arch))
     assert shapes == [(2, 10, 7, 32), (2, 10, 7, 128), (2, 5, 4, 256)]
     sizes = resnet.stage_sizes(arch.units, arch.image_size)
     assert [shape[1:3] for shape in shapes] == sizes

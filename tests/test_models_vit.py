@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from vit_jax import errors, models, tree
 from vit_jax.models import layers, vit
+from vit_jax.models.placement import REMAT, Placement
 
 LEAVES = {
     "patch_embed/kernel": (8, 8, 3, 32),
@@ -193,7 +194,7 @@ def gradients(arch):
 
 @pytest.mark.parametrize(
     ("unroll", "remat"),
-    [*((1, remat) for remat in vit.REMAT), (2, "none"), (0, "dots_nb")],
+    [*((1, remat) for remat in REMAT), (2, "none"), (0, "dots_nb")],
 )
 def test_scan_unroll_and_remat_do_not_matter(unroll, remat):
     base = small(dropout=0.2, attention_dropout=0.1)
@@ -337,16 +338,16 @@ def test_dropout_keeps_the_mean_and_zeroes_its_share():
 
 
 @pytest.mark.parametrize("options", [{}, {"block": "axial", "pool": "mean"}], ids=str)
-def test_constrain_sees_the_tokens_at_entry_and_exit_of_every_block(options):
+def test_tokens_are_pinned_at_entry_and_exit_of_every_block(options):
     seen = []
 
-    def constrain(x):
+    def pin(x):
         seen.append(x.shape)
         return x
 
     model = noisy(small(unroll=1, **options))
     expected = model(images())
-    assert jnp.array_equal(model(images(), constrain=constrain), expected)
+    assert jnp.array_equal(model(images(), placement=Placement(pin)), expected)
     assert set(seen) == {(2, model.architecture.tokens, 32)} and len(seen) % 2 == 0
 
 

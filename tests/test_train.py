@@ -155,7 +155,16 @@ EXACT = {"model.dropout": 0.0, "model.attention_dropout": 0.0}
         ({"fsdp": 2}, {"mesh.fsdp": 2}),
         ({"fsdp": 8}, {"mesh.fsdp": 8}),
         ({}, {"microbatches": 4}),
-        ({"fsdp": 4}, {"microbatches": 2, "mesh.fsdp": 4}),
+        ({"fsdp": 4}, {"mesh.layout": "dp"}),
+        ({"fsdp": 4}, {"mesh.layout": "zero1", "microbatches": 2}),
+        (
+            {"fsdp": 4},
+            {"mesh.layout": "fsdp", "model.unroll": 1, "model.remat": "dots_nb"},
+        ),
+        (
+            {"fsdp": 8},
+            {"mesh.layout": "fsdp", "microbatches": 2, "model.remat": "full"},
+        ),
         ({}, {"model.unroll": 1, "model.remat": "full"}),
         ({}, {"data.cache": "none"}),
         ({}, {"data.cache": "ram"}),

@@ -6,6 +6,7 @@ keyword arguments.
 """
 
 import functools
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +17,21 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from vit_jax import errors, masked, models, objectives, optim, pretrained, validation
+from vit_jax import (
+    errors,
+    fitting,
+    layouts,
+    masked,
+    models,
+    objectives,
+    optim,
+    pretrained,
+    validation,
+)
 from vit_jax import mesh as mesh_lib
 from vit_jax import step as step_lib
 from vit_jax.data import augment, catalog, preprocessing, transforms
+from vit_jax.models.placement import NOWHERE, Placement
 
 Forward = Callable[[Any, jax.Array], dict[str, jax.Array]]
 
@@ -44,6 +56,7 @@ class Experiment:
         config: the resolved configuration, a plain nested dict.
         mesh: axes ("data", "fsdp").
         architecture: of the model.
+        layout: of the state on the mesh.
         preprocessing: of images at evaluation.
         info: the training dataset.
         durations: in steps.
@@ -61,6 +74,7 @@ class Experiment:
     config: dict[str, Any]
     mesh: Mesh
     architecture: models.Architecture
+    layout: layouts.Layout
     preprocessing: preprocessing.Preprocessing
     info: catalog.DatasetInfo
     durations: Durations
@@ -93,6 +107,8 @@ def _architecture(
 ) -> models.Architecture:
     options = dict(config["model"])
     name = options.pop("name")
+    if options["remat"] == fitting.AUTO:  # `_layout` decides
+        options["remat"] = "none"
     options |= {"num_classes": info.num_classes, "image_size": _image_size(config)}
     if name != "checkpoint":
         return models.architecture(name, **options)
@@ -185,7 +201,8 @@ def make_forward(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     dtype: str,
-    gather: Callable[[Any], Any] = lambda params: params,
+    enter: Callable[[Any], Any] = lambda params: params,
+    placement: Placement = NOWHERE,
 ) -> Forward:
     """Returns the jitted evaluation: uint8 images in, features and logits out.
 
@@ -194,36 +211,61 @@ def make_forward(
         mean: subtracted from pixels in 0..255, then divided by `std`.
         std: see `mean`.
         dtype: of the normalised images.
-        gather: from stored parameters to those the forward pass reads.
+        enter: from stored parameters to those the model is called with.
+        placement: of tokens and weights on a mesh.
     """
 
     @jax.jit
     def forward(params: Any, images: jax.Array) -> dict[str, jax.Array]:
-        model = models.merge(graphdef, gather(params))
+        model = models.merge(graphdef, enter(params))
         pixels = augment.normalize(images, mean=mean, std=std, dtype=dtype)
-        features = model.features(pixels)
+        features = model.features(pixels, placement=placement)
         return {"features": features, "logits": model.classify(features)}
 
     return forward
 
 
 def _layout(
-    abstract: step_lib.TrainState, mesh: Mesh
-) -> tuple[Any, Callable[[Any], Any], Callable[[Any], Any]]:
-    """Shardings of the state, and how parameters and gradients move between them.
-
-    With fsdp > 1 each weight is gathered whole at the start of a step and its gradient
-    goes back to the shard, so the activations keep their batch sharding.
-    """
-    layout = mesh_lib.shardings(abstract, mesh)
-    if mesh.shape["fsdp"] == 1:
-        return layout, lambda params: params, lambda grads: grads
-    whole = mesh_lib.replicated(mesh)
-    return (
-        layout,
-        lambda params: jax.lax.with_sharding_constraint(params, whole),
-        lambda grads: jax.lax.with_sharding_constraint(grads, layout.params),
+    config: Mapping[str, Any],
+    architecture: models.Architecture,
+    abstract: step_lib.TrainState,
+    mesh: Mesh,
+) -> tuple[models.Architecture, layouts.Layout]:
+    """Decides what is "auto", says so, and lays out the state."""
+    wanted, remat = config["mesh"]["layout"], config["model"]["remat"]
+    examples = config["batch_size"] // config["microbatches"] // mesh.size
+    choice = fitting.choose(
+        wanted,
+        remat,
+        architecture=architecture,
+        state=abstract,
+        mesh=mesh,
+        examples=examples,
     )
+    if remat == fitting.AUTO and choice.remat != "none":
+        # A flat program gains nothing where blocks are computed again.
+        loop = {} if config["model"]["unroll"] else {"unroll": 1}
+        architecture = models.with_options(
+            architecture, {"remat": choice.remat, **loop}
+        )
+    if fitting.AUTO in (wanted, remat):
+        logging.info(
+            "mesh.layout=%s, model.remat=%s: about %.2f GiB a device",
+            *(choice.layout, choice.remat, choice.peak_bytes / 2**30),
+        )
+    layout = layouts.make(
+        choice.layout,
+        abstract,
+        mesh,
+        dtype=architecture.compute_dtype,
+        once=config["microbatches"] > 1,
+    )
+    return architecture, layout
+
+
+def _entered(layout: layouts.Layout) -> Callable[[Any], Any]:
+    """From stored parameters to those the model is called with, outside of a step."""
+    return lambda params: layout.enter(layout.gather(params))
 
 
 def _abstract_batch(
@@ -250,14 +292,20 @@ def _pixels(
 
 
 def _prediction(
-    graphdef: Any, pixels: Mapping[str, Any], task: masked.Task | None
+    graphdef: Any,
+    pixels: Mapping[str, Any],
+    task: masked.Task | None,
+    layout: layouts.Layout,
 ) -> masked.Masked | None:
     def apply(
         params: Any, images: jax.Array, corruption: masked.Corruption, key: Any
     ) -> jax.Array:
-        model = models.merge(graphdef, params)
         return masked.predict(
-            model, augment.normalize(images, **pixels), corruption, key
+            models.merge(graphdef, layout.enter(params)),
+            augment.normalize(images, **pixels),
+            corruption,
+            key,
+            placement=layout.placement,
         )
 
     return None if task is None else masked.Masked(task, apply)
@@ -269,15 +317,20 @@ def _loss(
     pixels: Mapping[str, Any],
     classes: int,
     prediction: masked.Masked | None,
+    layout: layouts.Layout,
 ) -> step_lib.LossFn:
     """The objective over raw batches; a microbatch is normalised when it is used."""
     if prediction is not None:
         return masked.masked_patches(prediction)
 
     def model_apply(params: Any, images: jax.Array, key: jax.Array) -> jax.Array:
-        model = models.merge(graphdef, params)
-        images = augment.normalize(images, **pixels)
-        return model(images, deterministic=False, rngs=nnx.Rngs(dropout=key))
+        model = models.merge(graphdef, layout.enter(params))
+        return model(
+            augment.normalize(images, **pixels),
+            deterministic=False,
+            rngs=nnx.Rngs(dropout=key),
+            placement=layout.placement,
+        )
 
     return objectives.classification(
         model_apply,
@@ -319,10 +372,7 @@ def assemble(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
     durations = _durations(config, info, examples)
     architecture = _architecture(config, info)
     architecture, task = _with_outputs(config, architecture)
-    graphdef, _ = models.abstract(architecture)
     tx, schedule = _optimizer(config["optimizer"], durations)
-    pixels = _pixels(config, architecture)
-    prediction = _prediction(graphdef, pixels, task)
 
     def make_state() -> step_lib.TrainState:
         key = step_lib.step_key(config["seed"], durations.total)
@@ -330,36 +380,42 @@ def assemble(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
         return step_lib.init_state(params, tx, ema=config["ema"] > 0)
 
     abstract = jax.eval_shape(make_state)
-    layout, gather, scatter = _layout(abstract, mesh)
+    architecture, layout = _layout(config, architecture, abstract, mesh)
+    graphdef, _ = models.abstract(architecture)
+    pixels = _pixels(config, architecture)
+    prediction = _prediction(graphdef, pixels, task, layout)
     train_step = step_lib.make_train_step(
-        _loss(config, graphdef, pixels, info.num_classes, prediction),
+        _loss(config, graphdef, pixels, info.num_classes, prediction, layout),
         tx,
         seed=config["seed"],
         microbatches=config["microbatches"],
         ema_decay=config["ema"],
         augment=_random_flip if data["flip"] else _unchanged,
-        gather=gather,
-        scatter=scatter,
+        gather=layout.gather,
+        scatter=layout.scatter,
     )
     return Experiment(
         config=config,
         mesh=mesh,
         architecture=architecture,
+        layout=layout,
         preprocessing=_preprocessing(config),
         info=info,
         durations=durations,
         tx=tx,
         schedule=schedule,
-        state=mesh_lib.with_shardings(abstract, layout),
+        state=mesh_lib.with_shardings(abstract, layout.state),
         batch=_abstract_batch(config, info, mesh),
-        init=jax.jit(make_state, out_shardings=layout),
+        init=jax.jit(make_state, out_shardings=layout.state),
         train_step=jax.jit(
             train_step,
             donate_argnums=0,
-            in_shardings=(layout, mesh_lib.batch_sharding(mesh)),
-            out_shardings=(layout, mesh_lib.replicated(mesh)),
+            in_shardings=(layout.state, mesh_lib.batch_sharding(mesh)),
+            out_shardings=(layout.state, mesh_lib.replicated(mesh)),
         ),
-        forward=make_forward(graphdef, gather=gather, **pixels),
+        forward=make_forward(
+            graphdef, enter=_entered(layout), placement=layout.placement, **pixels
+        ),
         prediction=prediction,
         train_transform=_train_transform(config),
     )

@@ -28,6 +28,7 @@ from flax import nnx
 
 from vit_jax import errors
 from vit_jax.models.architecture import Architecture
+from vit_jax.models.placement import NOWHERE, Placement
 from vit_jax.models.variants import VitArchitecture
 
 Params = Any
@@ -283,7 +284,12 @@ def corrupt(
 
 
 def predict(
-    model: Any, images: jax.Array, corruption: Corruption, key: jax.Array | None
+    model: Any,
+    images: jax.Array,
+    corruption: Corruption,
+    key: jax.Array | None,
+    *,
+    placement: Placement = NOWHERE,
 ) -> jax.Array:
     """Returns the model's predictions of the corrupted patches.
 
@@ -292,6 +298,7 @@ def predict(
         images: float [b, height, width, 3], normalised.
         corruption: of its patches.
         key: of dropout; None for no dropout.
+        placement: of tokens and weights on a mesh.
 
     Returns:
         float32 [b, corrupted, patch outputs].
@@ -299,7 +306,9 @@ def predict(
     embeddings = model.patch_embeddings(images)
     tokens = model.tokens(corrupt(embeddings, model.mask_token[...], corruption.source))
     rngs = None if key is None else nnx.Rngs(dropout=key)
-    encoded = model.encode(tokens, deterministic=key is None, rngs=rngs)
+    encoded = model.encode(
+        tokens, deterministic=key is None, rngs=rngs, placement=placement
+    )
     # The head is wide: it sees only what is predicted.
     prefix = model.architecture.prefix
     chosen = _at(encoded, corruption.positions + prefix)

@@ -14,6 +14,9 @@ from jax.sharding import PartitionSpec as P
 from vit_jax import errors, tree
 
 AXES = ("data", "fsdp")
+# More devices than these gain little memory and travel longer ways: one axis of the
+# torus of a pod.
+MOST_FSDP = 16
 
 # Dimension of each kind of weight that the fsdp axis shards (None: replicated). The
 # optimizer's moments carry the same names behind a prefix, so the rows serve them too.
@@ -52,7 +55,8 @@ def make_mesh(
 
     Args:
         data: devices along the data axis; -1 takes all that fsdp leaves.
-        fsdp: devices that share one copy of the parameters and optimizer state.
+        fsdp: devices that share one copy of the parameters and optimizer state; 0: 1 on
+            CPUs, elsewhere the largest divisor of a slice up to `MOST_FSDP`.
         slices: TPU slices of the run; 1 takes as many as the devices say they are.
         devices: of the mesh; None: `jax.devices()`.
 
@@ -62,6 +66,9 @@ def make_mesh(
     """
     devices = jax.devices() if devices is None else list(devices)
     count = len(devices)
+    groups = _slices(devices, slices)
+    if fsdp == 0:
+        fsdp = _default_fsdp(groups[0], data)
     if data == -1 and fsdp >= 1 and count % fsdp == 0:
         data = count // fsdp
     if data < 1 or fsdp < 1 or data * fsdp != count:
@@ -69,7 +76,6 @@ def make_mesh(
             f"mesh.data={data} x mesh.fsdp={fsdp} is not the {count} devices here; "
             "set mesh.data=-1 and an mesh.fsdp that divides the number of devices"
         )
-    groups = _slices(devices, slices)
     if data % len(groups):
         raise errors.UserError(
             f"mesh.fsdp={fsdp} does not divide the {count // len(groups)} devices of "
@@ -81,6 +87,15 @@ def make_mesh(
         for group in groups
     ]
     return Mesh(np.concatenate(grids), AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+def _default_fsdp(group: Sequence[jax.Device], data: int) -> int:
+    if data > 0:
+        return max(len(group) // data, 1)
+    if group[0].platform == "cpu":
+        return 1
+    most = min(MOST_FSDP, len(group))
+    return max(n for n in range(1, most + 1) if len(group) % n == 0)
 
 
 def _slices(devices: Sequence[jax.Device], slices: int) -> list[list[jax.Device]]:
@@ -109,13 +124,15 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(AXES))
 
 
-def shardings(abstract: Any, mesh: Mesh) -> Any:
+def shardings(
+    abstract: Any, mesh: Mesh, *, sharded: bool = True, quiet: bool = False
+) -> Any:
     """Returns the `NamedSharding` of every leaf of `abstract` by the rules above.
 
     A leaf whose dimension the fsdp axis does not divide stays whole on every device
-    and is named in the log.
+    and is named in the log, unless `quiet`. Without `sharded` all of them do.
     """
-    size = mesh.shape["fsdp"]
+    size = mesh.shape["fsdp"] if sharded else 1
     whole: list[str] = []
 
     def leaf_sharding(name: str, leaf: Any) -> NamedSharding:
@@ -128,7 +145,7 @@ def shardings(abstract: Any, mesh: Mesh) -> Any:
         return NamedSharding(mesh, P(*[None] * dimension, "fsdp"))
 
     result = tree.map_named(leaf_sharding, abstract)
-    if whole:
+    if whole and not quiet:
         logging.info("not sharded, fsdp=%d divides no: %s", size, "; ".join(whole))
     return result
 

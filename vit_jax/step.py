@@ -46,14 +46,25 @@ def init_state(
 
 
 def _accumulate(
-    loss_fn: LossFn, params: Params, batch: Batch, key: jax.Array, microbatches: int
+    loss_fn: LossFn,
+    params: Params,
+    batch: Batch,
+    key: jax.Array,
+    microbatches: int,
+    scatter: Callable[[Params], Params],
 ) -> tuple[Params, Metrics]:
     """Mean gradients and metrics of `microbatches` equal parts of the batch.
+
+    `scatter` is applied to the gradients of each part.
 
     Part i holds rows i, i + microbatches, ...: with rows sharded in contiguous blocks
     each part stays spread over all devices and nothing moves between them.
     """
-    grad_fn = jax.grad(loss_fn, has_aux=True)
+
+    def grad_fn(params: Params, rows: Batch, key: jax.Array) -> tuple[Params, Metrics]:
+        grads, metrics = jax.grad(loss_fn, has_aux=True)(params, rows, key)
+        return scatter(grads), metrics
+
     if microbatches == 1:
         return grad_fn(params, batch, key)
 
@@ -72,6 +83,7 @@ def _accumulate(
         lambda x: jnp.zeros(x.shape, x.dtype),
         jax.eval_shape(grad_fn, params, first[1], key),
     )
+    zeros = scatter(zeros[0]), zeros[1]
     total, _ = jax.lax.scan(body, zeros, parts)
     return jax.tree.map(lambda x: x / microbatches, total)
 
@@ -96,8 +108,8 @@ def make_train_step(
         microbatches: gradient-accumulation parts of a batch; they must divide it.
         ema_decay: factor of the Polyak average kept in `state.ema`; unused without one.
         augment: random changes of the whole batch, before it is cut in microbatches.
-        gather: from stored parameters to those the forward pass reads.
-        scatter: from gradients to those the optimizer reads.
+        gather: once a step, from stored parameters to those that `loss_fn` takes.
+        scatter: from gradients of those to the ones the optimizer reads.
 
     The metrics hold `loss`, those of `loss_fn`, `grad_norm` (global, before clipping)
     and `grad_squares` [leaves]: the squared norm of each leaf's gradient, whose
@@ -108,9 +120,8 @@ def make_train_step(
         augment_key, loss_key = jax.random.split(step_key(seed, state.step))
         batch = augment(batch, augment_key)
         grads, metrics = _accumulate(
-            loss_fn, gather(state.params), batch, loss_key, microbatches
+            loss_fn, gather(state.params), batch, loss_key, microbatches, scatter
         )
-        grads = scatter(grads)
         squares = jnp.stack(
             [jnp.sum(jnp.square(g.astype(jnp.float32))) for g in jax.tree.leaves(grads)]
         )

@@ -141,7 +141,8 @@ CHECKS: list[tuple[str, Callable[[Any], bool], str]] = [
         lambda x: x == -1 or 1 <= x <= 2**20,
         "-1 or a number of devices",
     ),
-    (r"^mesh\.fsdp$", *_number(1, 2**20)),
+    (r"^mesh\.fsdp$", *_number(0, 2**20)),
+    (r"^mesh\.slices$", *_number(1, 2**10)),
 ]
 
 

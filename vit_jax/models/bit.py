@@ -16,6 +16,7 @@ from flax import nnx
 from vit_jax import errors
 from vit_jax.models import layers, resnet, vit
 from vit_jax.models.architecture import Architecture
+from vit_jax.models.placement import NOWHERE, Placement
 
 PREFIX = "BiT-"
 NAMES: tuple[str, ...] = (
@@ -135,7 +136,7 @@ class Classifier(resnet.Trunk):
         *,
         deterministic: bool = True,
         rngs: nnx.Rngs | None = None,
-        constrain: resnet.Constrain | None = None,
+        placement: Placement = NOWHERE,
     ) -> jax.Array:
         """Returns logits [b, classes], or the features without a head.
 
@@ -144,8 +145,7 @@ class Classifier(resnet.Trunk):
                 expect [-1, 1]), of the architecture's size.
             deterministic: As of every family; nothing here is random.
             rngs: The same.
-            constrain: Applied to the feature maps [b, h, w, c] after the root and
-                every stage, e.g. to pin their sharding.
+            placement: Of feature maps on a mesh, after the root and every stage.
 
         Returns:
             float32.
@@ -154,7 +154,7 @@ class Classifier(resnet.Trunk):
             errors.UserError: images of another shape or of an integer dtype.
         """
         features = self.features(
-            images, deterministic=deterministic, rngs=rngs, constrain=constrain
+            images, deterministic=deterministic, rngs=rngs, placement=placement
         )
         return self.classify(features)
 
@@ -164,7 +164,7 @@ class Classifier(resnet.Trunk):
         *,
         deterministic: bool = True,
         rngs: nnx.Rngs | None = None,
-        constrain: resnet.Constrain | None = None,
+        placement: Placement = NOWHERE,
     ) -> jax.Array:
         """Returns what feeds the head, float32 [b, channels]; arguments as the call's.
 
@@ -173,7 +173,7 @@ class Classifier(resnet.Trunk):
         del deterministic, rngs
         arch = self.architecture
         vit.check_images(images, arch)
-        x = self.cells(images.astype(arch.compute_dtype), constrain=constrain)
+        x = self.cells(images.astype(arch.compute_dtype), placement=placement)
         if self.norm is not None:
             x = jax.nn.relu(self.norm(x))
         return jnp.mean(x.astype(jnp.float32), axis=(1, 2))

@@ -17,6 +17,7 @@ from flax import nnx
 from vit_jax import errors
 from vit_jax.models import layers, vit
 from vit_jax.models.architecture import Architecture, by
+from vit_jax.models.placement import NOWHERE, REMAT, Placement, scan_blocks
 
 PREFIX = "Mixer-"
 
@@ -63,7 +64,7 @@ class MixerArchitecture(Architecture):
     CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
         "crop": ("error", "valid"),
         "gelu": tuple(layers.GELU),
-        "remat": tuple(vit.REMAT),
+        "remat": tuple(REMAT),
     }
 
     width: int
@@ -187,7 +188,7 @@ class MlpMixer(nnx.Module):
         *,
         deterministic: bool = True,
         rngs: nnx.Rngs | None = None,
-        constrain: vit.Constrain | None = None,
+        placement: Placement = NOWHERE,
     ) -> jax.Array:
         """Returns logits [b, classes], or the features [b, width] without a head.
 
@@ -196,8 +197,7 @@ class MlpMixer(nnx.Module):
                 expect [-1, 1]), of the architecture's size.
             deterministic: No branch is dropped.
             rngs: Source of the keys of `drop_path` (its stream "dropout").
-            constrain: Applied to the tokens [b, n, d] at the entry and exit of every
-                block, e.g. to pin their sharding.
+            placement: Of tokens and weights on a mesh.
 
         Returns:
             float32.
@@ -207,7 +207,7 @@ class MlpMixer(nnx.Module):
         """
         return self.classify(
             self.features(
-                images, deterministic=deterministic, rngs=rngs, constrain=constrain
+                images, deterministic=deterministic, rngs=rngs, placement=placement
             )
         )
 
@@ -224,7 +224,7 @@ class MlpMixer(nnx.Module):
         *,
         deterministic: bool = True,
         rngs: nnx.Rngs | None = None,
-        constrain: vit.Constrain | None = None,
+        placement: Placement = NOWHERE,
     ) -> jax.Array:
         """Returns the mean of the tokens, float32 [b, width]; see the call."""
         arch = self.architecture
@@ -245,9 +245,9 @@ class MlpMixer(nnx.Module):
             x,
             keys,
             jnp.linspace(0, arch.drop_path, arch.depth, dtype=jnp.float32),
-            unroll=arch.unroll or arch.depth,
+            unroll=arch.unroll,
             remat=arch.remat,
-            constrain=constrain,
+            placement=placement,
         )
         return jnp.mean(self.norm(x), axis=1).astype(jnp.float32)
 
@@ -263,7 +263,7 @@ def _head(arch: MixerArchitecture, rngs: nnx.Rngs) -> layers.Linear:
 
 
 @functools.partial(
-    jax.jit, static_argnames=("graphdef", "unroll", "remat", "constrain")
+    jax.jit, static_argnames=("graphdef", "unroll", "remat", "placement")
 )
 def _run_blocks(
     graphdef: nnx.GraphDef,
@@ -274,18 +274,22 @@ def _run_blocks(
     *,
     unroll: int,
     remat: str,
-    constrain: vit.Constrain | None,
+    placement: Placement,
 ) -> jax.Array:
-    """Scans one block over its stacked parameters; jitted once a graph definition."""
-    pin = constrain or (lambda x: x)
+    """Runs the blocks; jitted once a graph definition."""
 
-    def body(x: jax.Array, layer: tuple) -> tuple[jax.Array, None]:
-        params, key, rate = layer
-        return pin(nnx.merge(graphdef, params)(pin(x), key, rate)), None
+    def block(x: jax.Array, params: dict[str, Any], rest: tuple) -> jax.Array:
+        return nnx.merge(graphdef, params)(x, *rest)
 
-    xs = (stacked, keys, rates)
-    tokens, _ = jax.lax.scan(vit.REMAT[remat](body), tokens, xs, unroll=unroll)
-    return tokens
+    return scan_blocks(
+        block,
+        tokens,
+        stacked,
+        (keys, rates),
+        remat=remat,
+        unroll=unroll,
+        placement=placement,
+    )
 
 
 def forward_macs(arch: MixerArchitecture) -> int:

@@ -16,11 +16,11 @@ from flax import nnx
 
 from vit_jax import errors
 from vit_jax.models import layers, variants
+from vit_jax.models.placement import NOWHERE, Placement
 
 GROUPS = 32
 MOST_STAGES = 10  # each doubles the channels
 
-Constrain = Callable[[jax.Array], jax.Array]
 MakeUnit = Callable[..., nnx.Module]
 
 
@@ -242,17 +242,14 @@ class Trunk(nnx.Module):
                 inputs = 4 * inner
             setattr(self, f"stage{i + 1}", Stage(made, remat=remat))
 
-    def cells(
-        self, images: jax.Array, *, constrain: Constrain | None = None
-    ) -> jax.Array:
+    def cells(self, images: jax.Array, *, placement: Placement = NOWHERE) -> jax.Array:
         """Maps images to the last stage's feature map [b, h, w, channels].
 
-        `constrain` is applied to the feature maps after the root and every stage.
+        `placement` pins the feature maps after the root and every stage.
         """
-        pin = constrain or (lambda x: x)
-        x = pin(self.root(images))
+        x = placement.pin(self.root(images))
         for i in range(self.stages):
-            x = pin(getattr(self, f"stage{i + 1}")(x))
+            x = placement.pin(getattr(self, f"stage{i + 1}")(x))
         return x
 
 

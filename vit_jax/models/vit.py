@@ -2,7 +2,6 @@
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,22 +18,7 @@ from vit_jax.models import (
     resnet,
     variants,
 )
-
-Constrain = Callable[[jax.Array], jax.Array]
-
-_policies = jax.checkpoint_policies
-REMAT: dict[str, Callable[[Callable], Callable]] = {
-    "none": lambda block: block,
-    "dots": functools.partial(
-        jax.checkpoint, policy=_policies.dots_saveable, prevent_cse=False
-    ),
-    "dots_nb": functools.partial(
-        jax.checkpoint,
-        policy=_policies.dots_with_no_batch_dims_saveable,
-        prevent_cse=False,
-    ),
-    "full": functools.partial(jax.checkpoint, prevent_cse=False),
-}
+from vit_jax.models.placement import NOWHERE, Placement, scan_blocks
 
 
 class VisionTransformer(nnx.Module):
@@ -77,7 +61,7 @@ class VisionTransformer(nnx.Module):
         *,
         deterministic: bool = True,
         rngs: nnx.Rngs | None = None,
-        constrain: Constrain | None = None,
+        placement: Placement = NOWHERE,
     ) -> jax.Array:
         """Returns logits [b, classes], or the features without a head.
 
@@ -87,8 +71,7 @@ class VisionTransformer(nnx.Module):
             deterministic: No dropout.
             rngs: Source of the dropout keys (its stream "dropout"); needed when
                 something is to be dropped.
-            constrain: Applied to the tokens [b, n, d] at the entry and exit of every
-                block, e.g. to pin their sharding.
+            placement: Of tokens and weights on a mesh.
 
         Returns:
             float32. With pool="none" [b, n, classes]: the logits of every token.
@@ -97,7 +80,7 @@ class VisionTransformer(nnx.Module):
             errors.UserError: images of another shape or of an integer dtype.
         """
         features = self.features(
-            images, deterministic=deterministic, rngs=rngs, constrain=constrain
+            images, deterministic=deterministic, rngs=rngs, placement=placement
         )
         return self.classify(features)
 
@@ -114,7 +97,7 @@ class VisionTransformer(nnx.Module):
         *,
         deterministic: bool = True,
         rngs: nnx.Rngs | None = None,
-        constrain: Constrain | None = None,
+        placement: Placement = NOWHERE,
     ) -> jax.Array:
         """Returns what feeds the head; arguments as the call's.
 
@@ -125,7 +108,7 @@ class VisionTransformer(nnx.Module):
             self.embed(images),
             deterministic=deterministic,
             rngs=rngs,
-            constrain=constrain,
+            placement=placement,
         )
         pooled = self.pool(tokens)
         if self.pre_logits is not None:
@@ -171,7 +154,7 @@ class VisionTransformer(nnx.Module):
         *,
         deterministic: bool = True,
         rngs: nnx.Rngs | None = None,
-        constrain: Constrain | None = None,
+        placement: Placement = NOWHERE,
     ) -> jax.Array:
         """Runs dropout, the blocks and the final LayerNorm: [b, n, d] to the same.
 
@@ -203,7 +186,7 @@ class VisionTransformer(nnx.Module):
             shared,
             None if self.relative is None else self.relative[...],
             arch=arch,
-            constrain=constrain,
+            placement=placement,
         )
         return tokens if arch.final_norm == "pooled" else self.norm(tokens)
 
@@ -308,7 +291,7 @@ def _add(x: jax.Array, positions: jax.Array | None) -> jax.Array:
     return x if positions is None else x + positions.astype(x.dtype)
 
 
-@functools.partial(jax.jit, static_argnames=("graphdef", "arch", "constrain"))
+@functools.partial(jax.jit, static_argnames=("graphdef", "arch", "placement"))
 def _run_blocks(
     graphdef: nnx.GraphDef,
     stacked: dict[str, Any],
@@ -318,9 +301,9 @@ def _run_blocks(
     relative: jax.Array | None,
     *,
     arch: variants.VitArchitecture,
-    constrain: Constrain | None,
+    placement: Placement,
 ) -> jax.Array:
-    """Scans one block over its stacked parameters; jitted once a graph definition.
+    """Runs the blocks; jitted once a graph definition.
 
     Args:
         graphdef: Of the block.
@@ -330,20 +313,26 @@ def _run_blocks(
         shared: Positions [1, n, d] for the input of every block.
         relative: The table of relative positions that all blocks have.
         arch: Decides the loop and the positions.
-        constrain: See `VisionTransformer`.
+        placement: See `VisionTransformer`.
     """
-    pin = constrain or (lambda x: x)
 
-    def body(x: jax.Array, layer: tuple) -> tuple[jax.Array, None]:
-        params, (key, path) = layer
-        block = nnx.merge(graphdef, params)
-        x = _add(pin(x), shared)
+    def block(x: jax.Array, params: dict[str, Any], rest: tuple) -> jax.Array:
+        key, path = rest
+        module = nnx.merge(graphdef, params)
+        x = _add(x, shared)
         if arch.posemb_at == "every":
-            x = _add(x, posemb.embedding(arch, block.posemb))
-        return pin(block(x, key, path=path, relative=relative)), None
+            x = _add(x, posemb.embedding(arch, module.posemb))
+        return module(x, key, path=path, relative=relative)
 
-    scan = functools.partial(jax.lax.scan, unroll=arch.unroll or arch.depth)
-    return scan(REMAT[arch.remat](body), tokens, (stacked, random))[0]
+    return scan_blocks(
+        block,
+        tokens,
+        stacked,
+        random,
+        remat=arch.remat,
+        unroll=arch.unroll,
+        placement=placement,
+    )
 
 
 def forward_macs(arch: variants.VitArchitecture) -> int:

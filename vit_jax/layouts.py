@@ -1,0 +1,182 @@
+"""How parameters and optimizer state lie on the mesh, and come together for a step.
+
+    dp     every device holds everything; only gradients travel
+    zero1  state in shards over the fsdp axis; each weight is gathered once a step, in
+           the type that it is used in, and its gradient goes back to the shard
+    fsdp   the same, but the weights of a block are gathered when it runs, and again in
+           the backward pass where the block is recomputed (`model.remat`)
+
+Without remat the last two are the same program. Leaves outside the blocks are gathered
+once in both.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from vit_jax import mesh as mesh_lib
+from vit_jax import tree
+from vit_jax.models.placement import NOWHERE, Placement
+
+Params = dict[str, Any]
+BLOCKS = "blocks"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What sets the layouts apart.
+
+    Attributes:
+        sharded: State over the fsdp axis.
+        again: Weights are gathered in the forward and in the backward pass.
+    """
+
+    sharded: bool
+    again: bool
+
+
+LAYOUTS: dict[str, Kind] = {
+    "dp": Kind(sharded=False, again=False),
+    "zero1": Kind(sharded=True, again=False),
+    "fsdp": Kind(sharded=True, again=True),
+}
+
+# Whether a leaf may be gathered in the type of the activations, because the model casts
+# it to that before its first use. ResNets standardise float32 kernels.
+CAST: tree.Rules[bool] = (
+    (r"^blocks/.*(kernel|posemb.*)$", True),
+    (r"^(patch_embed|pre_logits|head|patch_head|map/.*)/kernel$", True),
+    (r"^posemb", True),
+    (r".*", False),
+)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gather(leaf: jax.Array, stored: NamedSharding, dtype: jnp.dtype) -> jax.Array:
+    """The whole leaf in `dtype`; its gradient goes straight to the shard."""
+    whole = NamedSharding(stored.mesh, P())
+    return jax.lax.with_sharding_constraint(leaf.astype(dtype), whole)
+
+
+def _gather_forward(
+    leaf: jax.Array, stored: NamedSharding, dtype: jnp.dtype
+) -> tuple[jax.Array, None]:
+    return _gather(leaf, stored, dtype), None
+
+
+def _gather_backward(
+    stored: NamedSharding, dtype: jnp.dtype, _: None, gradient: jax.Array
+) -> tuple[jax.Array]:
+    del dtype
+    gradient = jax.lax.with_sharding_constraint(gradient, stored)
+    return (gradient.astype(jnp.float32),)
+
+
+_gather.defvjp(_gather_forward, _gather_backward)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A layout of a run's state; from `make`.
+
+    Attributes:
+        name: Key of `LAYOUTS`.
+        state: The sharding of every leaf of the state.
+        placement: For the model's calls, with parameters from `enter`.
+        enter: From stored parameters to those the model is called with; differentiable.
+        gather: Applied once a step, before the microbatches.
+        scatter: From the gradients of what `gather` gives to those of the stored.
+    """
+
+    name: str
+    state: Any
+    placement: Placement
+    enter: Callable[[Params], Params]
+    gather: Callable[[Params], Params]
+    scatter: Callable[[Params], Params]
+
+
+def _same(params: Params) -> Params:
+    return params
+
+
+def make(name: str, abstract: Any, mesh: Mesh, *, dtype: str, once: bool) -> Layout:
+    """Returns the layout of a state on a mesh.
+
+    Args:
+        name: Key of `LAYOUTS`.
+        abstract: The `TrainState` of shapes.
+        mesh: Axes ("data", "fsdp").
+        dtype: Of the activations.
+        once: The step has several microbatches: "zero1" gathers everything before the
+            first, and keeps it.
+    """
+    kind = LAYOUTS[name]
+    sharded = kind.sharded and mesh.shape["fsdp"] > 1
+    state = mesh_lib.shardings(abstract, mesh, sharded=sharded)
+    if mesh.size == 1:
+        return Layout(name, state, NOWHERE, _same, _same, _same)
+    pin = _pinned(mesh)
+    if not sharded:
+        return Layout(name, state, Placement(pin), _same, _same, _same)
+    stored = state.params
+
+    def gather_all(params: Params) -> Params:
+        return _gather_tree(params, stored, jnp.dtype(dtype))
+
+    def scatter(gradients: Params) -> Params:
+        gradients = jax.lax.with_sharding_constraint(gradients, stored)
+        return jax.tree.map(lambda g: g.astype(jnp.float32), gradients)
+
+    if once and not kind.again:
+        return Layout(name, state, Placement(pin), _same, gather_all, scatter)
+    enter, gather_block = _by_block(stored, jnp.dtype(dtype))
+    placement = Placement(pin, gather_block, kind.again)
+    return Layout(name, state, placement, enter, _same, scatter)
+
+
+def _pinned(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+    sharding = mesh_lib.batch_sharding(mesh)
+    return lambda x: jax.lax.with_sharding_constraint(x, sharding)
+
+
+def _by_block(
+    stored: Params, dtype: jnp.dtype
+) -> tuple[Callable[[Params], Params], Callable[[Params], Params]]:
+    """Functions that gather what is outside the blocks, and one block."""
+    outside = {name: value for name, value in stored.items() if name != BLOCKS}
+
+    def enter(params: Params) -> Params:
+        rest = {name: params[name] for name in outside}
+        return params | _gather_tree(rest, outside, dtype)
+
+    if BLOCKS not in stored:
+        return enter, _same
+    one = {BLOCKS: jax.tree.map(_without_layers, stored[BLOCKS])}
+
+    def gather_block(params: Params) -> Params:
+        return _gather_tree({BLOCKS: params}, one, dtype)[BLOCKS]
+
+    return enter, gather_block
+
+
+def _without_layers(sharding: NamedSharding) -> NamedSharding:
+    return NamedSharding(sharding.mesh, P(*sharding.spec[1:]))
+
+
+def _gather_tree(params: Params, stored: Params, dtype: jnp.dtype) -> Params:
+    """Gathers every sharded leaf; the others stay as they are."""
+
+    def gather(name: str, leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
+        if sharding.is_fully_replicated:
+            return leaf
+        cast = tree.first_match(CAST, name)
+        return _gather(leaf, sharding, dtype if cast else leaf.dtype)
+
+    return tree.map_named(gather, params, stored)
