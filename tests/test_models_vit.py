@@ -417,3 +417,26 @@ def test_leaf_names_of_masked_prediction():
     assert leaves["mask_token"] == (1, 1, 32)
     assert leaves["patch_head/kernel"] == (32, 7)
     assert leaves["patch_head/bias"] == (7,)
+
+
+def test_a_wider_result_has_the_gradients_of_its_rounded_cotangent():
+    linear = layers.Linear((16,), (5,), rngs=nnx.Rngs(0))
+    rng = np.random.default_rng(0)
+    x, g = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((3, 16), (3, 5)))
+    half = x.astype(jnp.bfloat16)
+
+    def output(x, kernel, dtype):
+        new = models.merge(models.split(linear)[0], {"kernel": kernel, "bias": zeros})
+        return new(x, dtype=dtype)
+
+    zeros = jnp.zeros(5)
+    kernel = linear.kernel[...]
+    wide, back = jax.vjp(lambda x, k: output(x, k, jnp.dtype("float32")), half, kernel)
+    assert wide.dtype == jnp.float32
+    rounded = kernel.astype(jnp.bfloat16).astype(jnp.float32)
+    np.testing.assert_allclose(wide, half.astype(jnp.float32) @ rounded, rtol=1e-5)
+    dx, dk = back(g)
+    assert (dx.dtype, dk.dtype) == (jnp.bfloat16, jnp.float32)
+    np.testing.assert_allclose(dk, half.astype(jnp.float32).T @ g, atol=0.05)
+    np.testing.assert_array_equal(dk, dk.astype(jnp.bfloat16).astype(jnp.float32))
+    np.testing.assert_allclose(dx.astype(jnp.float32), g @ rounded.T, atol=0.05)

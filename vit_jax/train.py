@@ -1,6 +1,7 @@
 """One run, from its configuration to its last evaluation; the same call resumes it."""
 
 import collections
+import dataclasses
 import logging
 import signal
 import time
@@ -24,6 +25,7 @@ from vit_jax import (
     hardware,
     metrics,
     models,
+    planning,
     pretrained,
     tree,
     validation,
@@ -357,6 +359,13 @@ def overview(exp: experiment.Experiment) -> str:
     )
 
 
+def _compiled(exp: experiment.Experiment) -> experiment.Experiment:
+    """Compiles the step before anything is placed, and refuses one that cannot fit."""
+    step, memory = planning.compile_step(exp)
+    logging.info(planning.describe(memory, exp.mesh.devices.flat[0]))
+    return dataclasses.replace(exp, train_step=step)
+
+
 def run(
     config: Mapping[str, Any], workdir: str | Path, mesh: Mesh, *, profile: bool = False
 ) -> dict[str, float]:
@@ -389,6 +398,7 @@ def run(
     source = _train_source(exp)
     evaluations = make_evaluations(exp)
     workdir_lib.write_config(workdir, exp.config)
+    exp = _compiled(exp)
     state, start = restore_or_start(exp, checkpoints)
     batches = _train_batches(exp, source)
     run_ = Run(exp, workdir, checkpoints, evaluations, start)
