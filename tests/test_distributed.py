@@ -140,9 +140,7 @@ def test_every_end_of_a_child_has_its_code_and_words(status, state, code, words)
 
 
 def test_peers_that_do_not_come_are_one_error(tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     done = subprocess.run(
         [sys.executable, "-m", "vit_jax.main", "--config=configs/quickstart.py"]
         + [f"--coordinator=localhost:{port}", "--processes=2", "--process=1"]
@@ -236,6 +234,60 @@ def test_augmentations_are_bit_equal_on_any_number_of_devices():
     assert len(flips) == 2
 
 
+CROSSED = """
+import sys
+import jax
+import numpy as np
+index, port, target = sys.argv[1:]
+jax.distributed.initialize(f"localhost:{port}", 2, int(index))
+from vit_jax import mesh
+from vit_jax.data import catalog, loader, transforms
+devices = jax.devices()
+shape = mesh.make_mesh(devices=[devices[i] for i in (0, 3, 2, 1)])
+rows = mesh.local_rows(shape, 16)
+share = loader.train_loader(
+    catalog.open_source("digits", "train"),
+    transforms.make("train", "inception_crop", image_size=(16, 12)),
+    batch_size=16, seed=3, process_index=int(index), process_count=2, rows=rows,
+)
+batch = mesh.to_global(share.batch(7), shape)
+np.savez(target, rows=rows, **{name: mesh.to_host(x) for name, x in batch.items()})
+share.close()
+"""
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return str(free.getsockname()[1])
+
+
+def test_batches_do_not_depend_on_where_the_hosts_devices_are_in_the_mesh(tmp_path):
+    """A mesh over a TPU slice follows its network, and crosses between hosts."""
+    port = free_port()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", CROSSED, str(i), port, tmp_path / f"{i}.npz"],
+            env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
+        )
+        for i in range(2)
+    ]
+    assert [process.wait(timeout=200) for process in processes] == [0, 0]
+    whole = loader.train_loader(
+        catalog.open_source("digits", "train"),
+        transforms.make("train", "inception_crop", image_size=(16, 12)),
+        batch_size=16,
+        seed=3,
+    )
+    wanted = whole.batch(7)
+    whole.close()
+    for i, rows in enumerate([[0, 1, 2, 3, 12, 13, 14, 15], [*range(4, 12)]]):
+        seen = np.load(tmp_path / f"{i}.npz")
+        assert seen["rows"].tolist() == rows
+        for name, value in wanted.items():
+            np.testing.assert_array_equal(seen[name], value, err_msg=name)
+
+
 # ---- whole runs, started by launch/local.py
 
 SMALL = {
@@ -261,11 +313,17 @@ def local(workdir, processes, *options, devices=8, **changes):
     ]
 
 
-def start(*arguments, **changes):
+def start(*arguments, cache="", **changes):
+    """Starts the run; `cache` keeps its compiled programs for the next start."""
+    kept = {
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
     return subprocess.Popen(
         local(*arguments, **changes),
         cwd=REPOSITORY,
-        env=os.environ | {"XLA_FLAGS": ""},
+        env=os.environ | {"XLA_FLAGS": ""} | (kept if cache else {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -306,9 +364,9 @@ def children(pid):
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
     """A run of two processes that nothing disturbs."""
-    workdir = tmp_path_factory.mktemp("pair")
-    output, log = end(start(workdir, 2, **PAIR))
-    return workdir, output, log
+    workdir, cache = (tmp_path_factory.mktemp(name) for name in ("pair", "cache"))
+    output, log = end(start(workdir, 2, cache=cache, **PAIR))
+    return workdir, output, log, cache
 
 
 # One device each: gloo's waiting threads leave little of two cores to more of them.
@@ -317,7 +375,7 @@ PAIR = {"total": "60 steps", "save_every": "10 steps", "ema": 0.9, "devices": 2}
 
 def test_two_processes_compute_what_one_does(pair, tmp_path):
     """The losses of 20 steps, and every example of the test split counted once."""
-    workdir, output, _ = pair
+    workdir, output, *_ = pair
     config = quickstart.get_config()
     changes = SMALL | {k: v for k, v in PAIR.items() if k != "devices"}
     config.update_from_flattened_dict(changes)
@@ -330,7 +388,7 @@ def test_two_processes_compute_what_one_does(pair, tmp_path):
 
 
 def test_only_process_0_writes(pair):
-    workdir, output, log = pair
+    workdir, output, log, _ = pair
     steps = [line["step"] for line in lines(workdir) if "loss" in line]
     assert steps == list(range(1, 61))
     assert len(list((workdir / "tensorboard").iterdir())) == 1
@@ -342,7 +400,7 @@ def test_only_process_0_writes(pair):
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 def test_faults_of_any_process_end_in_the_same_bits(pair, tmp_path):
     """SIGTERM to one, SIGKILL of the coordinator, SIGKILL of the other."""
-    process = start(tmp_path, 2, "--peer_timeout=5", **PAIR)
+    process = start(tmp_path, 2, "--peer_timeout=5", cache=pair[-1], **PAIR)
     faults = [(1, signal.SIGTERM, 3), (0, signal.SIGKILL, 22), (1, signal.SIGKILL, 42)]
     for victim, number, at in faults:
         wait_for_step(tmp_path, at, process)

@@ -124,6 +124,17 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(AXES))
 
 
+def local_rows(mesh: Mesh, size: int) -> np.ndarray:
+    """The rows of a batch of `size` that this process's devices hold, ascending.
+
+    Not a block of neighbours where the mesh follows the network of a TPU slice.
+    """
+    held = batch_sharding(mesh).addressable_devices_indices_map((size,))
+    return np.unique(
+        np.concatenate([np.arange(size)[index] for index in held.values()])
+    )
+
+
 def shardings(
     abstract: Any, mesh: Mesh, *, sharded: bool = True, quiet: bool = False
 ) -> Any:
@@ -160,7 +171,7 @@ def with_shardings(abstract: Any, layout: Any) -> Any:
 
 
 def to_global(batch: dict[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
-    """Places this process's rows on its devices as parts of global arrays.
+    """Places this process's rows, `local_rows`, as parts of global arrays.
 
     Arrays that are on the devices already pass through.
     """

@@ -337,6 +337,7 @@ def _train_batches(exp: experiment.Experiment, source: Any) -> Any:
         seed=exp.config["seed"],
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        rows=mesh_lib.local_rows(exp.mesh, exp.config["batch_size"]),
         threads=data["threads"],
         cache=data["cache"],
         max_corrupt=data["max_corrupt"],

@@ -1,8 +1,8 @@
 """Batches as pure functions of (seed, step, process).
 
 Position `step * batch_size + row` of the run decides which example a row holds and how
-it is cropped (`draws`); process p of P reads rows [p * b/P, (p + 1) * b/P) of every
-batch. So the data state of a run is one integer, and neither threads nor processes
+it is cropped (`draws`); each process reads the rows of every batch that its devices
+hold. So the data state of a run is one integer, and neither threads nor processes
 change what the global batch holds.
 """
 
@@ -36,6 +36,7 @@ def train_loader(
     seed: int,
     process_index: int = 0,
     process_count: int = 1,
+    rows: np.ndarray | None = None,
     threads: int = 0,
     cache: str = "auto",
     max_corrupt: float = 0.01,
@@ -50,6 +51,8 @@ def train_loader(
       seed: of order and crops; any integer.
       process_index: which share of each batch to read.
       process_count: into how many shares it is cut.
+      rows: that this process reads, ascending, as `mesh.local_rows` has them; None:
+        [p * b/P, (p + 1) * b/P) for process p of P.
       threads: that decode; 0 is one a core.
       cache: "none"; "ram" keeps the decoded images in host memory; "device" keeps them
         on the devices of `sharding`, and batches come out as global arrays; "auto"
@@ -60,21 +63,19 @@ def train_loader(
     Raises:
       errors.UserError: an argument that cannot work, or a cache that does not fit.
     """
-    _check_split(batch_size, process_index, process_count)
+    local = _local_rows(batch_size, process_index, process_count, rows)
     if len(source) < 1:
         raise errors.UserError("the training split holds no example")
     choice = resident.choose(cache, source, transform, sharding, process_count)
     corrupt = reader.CorruptLog(source, max_corrupt)
     pool = concurrent.futures.ThreadPoolExecutor(_threads(threads), "decode")
     try:
-        rows = _rows(choice, source, transform, corrupt, pool, sharding)
+        reading = _rows(choice, source, transform, corrupt, pool, sharding)
     except BaseException:
         pool.shutdown(cancel_futures=True)
         raise
-    share = batch_size // process_count
-    offset = process_index * share
     return TrainLoader(
-        rows, transform, len(source), seed, batch_size, offset, share, corrupt, pool
+        reading, transform, len(source), seed, batch_size, local, corrupt, pool
     )
 
 
@@ -117,8 +118,7 @@ class TrainLoader:
         size: int,
         seed: int,
         batch_size: int,
-        offset: int,
-        share: int,
+        local: np.ndarray,
         corrupt: reader.CorruptLog,
         pool: concurrent.futures.ThreadPoolExecutor,
     ):
@@ -127,7 +127,7 @@ class TrainLoader:
         self._size = size
         self._seed = seed
         self._batch_size = batch_size
-        self._local = offset + np.arange(share, dtype=np.int64)
+        self._local = local
         self._corrupt = corrupt
         self._pool = pool
 
@@ -168,6 +168,7 @@ def eval_loader(
     batch_size: int,
     process_index: int = 0,
     process_count: int = 1,
+    rows: np.ndarray | None = None,
     threads: int = 0,
     max_corrupt: float = 1.0,
 ) -> "EvalLoader":
@@ -182,13 +183,14 @@ def eval_loader(
       batch_size: over all processes.
       process_index: which share of each batch to read.
       process_count: into how many shares it is cut.
+      rows: that this process reads, as for `train_loader`.
       threads: that decode; 0 is one a core.
       max_corrupt: share of unreadable images that is an error when exceeded.
 
     Raises:
       errors.UserError: an argument that cannot work.
     """
-    _check_split(batch_size, process_index, process_count)
+    local = _local_rows(batch_size, process_index, process_count, rows)
     if len(source) < 1:
         raise errors.UserError("the evaluation split holds no example")
     return EvalLoader(
@@ -197,8 +199,7 @@ def eval_loader(
         reader.CorruptLog(source, max_corrupt),
         _threads(threads),
         batch_size,
-        process_index,
-        process_count,
+        local,
     )
 
 
@@ -212,8 +213,7 @@ class EvalLoader:
         corrupt: reader.CorruptLog,
         threads: int,
         batch_size: int,
-        process_index: int,
-        process_count: int,
+        local: np.ndarray,
     ):
         self._reader = reader.Reader(source, transform, corrupt)
         self._image_size = transform.image_size
@@ -221,8 +221,7 @@ class EvalLoader:
         self._corrupt = corrupt
         self._threads = threads
         self._batch_size = batch_size
-        share = batch_size // process_count
-        self._local = process_index * share + np.arange(share, dtype=np.int64)
+        self._local = local
 
     @property
     def corrupt(self) -> list[str]:
@@ -323,10 +322,22 @@ def _threads(threads: int) -> int:
     return threads or os.cpu_count() or 1
 
 
-def _check_split(batch_size: int, process_index: int, process_count: int) -> None:
+def _local_rows(
+    batch_size: int, process_index: int, process_count: int, rows: np.ndarray | None
+) -> np.ndarray:
+    """The rows of each batch that this process reads.
+
+    Raises:
+      errors.UserError: the processes cannot have equal shares.
+    """
     if batch_size < 1 or batch_size % process_count:
         raise errors.UserError(
             f"batch_size={batch_size} cannot be cut into {process_count} equal shares, "
             f"one a process; wanted a multiple of {process_count}"
         )
     assert 0 <= process_index < process_count, (process_index, process_count)
+    share = batch_size // process_count
+    if rows is None:
+        rows = process_index * share + np.arange(share)
+    assert len(rows) == share, (len(rows), share)
+    return np.asarray(rows, np.int64)

@@ -49,18 +49,18 @@ def run(
         mesh: the batch is split over all of it.
     """
     mesh_lib.check_batch("batch_size", batch_size, mesh)
+    rows = mesh_lib.local_rows(mesh, batch_size)
     batches = loader.eval_loader(
         source,
         transform,
         batch_size=batch_size,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        rows=rows,
     )
-    share = batch_size // jax.process_count()
     pending = None
     for number, batch in enumerate(batches):
-        first = number * batch_size + jax.process_index() * share
-        index = np.arange(first, first + share, dtype=np.int32)
+        index = (number * batch_size + rows).astype(np.int32)
         on_device = mesh_lib.to_global(batch | {"index": index}, mesh)
         outputs = forward(params, on_device.pop("image"))
         value = reduce(outputs, on_device)
