@@ -70,7 +70,9 @@ def _define_flags() -> None:
     flags.DEFINE_bool("advise", False, "Try what else would fit; several compiles.")
     flags.DEFINE_bool("json", False, "One JSON object in place of the text.")
     flags.DEFINE_float("price_per_chip_hour", None, "To say what the run costs.")
-    flags.DEFINE_string("keep", "", "Folder for all that the compiler prints.")
+    flags.DEFINE_string(
+        "keep", "", "Folder for what the compiler prints, KEEP/0 of the first compile."
+    )
     for name, key in VARIED.items():
         flags.DEFINE_list(name, [], f"Values of --config.{key} to compare.")
 
@@ -89,12 +91,13 @@ def _jobs(values: flags.FlagValues) -> list[compiling.Job]:
         except ValueError as error:
             raise errors.UserError(f"--{name}={choices[name]}: {error}") from error
     config = values.config.to_dict()
+    combined = itertools.product(variants(config, choices), places or [None])
     return [
         compiling.Job(
-            variant, place, values.fast, Path(values.keep) if values.keep else None
+            *(variant, place, values.fast),
+            keep=Path(values.keep) / str(number) if values.keep else None,
         )
-        for variant in variants(config, choices)
-        for place in places or [None]
+        for number, (variant, place) in enumerate(combined)
     ]
 
 
