@@ -117,13 +117,15 @@ def usable_memory(device: jax.Device) -> int | None:
     """Returns the bytes a program can have on a device; None: nothing says.
 
     For a TPU that is what the compiler grants; elsewhere what the runtime has set
-    aside, where this process has the device, else the whole memory of the chip.
+    aside on a device of this process that is of the same kind, so that all processes
+    of a run say the same; without one the whole memory of the chip.
     """
     chip = find_chip(device.device_kind)
     if chip is not None and chip.usable is not None:
         return int(chip.usable)
-    if device.process_index == jax.process_index():
-        stats = device.memory_stats()
+    alike = [d for d in jax.local_devices() if d.device_kind == device.device_kind]
+    for local in alike:
+        stats = local.memory_stats()
         if stats and "bytes_limit" in stats:
             return stats["bytes_limit"]
     return chip.memory if chip else None
