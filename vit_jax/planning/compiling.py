@@ -20,8 +20,7 @@ _REPORT = "*after_optimizations-memory-usage-report.txt"
 _ASSIGNMENT = "*after_optimizations-buffer-assignment.txt"
 _SCHEDULED = "*after_optimizations_after_buffer_assignment.txt"
 _OUT_OF_MEMORY = "*after_optimizations.txt"
-_POLL_SECONDS = 0.1
-_WRITTEN_SECONDS = 0.5  # a file that has not grown for so long is whole
+_POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -123,14 +122,19 @@ def _environment(job: Job, folder: Path) -> dict[str, str]:
 
 def _wait(process: subprocess.Popen, folder: Path, *, fast: bool) -> None:
     """Waits for the end, or for all that is known before code is generated."""
-    size, since = 0, time.monotonic()
+    size = 0
     while process.poll() is None:
         time.sleep(_POLL_SECONDS)
-        found = sum(path.stat().st_size for path in folder.glob(_SCHEDULED))
-        if found != size:
-            size, since = found, time.monotonic()
-        elif fast and found and time.monotonic() - since > _WRITTEN_SECONDS:
-            return
+        for path in folder.glob(_SCHEDULED) if fast else ():
+            if size == (size := path.stat().st_size) and _is_whole(path):
+                return
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a program has been written to its end, the entry's closing brace."""
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - 16))
+        return file.read().endswith(b"\n}\n\n")
 
 
 def _read(folder: Path, pattern: str) -> str:
