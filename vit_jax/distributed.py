@@ -24,8 +24,10 @@ from vit_jax import cli, errors
 
 START_TIMEOUT = 300  # seconds for all processes to come
 PEER_TIMEOUT = 30  # seconds without a heartbeat after which a process is lost
-LEAVE_TIMEOUT = {errors.EXIT_DONE: 300}  # to wait for the others at the end, by code
-LEAVE_TIMEOUT_FAILED = 15
+# Seconds to wait for the others at the end: their writes may take long, or they may
+# never come where one process failed alone.
+LEAVE_TIMEOUT = {errors.EXIT_DONE: 300, errors.EXIT_RETRY: 300}
+LEAVE_TIMEOUT_FAILED = 60
 METADATA = "computeMetadata/v1/instance/attributes/worker-network-endpoints"
 _GUARD = "VIT_JAX_GUARD"  # file descriptor on which a child tells its guard it joined
 # What JAX's coordination service says of lost processes.
