@@ -21,8 +21,6 @@ from vit_jax.step import TrainState
 AUTO = "auto"
 # From the fastest to the smallest.
 REMATS = ("none", "dots_nb", "full")
-# Of the memory, what the compiler and the runtime leave to a program.
-USABLE = 0.95
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,19 +65,13 @@ def choose(
     """
     if layout != AUTO:
         errors.lookup(layouts.LAYOUTS, layout, "mesh.layout")
-    limit = memory_limit(mesh)
+    limit = hardware.usable_memory(mesh.devices.flat[0])
     candidates = [
         Choice(name, kept, _peak(architecture, name, kept, state, mesh, examples))
         for name, kept in _candidates(layout, remat, architecture, mesh)
     ]
     fitting = [c for c in candidates if limit is None or c.peak_bytes <= limit]
     return (fitting or candidates[-1:])[0]
-
-
-def memory_limit(mesh: Mesh) -> int | None:
-    """Returns the bytes a program can have on each device; None: nothing says."""
-    chip = hardware.find_chip(mesh.devices.flat[0].device_kind)
-    return None if chip is None else int(USABLE * chip.memory)
 
 
 def _candidates(

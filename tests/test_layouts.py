@@ -1,0 +1,183 @@
+"""dp, zero1 and fsdp: the same step, other places, and little that travels."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from configs import base
+from vit_jax import experiment, fitting, hardware, layouts, mesh, models, tree
+from vit_jax.planning import collectives, hlo
+
+NAMES = tuple(layouts.LAYOUTS)
+
+
+def config_for(layout, **changes):
+    config = base.get_config()
+    config.data.dataset = "digits"
+    config.batch_size = 16
+    config.total = "20 steps"
+    config.optimizer.warmup = "2 steps"
+    config.optimizer.lr = 0.01
+    config.model.update({"name": "mu/8", "image_size": (32, 32), "depth": 3})
+    config.model.compute_dtype = "float32"
+    config.mesh.layout = layout
+    config.update_from_flattened_dict(changes)
+    base.set_evals(config)
+    return config
+
+
+def batch_of(exp):
+    rng = np.random.default_rng(0)
+    shape = exp.batch["image"].shape
+    batch = {
+        "image": rng.integers(0, 256, shape).astype(np.uint8),
+        "label": rng.integers(0, 10, shape[0]).astype(np.int32),
+    }
+    return mesh.to_global(batch, exp.mesh)
+
+
+def compiled(layout, fsdp=4, **changes):
+    exp = experiment.assemble(config_for(layout, **changes), mesh.make_mesh(fsdp=fsdp))
+    return exp, exp.train_step.lower(exp.state, exp.batch).compile()
+
+
+VARIANTS = {
+    "flat": {},
+    "loop": {"model.unroll": 1, "model.remat": "dots_nb"},
+    "recomputed": {"model.unroll": 1, "model.remat": "full"},
+    "microbatches": {"microbatches": 2},
+    "map": {"model.pool": "map", "model.pre_logits": False},
+    "hybrid": {"model.name": "R+Ti/16", "model.depth": 1},
+    "mixer": {"model.name": "Mixer-S/16", "model.pre_logits": False}
+    | {"model.unroll": 1, "model.remat": "full"},
+}
+
+
+@pytest.fixture(scope="module")
+def losses():
+    """Of 20 steps on one batch, by variant, with every device holding everything."""
+    cache = {}
+
+    def run(layout, variant):
+        if (layout, variant) not in cache:
+            exp, step = compiled(layout, **VARIANTS[variant])
+            state, batch, found = exp.init(), batch_of(exp), []
+            for _ in range(20):
+                state, metrics = step(state, batch)
+                found.append(float(metrics["loss"]))
+            cache[layout, variant] = np.array(found)
+        return cache[layout, variant]
+
+    return run
+
+
+@pytest.mark.parametrize("variant", ["flat", "loop", "microbatches", "map"])
+@pytest.mark.parametrize("layout", ["zero1", "fsdp"])
+def test_losses_are_those_of_dp(losses, layout, variant):
+    np.testing.assert_allclose(
+        losses(layout, variant), losses("dp", variant), rtol=1e-5
+    )
+    assert losses("dp", variant)[-1] < 0.7 * losses("dp", variant)[0]
+
+
+@pytest.mark.parametrize("variant", ["hybrid", "mixer"])
+def test_one_step_of_other_families(variant):
+    norms = []
+    for layout in ("dp", "fsdp"):
+        exp, step = compiled(layout, **VARIANTS[variant])
+        _, metrics = step(exp.init(), batch_of(exp))
+        norms.append(float(metrics["grad_norm"]))
+    np.testing.assert_allclose(norms[0], norms[1], rtol=1e-4)
+
+
+def test_state_lies_where_the_layout_says():
+    for name, kind in layouts.LAYOUTS.items():
+        exp = experiment.assemble(config_for(name), mesh.make_mesh(fsdp=4))
+        specs = [
+            value.sharding.spec
+            for path, value in tree.named_leaves(exp.state)
+            if path.endswith("blocks/mlp/up/kernel")
+        ]
+        wanted = P(None, None, "fsdp") if kind.sharded else P()
+        assert len(specs) == 3 and set(specs) == {wanted}  # and Adam's two moments
+
+
+def weight_bytes(exp):
+    """Of what is gathered: the sharded leaves, in the type of the activations."""
+    width = jnp.dtype(exp.architecture.compute_dtype).itemsize
+    return sum(
+        leaf.size * width
+        for leaf in jax.tree.leaves(exp.state.params)
+        if not leaf.sharding.is_fully_replicated
+    )
+
+
+@pytest.mark.parametrize(
+    ("layout", "variant", "most"),
+    [
+        ("zero1", "flat", 2.05),
+        ("zero1", "loop", 2.05),
+        ("fsdp", "flat", 2.05),
+        ("fsdp", "recomputed", 3.1),
+    ],
+)
+def test_what_travels_is_weights_and_gradients_once(layout, variant, most):
+    exp, step = compiled(
+        layout, fsdp=8, **VARIANTS[variant], **{"model.width": 64, "model.depth": 4}
+    )
+    found = collectives.find(hlo.Module(step.as_text()))
+    sent = sum(one.bytes * one.count for one in found)
+    small = 4 * sum(
+        leaf.size
+        for leaf in jax.tree.leaves(exp.state.params)
+        if leaf.sharding.is_fully_replicated
+    )
+    assert sent <= most * weight_bytes(exp) + 2 * small
+    images = exp.batch["image"].shape[0] // 8
+    tokens = exp.architecture.tokens
+    assert not collectives.of_activations(found, rows=images, tokens=tokens)
+
+
+def test_gathered_leaves_are_cast_where_the_model_casts_them():
+    arch = models.architecture("R50+B/16", num_classes=10, posemb_at="every")
+    names = [name for name, _ in tree.named_leaves(models.abstract(arch)[1])]
+    cast = {name for name in names if tree.first_match(layouts.CAST, name)}
+    assert {"head/kernel", "blocks/posemb", "blocks/attn/query/kernel"} <= cast
+    assert not any(name.startswith("resnet/") or "norm" in name for name in cast)
+
+
+def test_what_is_kept_falls_with_what_is_computed_again():
+    arch = models.architecture("S/16", num_classes=10, compute_dtype="bfloat16")
+    kept = [fitting.bytes_per_example(arch, remat) for remat in fitting.REMATS]
+    assert kept[0] > 2 * kept[1] > 4 * kept[2] > 0
+    tokens, width, depth, pixels = 197, 384, 12, 3 * 224 * 224
+    assert kept[2] == pytest.approx(2 * (tokens * width * (depth + 1) + pixels), 0.01)
+
+
+@pytest.mark.parametrize(
+    ("gib", "wanted"),
+    [
+        (None, ("zero1", "none")),
+        (40, ("zero1", "none")),
+        (10, ("zero1", "dots_nb")),
+        (4, ("zero1", "full")),
+        (2.6, ("fsdp", "full")),
+        (0.1, ("fsdp", "full")),
+    ],
+)
+def test_the_fastest_that_fits_is_chosen(monkeypatch, gib, wanted):
+    limit = None if gib is None else int(gib * 2**30)
+    monkeypatch.setattr(hardware, "usable_memory", lambda device: limit)
+    changes = {"model.name": "L/16", "model.image_size": (224, 224)}
+    changes |= {"model.depth": 0, "model.compute_dtype": "bfloat16"}
+    changes |= {"batch_size": 512}
+    config = config_for("auto", **changes)
+    exp = experiment.assemble(config, mesh.make_mesh(fsdp=8))
+    assert (exp.layout.name, exp.architecture.remat) == wanted
+    assert exp.architecture.unroll == (0 if wanted[1] == "none" else 1)
+    config.model.remat = "dots"
+    config.mesh.layout = "dp"
+    exp = experiment.assemble(config, mesh.make_mesh(fsdp=8))
+    assert (exp.layout.name, exp.architecture.remat) == ("dp", "dots")
