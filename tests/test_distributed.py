@@ -443,6 +443,14 @@ def assert_same_end(workdir, reference):
             assert np.asarray(a).tobytes() == np.asarray(b).tobytes(), name
 
 
+def test_what_is_wrong_for_all_ends_all_and_starts_none_again(tmp_path):
+    changes = {"devices": 2, "batch_size": 63}
+    output, log = end(start(tmp_path / "run", 2, **changes), code=2)
+    for process in "01":
+        assert f"[{process}] error: batch_size=63 cannot be split over 2" in log
+    assert "supervise:" not in log and not output and not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["dp", "zero1", "fsdp"])
 @pytest.mark.parametrize("microbatches", [1, 4])
