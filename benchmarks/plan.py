@@ -194,7 +194,9 @@ CASES = (
     Case("G/14", "v5e:16x16", 4096, layout("fsdp") | KEPT, (fits(),)),
     Case("G/14", "v4:4x4x8", 4096, layout("fsdp") | KEPT, (fits(),)),
     Case("G/14", "v5e:8x8", 4096, layout("fsdp") | FULL, (fits(),)),
+    Case("G/14", "v5e:4x4", 4096, layout("fsdp") | FULL, (fits(),)),
     Case("G/14", "v4:2x4x4", 4096, layout("fsdp") | FULL, (fits(),)),
+    Case("G/14", "v4:2x2x2", 4096, layout("fsdp") | FULL, (fits(),)),
     # With code generation.
     Case(
         *("B/16", "v3:4x4", 256, layout("zero1") | FLAT),
