@@ -330,11 +330,22 @@ def test_dropout_acts_only_in_training_and_follows_its_key():
 
 
 def test_dropout_keeps_the_mean_and_zeroes_its_share():
-    x = jnp.ones((1000, 100))
-    y = layers.dropout(x, 0.25, jax.random.key(0))
-    assert float((y == 0).mean()) == pytest.approx(0.25, abs=0.01)
-    assert float(y.mean()) == pytest.approx(1.0, abs=0.01)
-    assert layers.dropout(x, 0.25, None) is x
+    for shape in ((1000, 100), (1000, 99)):
+        x = jnp.ones(shape)
+        y = layers.dropout(x, 0.25, jax.random.key(0))
+        assert float((y == 0).mean()) == pytest.approx(0.25, abs=0.005)
+        assert float(y.mean()) == pytest.approx(1.0, abs=0.005)
+        assert layers.dropout(x, 0.25, None) is x
+    half = x.astype(jnp.bfloat16)
+    assert layers.dropout(half, 0.1, jax.random.key(0)).dtype == jnp.bfloat16
+
+
+def test_two_masks_of_one_random_word_are_independent():
+    words = layers._random_16_bits(jax.random.key(0), (4000, 64)).astype(jnp.float32)
+    assert float(words.mean()) == pytest.approx(2**15, rel=0.01)
+    centered = (words - 2**15) / 2**16
+    correlation = 12 * centered.T @ centered / len(words)
+    np.testing.assert_allclose(correlation, jnp.eye(64), atol=0.08)
 
 
 @pytest.mark.parametrize("options", [{}, {"block": "axial", "pool": "mean"}], ids=str)
