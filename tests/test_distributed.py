@@ -139,6 +139,12 @@ def test_every_end_of_a_child_has_its_code_and_words(status, state, code, words)
     assert bool(actual[1]) == bool(words)
 
 
+def test_a_bug_is_not_started_again_but_a_slow_peer_is():
+    late = "Gloo context initialization failed: DEADLINE_EXCEEDED: GetKeyValue()"
+    assert distributed._code_of(RuntimeError(late)) == 42
+    assert distributed._code_of(RuntimeError("shapes do not match")) == 1
+
+
 def test_peers_that_do_not_come_are_one_error(tmp_path):
     port = free_port()
     done = subprocess.run(

@@ -172,10 +172,15 @@ def run(
     _join(cluster, start_timeout, peer_timeout)
     try:
         code = cli.guard(body)
-    except Exception:
+    except Exception as error:
         traceback.print_exc()
-        code = 1
+        code = _code_of(error)
     return _leave(code)
+
+
+def _code_of(error: Exception) -> int:
+    """1, a bug; 42 where the others did not answer in time, at the first collective."""
+    return errors.EXIT_RETRY if "DEADLINE_EXCEEDED" in str(error) else 1
 
 
 def _end_with_parent() -> None:
