@@ -13,7 +13,18 @@ import pytest
 from PIL import Image
 
 from configs import quickstart
-from vit_jax import checkpoint, errors, experiment, mesh, pretrained, train, tree
+from vit_jax import (
+    checkpoint,
+    errors,
+    experiment,
+    hardware,
+    mesh,
+    pretrained,
+    train,
+    tree,
+)
+
+HANDLERS = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
 
 
 def small(**changes):
@@ -111,8 +122,8 @@ def test_two_resumes_end_in_the_same_bits(whole, tmp_path, device_mesh):
 
 
 def test_signal_handlers_are_put_back(whole):
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    now = {number: signal.getsignal(number) for number in HANDLERS}
+    assert now == HANDLERS
 
 
 def test_a_finished_run_says_so_and_changes_nothing(whole, device_mesh):
@@ -138,6 +149,19 @@ def test_another_config_is_refused_by_name(whole, device_mesh):
     text = str(caught.value)
     assert "seed: 0 there, 3 in this call" in text
     assert "optimizer.lr: 0.002 there, 0.5 in this call" in text
+
+
+def test_a_step_that_cannot_fit_is_refused_and_leaves_nothing(
+    tmp_path, device_mesh, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(hardware, "usable_memory", lambda device: 2**16)
+        with pytest.raises(errors.UserError, match="smaller, cheapest first") as caught:
+            train.run(small(total="1 steps"), tmp_path, device_mesh)
+    assert len(str(caught.value).splitlines()) <= 10
+    assert not list(tmp_path.glob("*.json*"))
+    other = small(total="1 steps", **{"model.depth": 1})
+    assert "test/top1" in train.run(other, tmp_path, device_mesh)
 
 
 def test_free_settings_may_change(whole, device_mesh):

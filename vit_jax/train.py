@@ -399,7 +399,12 @@ def run(
     source = _train_source(exp)
     evaluations = make_evaluations(exp)
     workdir_lib.write_config(workdir, exp.config)
-    exp = _compiled(exp)
+    try:
+        exp = _compiled(exp)
+    except errors.UserError:
+        if checkpoints.latest() is None:  # so the next try may be another configuration
+            workdir_lib.remove_config(workdir)
+        raise
     state, start = restore_or_start(exp, checkpoints)
     batches = _train_batches(exp, source)
     run_ = Run(exp, workdir, checkpoints, evaluations, start)

@@ -10,7 +10,8 @@ import jax
 
 from vit_jax import errors, metrics, validation
 
-# What may change between the calls that make up one run: it moves no bit of the result.
+# What may change between the calls that make up one run: nothing but rounding depends
+# on it.
 FREE = (
     "log_every",
     "eval_every",
@@ -19,6 +20,8 @@ FREE = (
     "data.data_dir",
     "data.cache",
     "data.threads",
+    "model.remat",
+    "model.unroll",
     "mesh.",
     "evals.",
 )
@@ -54,6 +57,11 @@ def write_config(workdir: Path, config: Mapping[str, Any]) -> None:
             f"workdir {workdir} cannot be written: {error.strerror or error}; "
             "want a folder you may write to, with space: --workdir=PATH"
         ) from error
+
+
+def remove_config(workdir: Path) -> None:
+    """Undoes `write_config` for a run that did not start."""
+    (workdir / "config.json").unlink(missing_ok=True)
 
 
 def _check_same(
