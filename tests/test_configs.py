@@ -21,7 +21,7 @@ RECIPES = [
     ("finetune", "H/14,imagenet_table2"),
     ("finetune", "H/14,pets,dev"),
     ("finetune", "R50+B/16,flowers"),
-    ("finetune", "BiT-R152x4,cifar10"),
+    ("finetune", "BiT-R50x1,cifar10"),
     ("finetune", "Axial-B/16,cifar100"),
     ("finetune", "AxialResNet50,pets"),
     ("finetune", "Mixer-B/16,cifar10"),

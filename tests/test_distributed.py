@@ -379,6 +379,7 @@ def pair(tmp_path_factory):
 PAIR = {"total": "60 steps", "save_every": "10 steps", "ema": 0.9, "devices": 2}
 
 
+@pytest.mark.slow
 def test_two_processes_compute_what_one_does(pair, tmp_path):
     """The losses of 20 steps, and every example of the test split counted once."""
     workdir, output, *_ = pair
@@ -393,6 +394,7 @@ def test_two_processes_compute_what_one_does(pair, tmp_path):
     assert printed[0]["test/top1"] == pytest.approx(figures["test/top1"], abs=3 / 359)
 
 
+@pytest.mark.slow
 def test_only_process_0_writes(pair):
     workdir, output, log, _ = pair
     steps = [line["step"] for line in lines(workdir) if "loss" in line]
@@ -408,16 +410,13 @@ KILL = (1, signal.SIGKILL, 25)
 KILL_COORDINATOR = (0, signal.SIGKILL, 25)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 @pytest.mark.parametrize(
     ("faults", "lost"),
     [
         ([TERM, KILL], "[0] stopped: lost process 1."),
-        pytest.param(
-            [KILL_COORDINATOR],
-            "[1] stopped: lost the coordinator, process 0.",
-            marks=pytest.mark.slow,
-        ),
+        ([KILL_COORDINATOR], "[1] stopped: lost the coordinator, process 0."),
     ],
 )
 def test_faults_of_any_process_end_in_the_same_bits(pair, tmp_path, faults, lost):

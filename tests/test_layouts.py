@@ -79,7 +79,6 @@ def losses():
         ("zero1", "flat"),
         ("zero1", "microbatches"),
         ("fsdp", "loop"),
-        ("fsdp", "map"),
         ("fsdp", "microbatches"),
     ],
 )
@@ -90,7 +89,8 @@ def test_losses_are_those_of_dp(losses, layout, variant):
     assert losses("dp", variant)[-1] < 0.7 * losses("dp", variant)[0]
 
 
-@pytest.mark.parametrize("variant", ["hybrid", "mixer"])
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["hybrid", "mixer", "map"])
 def test_one_step_of_other_families(variant):
     norms = []
     for layout in ("dp", "fsdp"):
