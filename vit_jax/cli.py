@@ -1,10 +1,12 @@
 """What every command shares: logs on standard error, figures on standard output."""
 
+import ctypes
 import difflib
 import json
 import logging
 import re
 import runpy
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -135,3 +137,13 @@ def run(
         sys.exit(guard(main, argv))
 
     app.run(guarded_main, flags_parser=guarded_parse)
+
+
+def end_with_parent() -> None:
+    """Has the kernel kill this process when its parent goes; on Linux only.
+
+    A thread could not: the TPU compiler keeps Python's lock while it works.
+    """
+    if sys.platform == "linux":
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)

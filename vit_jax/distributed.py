@@ -7,7 +7,6 @@ a peer is lost, which nothing inside the process can stop, and the guard turns i
 one message and exit code 42. A guard holds no device and passes on signals and output.
 """
 
-import ctypes
 import glob
 import os
 import re
@@ -168,7 +167,9 @@ def run(
     """
     if _GUARD not in os.environ:
         return _guard(cluster, [sys.executable, *sys.orig_argv[1:]], start_timeout)
-    _end_with_parent()
+    # The guard's end, even by SIGKILL, is this process's; Ctrl-C is the guard's.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cli.end_with_parent()
     _join(cluster, start_timeout, peer_timeout)
     try:
         code = cli.guard(body)
@@ -181,13 +182,6 @@ def run(
 def _code_of(error: Exception) -> int:
     """1, a bug; 42 where the others did not answer in time, at the first collective."""
     return errors.EXIT_RETRY if "DEADLINE_EXCEEDED" in str(error) else 1
-
-
-def _end_with_parent() -> None:
-    """The guard's end, even by SIGKILL, is this process's; Ctrl-C is the guard's."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _join(cluster: Cluster, start_timeout: int, peer_timeout: int) -> None:

@@ -128,7 +128,9 @@ class Classifier(resnet.Trunk):
         self.architecture = arch
         width, epsilon = arch.feature_width, style.norm_epsilon
         self.norm = resnet.GroupNorm(width, epsilon=epsilon) if final_norm else None
-        self.head = _head(arch, rngs) if arch.num_classes else None
+        self.head = layers.new_head(
+            arch.feature_width, arch.num_classes, bias=arch.head_bias, rngs=rngs
+        )
 
     def __call__(
         self,
@@ -180,20 +182,8 @@ class Classifier(resnet.Trunk):
 
     def classify(self, features: jax.Array) -> jax.Array:
         """Maps features to logits, float32; without a head, returns the features."""
-        if self.head is None:
-            return features
-        x = features.astype(self.architecture.compute_dtype)
-        return self.head(x, dtype=jnp.dtype(jnp.float32))
-
-
-def _head(arch: ResNetArchitecture, rngs: nnx.Rngs) -> layers.Linear:
-    return layers.Linear(
-        (arch.feature_width,),
-        (arch.num_classes,),
-        kernel_init=layers.zeros,
-        bias_init=nnx.initializers.constant(arch.head_bias),
-        rngs=rngs,
-    )
+        dtype = self.architecture.compute_dtype
+        return layers.classify(self.head, features, dtype)
 
 
 class BitResNet(Classifier):

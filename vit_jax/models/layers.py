@@ -141,6 +141,34 @@ class Linear(nnx.Module):
         return y + bias.reshape((1,) * len(lead) + self.outputs)
 
 
+def new_head(
+    inputs: int, classes: int, *, bias: float, rngs: nnx.Rngs
+) -> Linear | None:
+    """Returns a head of zeros with a constant bias; without classes, None."""
+    if not classes:
+        return None
+    return Linear(
+        (inputs,),
+        (classes,),
+        kernel_init=zeros,
+        bias_init=nnx.initializers.constant(bias),
+        rngs=rngs,
+    )
+
+
+def classify(head: Linear | None, features: jax.Array, dtype: str) -> jax.Array:
+    """Maps features to logits, float32; without a head, returns the features.
+
+    Args:
+        head: From `new_head`.
+        features: [..., inputs].
+        dtype: Of the products.
+    """
+    if head is None:
+        return features
+    return head(features.astype(dtype), dtype=jnp.dtype(jnp.float32))
+
+
 class LayerNorm(nnx.Module):
     """Layer normalisation over the last axis, statistics in float32."""
 

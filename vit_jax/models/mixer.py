@@ -180,7 +180,9 @@ class MlpMixer(nnx.Module):
         )
         self.blocks = make_blocks(rngs)
         self.norm = layers.LayerNorm(arch.width, epsilon=1e-6)
-        self.head = _head(arch, rngs) if arch.num_classes else None
+        self.head = layers.new_head(
+            arch.feature_width, arch.num_classes, bias=arch.head_bias, rngs=rngs
+        )
 
     def __call__(
         self,
@@ -213,10 +215,8 @@ class MlpMixer(nnx.Module):
 
     def classify(self, features: jax.Array) -> jax.Array:
         """Maps features to logits, float32; without a head, returns the features."""
-        if self.head is None:
-            return features
-        x = features.astype(self.architecture.compute_dtype)
-        return self.head(x, dtype=jnp.dtype(jnp.float32))
+        dtype = self.architecture.compute_dtype
+        return layers.classify(self.head, features, dtype)
 
     def features(
         self,
@@ -250,16 +250,6 @@ class MlpMixer(nnx.Module):
             placement=placement,
         )
         return jnp.mean(self.norm(x), axis=1).astype(jnp.float32)
-
-
-def _head(arch: MixerArchitecture, rngs: nnx.Rngs) -> layers.Linear:
-    return layers.Linear(
-        (arch.width,),
-        (arch.num_classes,),
-        kernel_init=layers.zeros,
-        bias_init=nnx.initializers.constant(arch.head_bias),
-        rngs=rngs,
-    )
 
 
 @functools.partial(

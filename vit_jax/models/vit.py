@@ -44,7 +44,9 @@ class VisionTransformer(nnx.Module):
         self.norm = layers.LayerNorm(normed, epsilon=arch.norm_epsilon)
         self.map = heads.MapHead(arch, rngs=rngs) if arch.pool == "map" else None
         self.pre_logits = _pre_logits(arch, rngs) if arch.pre_logits else None
-        self.head = _head(arch, rngs) if arch.num_classes else None
+        self.head = layers.new_head(
+            arch.feature_width, arch.num_classes, bias=arch.head_bias, rngs=rngs
+        )
         token = functools.partial(posemb.parameter, rngs=rngs)
         self.registers = token((1, arch.registers, width)) if arch.registers else None
         self.mask_token = token((1, 1, width)) if arch.mask_token else None
@@ -86,10 +88,8 @@ class VisionTransformer(nnx.Module):
 
     def classify(self, features: jax.Array) -> jax.Array:
         """Maps features to logits, float32; without a head, returns the features."""
-        if self.head is None:
-            return features
-        x = features.astype(self.architecture.compute_dtype)
-        return self.head(x, dtype=jnp.dtype(jnp.float32))
+        dtype = self.architecture.compute_dtype
+        return layers.classify(self.head, features, dtype)
 
     def features(
         self,
@@ -268,16 +268,6 @@ def _pre_logits(arch: variants.VitArchitecture, rngs: nnx.Rngs) -> layers.Linear
         (arch.pooled_width,),
         (arch.width,),
         kernel_init=layers.lecun_normal,
-        rngs=rngs,
-    )
-
-
-def _head(arch: variants.VitArchitecture, rngs: nnx.Rngs) -> layers.Linear:
-    return layers.Linear(
-        (arch.feature_width,),
-        (arch.num_classes,),
-        kernel_init=layers.zeros,
-        bias_init=nnx.initializers.constant(arch.head_bias),
         rngs=rngs,
     )
 

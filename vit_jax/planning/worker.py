@@ -5,15 +5,13 @@ code where only memory is asked for, and because it may abort. JOB is a folder w
 job.json; what is found out is written beside it, see `compiling`.
 """
 
-import ctypes
 import json
-import signal
 import sys
 import traceback
 from pathlib import Path
 from typing import Any
 
-from vit_jax import errors, experiment, mesh
+from vit_jax import cli, errors, experiment, mesh
 from vit_jax.planning import facts, footprint, topology
 
 
@@ -57,19 +55,9 @@ def _compile(folder: Path, job: dict[str, Any]) -> None:
     _write(folder / "compiled.json", figures)
 
 
-def _end_with_parent() -> None:
-    """Has the kernel kill this process when its parent goes.
-
-    A thread could not: the TPU compiler keeps Python's lock while it works.
-    """
-    if sys.platform == "linux":
-        set_parent_death_signal = 1  # PR_SET_PDEATHSIG
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-
-
 def main(folder: Path) -> None:
     """Runs the job in a folder; errors are written there too."""
-    _end_with_parent()
+    cli.end_with_parent()
     job = json.loads((folder / "job.json").read_text())
     try:
         _compile(folder, job)
