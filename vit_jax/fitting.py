@@ -63,8 +63,7 @@ def choose(
     Raises:
         errors.UserError: an unknown layout.
     """
-    if layout != AUTO:
-        errors.lookup(layouts.LAYOUTS, layout, "mesh.layout")
+    errors.lookup(dict.fromkeys([AUTO, *layouts.LAYOUTS]), layout, "mesh.layout")
     limit = hardware.usable_memory(mesh.devices.flat[0])
     candidates = [
         Choice(name, kept, _peak(architecture, name, kept, state, mesh, examples))
@@ -109,7 +108,7 @@ def _peak(
     gathered = 0
     if sharded and not (layouts.LAYOUTS[layout].again and remat != "none"):
         gathered = weights * width
-    gradients = weights * (width if not sharded else 4 // mesh.shape["fsdp"] or 1)
+    gradients = 4 * weights // mesh.shape["fsdp"] if sharded else weights * width
     block = bytes_per_example(architecture, "none") // _depth(architecture)
     kept = bytes_per_example(architecture, remat)
     return held + gathered + gradients + examples * (kept + 2 * block)
