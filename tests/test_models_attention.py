@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from vit_jax import errors, models, tree
-from vit_jax.models import attention, blocks, layers
+from vit_jax.models import attention, backends, blocks, layers
 
 GRID = (3, 4)
 
@@ -180,12 +180,12 @@ def test_row_attention_is_attention_with_a_mask_of_rows(monkeypatch):
     full = nnx.merge(nnx.graphdef(block()), nnx.state(axial.row))
     found = axial.row(tokens())
     row = np.arange(12) // GRID[1]
-    einsum = attention.ATTENTION["einsum"]
+    einsum = backends.ATTENTION["einsum"]
 
     def masked(queries, keys, values, terms):
         return einsum(queries, keys, values, terms._replace(mask=row[:, None] == row))
 
-    monkeypatch.setitem(attention.ATTENTION, "einsum", masked)
+    monkeypatch.setitem(backends.ATTENTION, "einsum", masked)
     np.testing.assert_allclose(found, full(tokens()), atol=1e-5)
 
 

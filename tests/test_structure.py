@@ -22,6 +22,7 @@ LEVELS = {
     "errors": 0,
     "tree": 0,
     "hardware": 0,
+    "compiler": 0,
     "validation": 0,
     "mesh": 1,
     "optim": 1,

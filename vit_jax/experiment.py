@@ -18,6 +18,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from vit_jax import (
+    compiler,
     errors,
     fitting,
     layouts,
@@ -296,12 +297,17 @@ def _prediction(
     pixels: Mapping[str, Any],
     task: masked.Task | None,
     layout: layouts.Layout,
+    *,
+    in_step: bool,
 ) -> masked.Masked | None:
+    # Within a step of microbatches the weights have been gathered before.
+    enter = layout.enter if in_step else _entered(layout)
+
     def apply(
         params: Any, images: jax.Array, corruption: masked.Corruption, key: Any
     ) -> jax.Array:
         return masked.predict(
-            models.merge(graphdef, layout.enter(params)),
+            models.merge(graphdef, enter(params)),
             augment.normalize(images, **pixels),
             corruption,
             key,
@@ -383,7 +389,7 @@ def assemble(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
     architecture, layout = _layout(config, architecture, abstract, mesh)
     graphdef, _ = models.abstract(architecture)
     pixels = _pixels(config, architecture)
-    prediction = _prediction(graphdef, pixels, task, layout)
+    prediction = _prediction(graphdef, pixels, task, layout, in_step=True)
     train_step = step_lib.make_train_step(
         _loss(config, graphdef, pixels, info.num_classes, prediction, layout),
         tx,
@@ -407,17 +413,26 @@ def assemble(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
         state=mesh_lib.with_shardings(abstract, layout.state),
         batch=_abstract_batch(config, info, mesh),
         init=jax.jit(make_state, out_shardings=layout.state),
-        train_step=jax.jit(
-            train_step,
-            donate_argnums=0,
-            in_shardings=(layout.state, mesh_lib.batch_sharding(mesh)),
-            out_shardings=(layout.state, mesh_lib.replicated(mesh)),
-        ),
+        train_step=_jit_step(train_step, layout, mesh),
         forward=make_forward(
             graphdef, enter=_entered(layout), placement=layout.placement, **pixels
         ),
-        prediction=prediction,
+        prediction=_prediction(graphdef, pixels, task, layout, in_step=False),
         train_transform=_train_transform(config),
+    )
+
+
+def _jit_step(
+    train_step: Callable[[step_lib.TrainState, step_lib.Batch], Any],
+    layout: layouts.Layout,
+    mesh: Mesh,
+) -> Any:
+    return jax.jit(
+        train_step,
+        donate_argnums=0,
+        in_shardings=(layout.state, mesh_lib.batch_sharding(mesh)),
+        out_shardings=(layout.state, mesh_lib.replicated(mesh)),
+        compiler_options=compiler.options(mesh.devices.flat[0]),
     )
 
 

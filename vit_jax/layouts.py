@@ -11,6 +11,7 @@ once in both.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -128,7 +129,7 @@ def make(name: str, abstract: Any, mesh: Mesh, *, dtype: str, once: bool) -> Lay
     stored = state.params
 
     def gather_all(params: Params) -> Params:
-        return _gather_tree(params, stored, jnp.dtype(dtype))
+        return _gather_tree(params, stored, abstract.params, jnp.dtype(dtype))
 
     def scatter(gradients: Params) -> Params:
         gradients = jax.lax.with_sharding_constraint(gradients, stored)
@@ -136,7 +137,7 @@ def make(name: str, abstract: Any, mesh: Mesh, *, dtype: str, once: bool) -> Lay
 
     if once and not kind.again:
         return Layout(name, state, Placement(pin), _same, gather_all, scatter)
-    enter, gather_block = _by_block(stored, jnp.dtype(dtype))
+    enter, gather_block = _by_block(stored, abstract.params, jnp.dtype(dtype))
     placement = Placement(pin, gather_block, kind.again)
     return Layout(name, state, placement, enter, _same, scatter)
 
@@ -147,21 +148,32 @@ def _pinned(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
 
 
 def _by_block(
-    stored: Params, dtype: jnp.dtype
+    stored: Params, shapes: Params, dtype: jnp.dtype
 ) -> tuple[Callable[[Params], Params], Callable[[Params], Params]]:
     """Functions that gather what is outside the blocks, and one block."""
     outside = {name: value for name, value in stored.items() if name != BLOCKS}
 
     def enter(params: Params) -> Params:
         rest = {name: params[name] for name in outside}
-        return params | _gather_tree(rest, outside, dtype)
+        rest = _gather_tree(rest, outside, shapes, dtype)
+        if BLOCKS not in stored:
+            return rest
+        # All layers at once: compilers put the view of one behind its gather.
+        blocks = jax.tree.map(_as_gathered, params[BLOCKS], stored[BLOCKS])
+        return rest | {BLOCKS: blocks}
 
     if BLOCKS not in stored:
         return enter, _same
     one = {BLOCKS: jax.tree.map(_without_layers, stored[BLOCKS])}
+    whole = {
+        BLOCKS: jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype),
+            shapes[BLOCKS],
+        )
+    }
 
     def gather_block(params: Params) -> Params:
-        return _gather_tree({BLOCKS: params}, one, dtype)[BLOCKS]
+        return _gather_tree({BLOCKS: params}, one, whole, dtype)[BLOCKS]
 
     return enter, gather_block
 
@@ -170,13 +182,46 @@ def _without_layers(sharding: NamedSharding) -> NamedSharding:
     return NamedSharding(sharding.mesh, P(*sharding.spec[1:]))
 
 
-def _gather_tree(params: Params, stored: Params, dtype: jnp.dtype) -> Params:
-    """Gathers every sharded leaf; the others stay as they are."""
+def _gather_tree(
+    params: Params, stored: Params, shapes: Params, dtype: jnp.dtype
+) -> Params:
+    """Gathers every sharded leaf, to its own shape; the others stay as they are."""
 
-    def gather(name: str, leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
+    def gather(
+        name: str, leaf: jax.Array, sharding: NamedSharding, whole: jax.Array
+    ) -> jax.Array:
         if sharding.is_fully_replicated:
             return leaf
         cast = tree.first_match(CAST, name)
-        return _gather(leaf, sharding, dtype if cast else leaf.dtype)
+        view, spec = _merged(whole.shape, sharding.spec)
+        gathered = _gather(
+            leaf.reshape(view),
+            NamedSharding(sharding.mesh, spec),
+            dtype if cast else leaf.dtype,
+        )
+        return gathered.reshape(whole.shape)
 
-    return tree.map_named(gather, params, stored)
+    return tree.map_named(
+        gather, params, stored, {name: shapes[name] for name in params}
+    )
+
+
+def _merged(shape: tuple[int, ...], spec: P) -> tuple[tuple[int, ...], P]:
+    """A view with one axis for all before the sharded one, and one for all after.
+
+    On TPU the last axis fills lanes of 128. Heads of 64 would travel in half empty
+    ones, and the products of their gradients be laid out alike: 8 % of an L/16 step.
+    """
+    sharded = next(i for i, axis in enumerate(spec) if axis is not None)
+    before, after = math.prod(shape[:sharded]), math.prod(shape[sharded + 1 :])
+    axes = ((before, None), (shape[sharded], spec[sharded]), (after, None))
+    kept = [(size, axis) for size, axis in axes if axis is not None or size > 1]
+    return tuple(size for size, _ in kept), P(*(axis for _, axis in kept))
+
+
+def _as_gathered(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
+    """A stacked leaf with the rest of its shape as it is gathered."""
+    if sharding.is_fully_replicated:
+        return leaf
+    view, _ = _merged(leaf.shape[1:], P(*sharding.spec[1:]))
+    return leaf.reshape(leaf.shape[0], *view)

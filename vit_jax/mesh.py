@@ -14,9 +14,9 @@ from jax.sharding import PartitionSpec as P
 from vit_jax import errors, tree
 
 AXES = ("data", "fsdp")
-# More devices than these gain little memory and travel longer ways: one axis of the
+# More chips than these gain little memory and travel longer ways: one axis of the
 # torus of a pod.
-MOST_FSDP = 16
+MOST_FSDP_CHIPS = 16
 
 # Dimension of each kind of weight that the fsdp axis shards (None: replicated). The
 # optimizer's moments carry the same names behind a prefix, so the rows serve them too.
@@ -56,7 +56,7 @@ def make_mesh(
     Args:
         data: devices along the data axis; -1 takes all that fsdp leaves.
         fsdp: devices that share one copy of the parameters and optimizer state; 0: 1 on
-            CPUs, elsewhere the largest divisor of a slice up to `MOST_FSDP`.
+            CPUs, elsewhere the largest divisor of a slice up to `MOST_FSDP_CHIPS`.
         slices: TPU slices of the run; 1 takes as many as the devices say they are.
         devices: of the mesh; None: `jax.devices()`.
 
@@ -94,7 +94,8 @@ def _default_fsdp(group: Sequence[jax.Device], data: int) -> int:
         return max(len(group) // data, 1)
     if group[0].platform == "cpu":
         return 1
-    most = min(MOST_FSDP, len(group))
+    cores = 1 + max(getattr(device, "core_on_chip", 0) for device in group)
+    most = min(MOST_FSDP_CHIPS * cores, len(group))
     return max(n for n in range(1, most + 1) if len(group) % n == 0)
 
 

@@ -1,4 +1,4 @@
-"""Multi-head attention: its back ends, masks over the grid and relative positions.
+"""Multi-head attention, masks over the grid and relative positions.
 
 Einsum letters: b batch, n tokens (q and k), d width, h heads, e head width, r offsets.
 """
@@ -6,15 +6,13 @@ Einsum letters: b batch, n tokens (q and k), d width, h heads, e head width, r o
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from vit_jax.models import layers, posemb
+from vit_jax.models import backends, layers, posemb
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,71 +70,6 @@ def offset_logits(
     return jnp.pad(logits, ((0, 0), (0, 0), (prefix, 0), (prefix, 0)))
 
 
-class Terms(NamedTuple):
-    """What a back end heeds beside queries, keys and values.
-
-    Attributes:
-        bias: [b, h, n, n], added to the logits; None: nothing.
-        mask: bool [n, n], what is seen; None: everything.
-        dtype: Of the logits; None: of the queries.
-        rate: Of dropout of the probabilities.
-        key: For dropout; None: no dropout.
-    """
-
-    bias: jax.Array | None
-    mask: np.ndarray | None
-    dtype: jnp.dtype | None
-    rate: float
-    key: jax.Array | None
-
-
-# From scaled queries, keys and values [b, n, h, e] to heads [b, n, h, e].
-BackEnd = Callable[[jax.Array, jax.Array, jax.Array, Terms], jax.Array]
-
-
-def _einsum(
-    queries: jax.Array, keys: jax.Array, values: jax.Array, terms: Terms
-) -> jax.Array:
-    # Heads first: XLA's CPU matrix products take half the time of "bqhe,bkhe" ones
-    # (10 % of an S/16 step); on TPU it picks this layout by itself.
-    q, k, v = (y.transpose(0, 2, 1, 3) for y in (queries, keys, values))
-    # In bfloat16 the logits are bfloat16 and the softmax float32: 14 % less time
-    # than float32 logits for a B/16 block on TPU v5e.
-    logits = jnp.einsum("bhqe,bhke->bhqk", q, k, preferred_element_type=terms.dtype)
-    if terms.bias is not None:
-        logits = logits + terms.bias
-    if terms.mask is not None:
-        lowest = jnp.finfo(logits.dtype).min
-        logits = jnp.where(terms.mask[None, None], logits, lowest)
-    weights = jax.nn.softmax(logits.astype(jnp.float32), axis=-1).astype(v.dtype)
-    weights = layers.dropout(weights, terms.rate, terms.key)
-    heads = jnp.einsum("bhqk,bhke->bhqe", weights, v)
-    return heads.transpose(0, 2, 1, 3)
-
-
-def _dot_product(
-    queries: jax.Array, keys: jax.Array, values: jax.Array, terms: Terms
-) -> jax.Array:
-    """JAX's own, with float32 logits; in half precision on a GPU cuDNN's kernel."""
-    assert terms.key is None or terms.rate == 0, "dot_product has no dropout"
-    attend = functools.partial(
-        jax.nn.dot_product_attention,
-        bias=terms.bias,
-        mask=None if terms.mask is None else jnp.asarray(terms.mask)[None, None],
-        scale=1.0,
-    )
-    if jax.default_backend() != "gpu" or queries.dtype == jnp.float32:
-        return attend(queries, keys, values)
-    return jax.lax.platform_dependent(
-        *(queries, keys, values),
-        cuda=functools.partial(attend, implementation="cudnn"),
-        default=attend,
-    )
-
-
-ATTENTION: dict[str, BackEnd] = {"einsum": _einsum, "dot_product": _dot_product}
-
-
 class Attention(nnx.Module):
     """Multi-head attention (the paper's appendix A) with the options of the family.
 
@@ -144,7 +77,7 @@ class Attention(nnx.Module):
         bias: Whether queries, keys and values have biases.
         norm_epsilon: Of LayerNorms over each head of queries and keys; None: without.
         dropout: Rate on the probabilities.
-        backend: A name of `ATTENTION`.
+        backend: A name of `backends.ATTENTION`.
         logits_dtype: "compute" or "float32".
         mask: What is seen; None: everything.
         offsets: Patches among which a table of relative positions is learned; 0: none.
@@ -205,14 +138,14 @@ class Attention(nnx.Module):
         dtype = jnp.dtype(jnp.float32) if self.logits_dtype == "float32" else None
         if self.relative is not None:
             relative = self.relative[...]
-        terms = Terms(
+        terms = backends.Terms(
             bias=None if relative is None else offset_logits(q, relative, dtype=dtype),
             mask=None if self.mask is None else visible(self.mask),
             dtype=dtype,
             rate=self.dropout,
             key=key,
         )
-        heads = ATTENTION[self.backend](q, k, v, terms)
+        heads = backends.ATTENTION[self.backend](q, k, v, terms)
         return self.out(heads)
 
 

@@ -35,7 +35,8 @@ class Placement:
     Attributes:
         pin: Applied to the tokens [b, n, d] (or feature maps) at the entry and exit of
             every block (stage), to fix their sharding.
-        gather: From one block's stored parameters to those it computes with.
+        gather: From one block's parameters, as they enter the model, to those it
+            computes with.
         again: Whether the backward pass gathers them once more instead of keeping
             them; only where the block is recomputed, that is with remat.
     """
