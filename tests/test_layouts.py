@@ -189,3 +189,15 @@ def test_the_fastest_that_fits_is_chosen(monkeypatch, gib, wanted):
     config.mesh.layout = "dp"
     exp = experiment.assemble(config, mesh.make_mesh(fsdp=8))
     assert (exp.layout.name, exp.architecture.remat) == ("dp", "dots")
+
+
+def test_weights_travel_with_heads_and_their_width_as_one_axis():
+    exp = experiment.assemble(config_for("zero1"), mesh.make_mesh(fsdp=4))
+    params = exp.init().params
+    entered = exp.layout.enter(params)["blocks"]
+    layers, width, heads, each = params["blocks"]["attn"]["query"]["kernel"].shape
+    assert entered["attn"]["query"]["kernel"].shape == (layers, width, heads * each)
+    assert entered["attn"]["out"]["kernel"].shape == (layers, heads * each, width)
+    first = exp.layout.placement.gather(jax.tree.map(lambda leaf: leaf[0], entered))
+    stored = jax.tree.map(lambda leaf: leaf[0], params["blocks"])
+    jax.tree.map(np.testing.assert_array_equal, first, stored)

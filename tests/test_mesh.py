@@ -1,6 +1,7 @@
 """The mesh and where leaves and batches live."""
 
 import dataclasses
+import types
 
 import jax
 import numpy as np
@@ -30,6 +31,15 @@ class FakeDevice:
     process_index: int = 0
     device_kind: str = "fake"
     platform: str = "fake"
+
+
+@pytest.mark.parametrize(("cores", "fsdp"), [(1, 16), (2, 32)])
+def test_by_default_weights_are_shared_by_16_chips(cores, fsdp):
+    devices = [
+        types.SimpleNamespace(platform="tpu", core_on_chip=i % cores) for i in range(64)
+    ]
+    assert mesh._default_fsdp(devices, -1) == fsdp
+    assert mesh._default_fsdp(devices, 32) == 2
 
 
 def test_fsdp_stays_inside_a_slice():
