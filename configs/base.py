@@ -119,10 +119,13 @@ def get_config() -> ConfigDict:
     )
 
     config.mesh = ConfigDict()
-    config.mesh.data = -1  # devices along the data axis; -1: all that fsdp leaves
+    config.mesh.data = -1  # devices along the data axis; -1: all the others leave
     # Devices that share one copy of weights and optimizer state; 0: 1 on CPUs, on
     # accelerators up to 16 of one slice.
     config.mesh.fsdp = 0
+    # Devices that compute on the same images, each with a part of the heads and of the
+    # MLP: for huge models with few images a device.
+    config.mesh.tensor = 1
     config.mesh.slices = 1  # TPU slices; the data axis joins them
     # How the state lies on them: dp | zero1 | fsdp | auto: the fastest that fits
     config.mesh.layout = "auto"

@@ -38,8 +38,9 @@ def batch_of(exp):
     return mesh.to_global(batch, exp.mesh)
 
 
-def compiled(layout, fsdp=4, **changes):
-    exp = experiment.assemble(config_for(layout, **changes), mesh.make_mesh(fsdp=fsdp))
+def compiled(layout, fsdp=4, tensor=1, **changes):
+    device_mesh = mesh.make_mesh(fsdp=fsdp, tensor=tensor)
+    exp = experiment.assemble(config_for(layout, **changes), device_mesh)
     return exp, exp.train_step.lower(exp.state, exp.batch).compile()
 
 
@@ -87,6 +88,23 @@ def test_losses_are_those_of_dp(losses, layout, variant):
         losses(layout, variant), losses("dp", variant), rtol=1e-5
     )
     assert losses("dp", variant)[-1] < 0.7 * losses("dp", variant)[0]
+
+
+@pytest.mark.parametrize(
+    ("layout", "variant"), [("dp", "flat"), ("zero1", "flat"), ("fsdp", "loop")]
+)
+def test_losses_with_a_tensor_axis_are_those_without(losses, layout, variant):
+    exp, step = compiled(layout, fsdp=2, tensor=2, **VARIANTS[variant])
+    cut = {
+        axis
+        for sharding in jax.tree.leaves(exp.layout.state.params["blocks"])
+        for axis in jax.tree.leaves(tuple(sharding.spec))
+    }
+    assert cut == ({"tensor"} if layout == "dp" else {"fsdp", "tensor"})
+    state, batch = exp.init(), batch_of(exp)
+    for expected in losses("dp", variant):
+        state, metrics = step(state, batch)
+        np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
 
 
 @pytest.mark.slow

@@ -12,8 +12,11 @@ from vit_jax import errors, mesh, models, tree
 
 
 def test_mesh_covers_the_devices():
-    assert dict(mesh.make_mesh().shape) == {"data": 8, "fsdp": 1}
-    assert dict(mesh.make_mesh(fsdp=4).shape) == {"data": 2, "fsdp": 4}
+    assert mesh.make_mesh().devices.shape == (8, 1, 1)
+    assert mesh.make_mesh(fsdp=4).devices.shape == (2, 4, 1)
+    assert mesh.make_mesh(fsdp=2, tensor=2).devices.shape == (2, 2, 2)
+    assert mesh.make_mesh(data=2, fsdp=0, tensor=2).devices.shape == (2, 2, 2)
+    assert mesh.AXES == mesh.make_mesh().axis_names == ("data", "fsdp", "tensor")
 
 
 @pytest.mark.parametrize(("data", "fsdp"), [(-1, 3), (3, 1), (0, 8), (4, 4)])
@@ -38,16 +41,17 @@ def test_by_default_weights_are_shared_by_16_chips(cores, fsdp):
     devices = [
         types.SimpleNamespace(platform="tpu", core_on_chip=i % cores) for i in range(64)
     ]
-    assert mesh._default_fsdp(devices, -1) == fsdp
-    assert mesh._default_fsdp(devices, 32) == 2
+    assert mesh._default_fsdp(devices, -1, 1) == fsdp
+    assert mesh._default_fsdp(devices, -1, 2) == fsdp // 2
+    assert mesh._default_fsdp(devices, 32, 1) == 2
 
 
 def test_fsdp_stays_inside_a_slice():
     # Interleaved, as no real runtime gives them: the order must not matter.
     devices = [FakeDevice(i, slice_index=i % 2) for i in range(8)]
     grid = mesh.make_mesh(fsdp=2, devices=devices).devices
-    assert grid.shape == (4, 2)
-    found = [{device.slice_index for device in row} for row in grid]
+    assert grid.shape == (4, 2, 1)
+    found = [{device.slice_index for device in row.flat} for row in grid]
     assert found == [{0}, {0}, {1}, {1}]
     with pytest.raises(errors.UserError, match="does not divide the 4 devices"):
         mesh.make_mesh(fsdp=8, devices=devices)
@@ -64,10 +68,7 @@ def test_devices_without_slices_are_cut_in_equal_ones():
 
 
 def test_a_mesh_over_some_of_the_devices():
-    assert dict(mesh.make_mesh(devices=jax.devices()[:2]).shape) == {
-        "data": 2,
-        "fsdp": 1,
-    }
+    assert mesh.make_mesh(devices=jax.devices()[:2]).devices.shape == (2, 1, 1)
 
 
 def test_rules_shard_weights_and_their_moments_alike():
@@ -113,6 +114,50 @@ def test_what_stays_whole_is_small_in_every_family(name, options):
     }
     total = sum(leaf.size for leaf in leaves.values())
     assert sum(whole.values()) < 0.01 * total, whole
+
+
+def test_tensor_cuts_heads_and_hidden_widths_and_shares_an_axis_with_fsdp():
+    device_mesh = mesh.make_mesh(fsdp=2, tensor=2)
+    arch = models.architecture("Ti/16", num_classes=10, heads=4, depth=2)
+    placed = dict(
+        tree.named_leaves(mesh.shardings(models.abstract(arch)[1], device_mesh))
+    )
+    wanted = {
+        "blocks/attn/query/kernel": P(None, "fsdp", "tensor"),
+        "blocks/attn/query/bias": P(None, "tensor"),
+        "blocks/attn/out/kernel": P(None, "tensor", None, "fsdp"),
+        "blocks/attn/out/bias": P(),
+        "blocks/mlp/up/kernel": P(None, None, ("tensor", "fsdp")),
+        "blocks/mlp/up/bias": P(None, "tensor"),
+        "blocks/mlp/down/kernel": P(None, ("tensor", "fsdp")),
+        "blocks/norm1/scale": P(),
+        "head/kernel": P("fsdp"),
+    }
+    assert {name: placed[name].spec for name in wanted} == wanted
+    whole = mesh.shardings(models.abstract(arch)[1], device_mesh, sharded=False)
+    specs = [tuple(sharding.spec) for sharding in jax.tree.leaves(whole)]
+    used = set(jax.tree.leaves(specs))
+    assert used == {"tensor"}
+
+
+def test_heads_that_tensor_does_not_divide_stay_whole():
+    device_mesh = mesh.make_mesh(tensor=2)
+    arch = models.architecture("Ti/16", num_classes=10, depth=2)  # 3 heads
+    placed = mesh.shardings(models.abstract(arch)[1], device_mesh)
+    assert placed["blocks"]["attn"]["query"]["kernel"].is_fully_replicated
+    assert not placed["blocks"]["mlp"]["up"]["kernel"].is_fully_replicated
+
+
+def test_a_tensor_group_has_the_same_images():
+    device_mesh = mesh.make_mesh(fsdp=2, tensor=2)
+    assert mesh.batch_parts(device_mesh) == 4
+    batch = mesh.to_global({"label": np.arange(8)}, device_mesh)["label"]
+    rows = {s.device: tuple(np.asarray(s.data)) for s in batch.addressable_shards}
+    for group in device_mesh.devices.reshape(4, 2):
+        assert len({rows[device] for device in group}) == 1
+    mesh.check_batch("batch_size", 4, device_mesh)
+    with pytest.raises(errors.UserError, match="over 4 devices and 2 microbatches"):
+        mesh.check_batch("batch_size", 12, device_mesh, microbatches=2)
 
 
 def test_batches_become_global_and_come_back():

@@ -130,7 +130,12 @@ def test_an_impossible_configuration_is_the_users_error(config):
 # Of a v3 slice of 32 devices: a step of 100 Mcycles, 10 GiB at its peak.
 FACTS = {
     **{"model": "L/16", "remat": "dots_nb", "unroll": 1, "layout": "zero1"},
-    **{"mesh": {"data": 2, "fsdp": 16}, "device_kind": "TPU v3", "devices": 32},
+    **{
+        "mesh": {"data": 2, "fsdp": 16},
+        "device_kind": "TPU v3",
+        "devices": 32,
+        "batch_parts": 32,
+    },
     **{"hosts": 4, "batch_size": 256, "microbatches": 1, "total_steps": 1000},
     **{"tokens": 197, "lengths": [768], "forward_macs": 10**9, "parameters": 10**6},
     **{"state_bytes": 12 * 10**6, "usable_bytes": int(15.48 * GIB)},

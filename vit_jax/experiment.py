@@ -55,7 +55,7 @@ class Experiment:
 
     Attributes:
         config: the resolved configuration, a plain nested dict.
-        mesh: axes ("data", "fsdp").
+        mesh: from `mesh.make_mesh`.
         architecture: of the model.
         layout: of the state on the mesh.
         preprocessing: of images at evaluation.
@@ -234,7 +234,9 @@ def _layout(
 ) -> tuple[models.Architecture, layouts.Layout]:
     """Decides what is "auto", says so, and lays out the state."""
     wanted, remat = config["mesh"]["layout"], config["model"]["remat"]
-    examples = config["batch_size"] // config["microbatches"] // mesh.size
+    examples = (
+        config["batch_size"] // config["microbatches"] // mesh_lib.batch_parts(mesh)
+    )
     choice = fitting.choose(
         wanted,
         remat,

@@ -57,7 +57,7 @@ def choose(
         remat: Of the architecture, or "auto".
         architecture: Its own `remat` does not count.
         state: Shapes of the training state.
-        mesh: Axes ("data", "fsdp").
+        mesh: From `mesh.make_mesh`.
         examples: Of one microbatch on one device.
 
     Raises:
@@ -103,7 +103,8 @@ def _peak(
         math.prod(s.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf, s in zip(jax.tree.leaves(state), jax.tree.leaves(placed))
     )
-    weights = models.count_parameters(architecture)
+    # Along tensor. What it saves of the activations is left out: an upper bound.
+    weights = models.count_parameters(architecture) // mesh.shape["tensor"]
     width = jnp.dtype(architecture.compute_dtype).itemsize
     gathered = 0
     if sharded and not (layouts.LAYOUTS[layout].again and remat != "none"):

@@ -11,7 +11,6 @@ once in both.
 """
 
 import functools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -60,8 +59,11 @@ CAST: tree.Rules[bool] = (
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _gather(leaf: jax.Array, stored: NamedSharding, dtype: jnp.dtype) -> jax.Array:
-    """The whole leaf in `dtype`; its gradient goes straight to the shard."""
-    whole = NamedSharding(stored.mesh, P())
+    """The leaf whole along fsdp, in `dtype`; its gradient goes back in shards."""
+    axes = [
+        tuple(a for a in names if a != "fsdp") for names in _axes(stored, leaf.ndim)
+    ]
+    whole = NamedSharding(stored.mesh, mesh_lib.partition(axes))
     return jax.lax.with_sharding_constraint(leaf.astype(dtype), whole)
 
 
@@ -113,7 +115,7 @@ def make(name: str, abstract: Any, mesh: Mesh, *, dtype: str, once: bool) -> Lay
     Args:
         name: Key of `LAYOUTS`.
         abstract: The `TrainState` of shapes.
-        mesh: Axes ("data", "fsdp").
+        mesh: From `mesh.make_mesh`.
         dtype: Of the activations.
         once: The step has several microbatches: "zero1" gathers everything before the
             first, and keeps it.
@@ -190,15 +192,11 @@ def _gather_tree(
     def gather(
         name: str, leaf: jax.Array, sharding: NamedSharding, whole: jax.Array
     ) -> jax.Array:
-        if sharding.is_fully_replicated:
+        if not _over_fsdp(sharding):
             return leaf
         cast = tree.first_match(CAST, name)
-        view, spec = _merged(whole.shape, sharding.spec)
-        gathered = _gather(
-            leaf.reshape(view),
-            NamedSharding(sharding.mesh, spec),
-            dtype if cast else leaf.dtype,
-        )
+        view, where = _merged(whole.shape, sharding)
+        gathered = _gather(leaf.reshape(view), where, dtype if cast else leaf.dtype)
         return gathered.reshape(whole.shape)
 
     return tree.map_named(
@@ -206,22 +204,39 @@ def _gather_tree(
     )
 
 
-def _merged(shape: tuple[int, ...], spec: P) -> tuple[tuple[int, ...], P]:
-    """A view with one axis for all before the sharded one, and one for all after.
+def _axes(sharding: NamedSharding, dimensions: int) -> list[tuple[str, ...]]:
+    """The mesh axes of every dimension of an array."""
+    names = [(n,) if isinstance(n, str) else tuple(n or ()) for n in sharding.spec]
+    return names + [()] * (dimensions - len(names))
+
+
+def _over_fsdp(sharding: NamedSharding) -> bool:
+    return any("fsdp" in names for names in _axes(sharding, len(sharding.spec)))
+
+
+def _merged(
+    shape: tuple[int, ...], sharding: NamedSharding
+) -> tuple[tuple[int, ...], NamedSharding]:
+    """A view whose last axes are merged as far as the shards allow.
 
     On TPU the last axis fills lanes of 128. Heads of 64 would travel in half empty
     ones, and the products of their gradients be laid out alike: 8 % of an L/16 step.
     """
-    sharded = next(i for i, axis in enumerate(spec) if axis is not None)
-    before, after = math.prod(shape[:sharded]), math.prod(shape[sharded + 1 :])
-    axes = ((before, None), (shape[sharded], spec[sharded]), (after, None))
-    kept = [(size, axis) for size, axis in axes if axis is not None or size > 1]
-    return tuple(size for size, _ in kept), P(*(axis for _, axis in kept))
+    sizes: list[int] = []
+    kept: list[tuple[str, ...]] = []
+    for size, names in zip(shape, _axes(sharding, len(shape))):
+        # What follows a dimension cut by tensor alone lies within its parts.
+        if not names and sizes and "fsdp" not in kept[-1]:
+            sizes[-1] *= size
+        else:
+            sizes.append(size)
+            kept.append(names)
+    return tuple(sizes), NamedSharding(sharding.mesh, mesh_lib.partition(kept))
 
 
 def _as_gathered(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
     """A stacked leaf with the rest of its shape as it is gathered."""
-    if sharding.is_fully_replicated:
+    if not _over_fsdp(sharding):
         return leaf
-    view, _ = _merged(leaf.shape[1:], P(*sharding.spec[1:]))
+    view, _ = _merged(leaf.shape[1:], _without_layers(sharding))
     return leaf.reshape(leaf.shape[0], *view)

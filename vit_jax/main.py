@@ -59,7 +59,8 @@ def _train(config: ConfigDict, workdir: Path) -> None:
     from vit_jax import mesh, train
 
     shape = config.mesh
-    device_mesh = mesh.make_mesh(data=shape.data, fsdp=shape.fsdp, slices=shape.slices)
+    axes = {name: shape[name] for name in ("data", "fsdp", "tensor", "slices")}
+    device_mesh = mesh.make_mesh(**axes)
     logging.info("workdir %s", workdir)
     figures = train.run(config, workdir, device_mesh, profile=_PROFILE.value)
     for name, value in figures.items():

@@ -13,7 +13,9 @@ from jax.sharding import PartitionSpec as P
 
 from vit_jax import errors, tree
 
-AXES = ("data", "fsdp")
+AXES = ("data", "fsdp", "tensor")
+# Images are spread over these; all of a tensor group work on the same ones.
+BATCH_AXES = ("data", "fsdp")
 # More chips than these gain little memory and travel longer ways: one axis of the
 # torus of a pod.
 MOST_FSDP_CHIPS = 16
@@ -39,64 +41,84 @@ SHARDED_DIMENSION: tree.Rules[int | None] = (
     (r".*", None),
 )
 
+# Likewise for the tensor axis: the heads of attention and the hidden width of the MLP,
+# whose products then need one sum of activations each.
+TENSOR_DIMENSION: tree.Rules[int | None] = (
+    (r"/v_(row|col)/", None),
+    (r"blocks/.*attn/(query|key|value)/kernel$", 2),
+    (r"blocks/.*attn/(query|key|value)/bias$", 1),
+    (r"blocks/.*attn/out/kernel$", 1),
+    (r"blocks/.*(mlp|channels)/(up|gate)/kernel$", 2),
+    (r"blocks/.*(mlp|channels)/(up|gate)/bias$", 1),
+    (r"blocks/.*(mlp|channels)/down/kernel$", 1),
+    (r".*", None),
+)
+
 
 def make_mesh(
     *,
     data: int = -1,
     fsdp: int = 1,
+    tensor: int = 1,
     slices: int = 1,
     devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
-    """Returns a mesh over all devices with axes ("data", "fsdp").
+    """Returns a mesh over all devices with axes ("data", "fsdp", "tensor").
 
     The devices that share one copy of the weights are neighbours on the chip network,
     along one axis of its torus where the shape allows that. Slices are joined by a
     slower network, which only the data axis crosses.
 
     Args:
-        data: devices along the data axis; -1 takes all that fsdp leaves.
+        data: devices along the data axis; -1 takes all that the others leave.
         fsdp: devices that share one copy of the parameters and optimizer state; 0: 1 on
             CPUs, elsewhere the largest divisor of a slice up to `MOST_FSDP_CHIPS`.
+        tensor: devices that compute on the same images, each with its part of every
+            block's heads and hidden width. The nearest neighbours.
         slices: TPU slices of the run; 1 takes as many as the devices say they are.
         devices: of the mesh; None: `jax.devices()`.
 
     Raises:
-        UserError: the product is not the number of devices, or fsdp is larger than a
-            slice.
+        UserError: the product is not the number of devices, or fsdp x tensor does not
+            divide a slice.
     """
     devices = jax.devices() if devices is None else list(devices)
     count = len(devices)
     groups = _slices(devices, slices)
-    if fsdp == 0:
-        fsdp = _default_fsdp(groups[0], data)
-    if data == -1 and fsdp >= 1 and count % fsdp == 0:
-        data = count // fsdp
-    if data < 1 or fsdp < 1 or data * fsdp != count:
+    if fsdp == 0 and tensor >= 1:
+        fsdp = _default_fsdp(groups[0], data, tensor)
+    if data == -1 and min(fsdp, tensor) >= 1 and count % (fsdp * tensor) == 0:
+        data = count // (fsdp * tensor)
+    if min(data, fsdp, tensor) < 1 or data * fsdp * tensor != count:
+        by_tensor = f" x mesh.tensor={tensor}" if tensor != 1 else ""
         raise errors.UserError(
-            f"mesh.data={data} x mesh.fsdp={fsdp} is not the {count} devices here; "
-            "set mesh.data=-1 and an mesh.fsdp that divides the number of devices"
+            f"mesh.data={data} x mesh.fsdp={fsdp}{by_tensor} is not the {count} "
+            "devices here; set mesh.data=-1 and an mesh.fsdp that divides the number "
+            "of devices"
         )
     if data % len(groups):
         raise errors.UserError(
-            f"mesh.fsdp={fsdp} does not divide the {count // len(groups)} devices of "
-            f"each of {len(groups)} slices; want one that does"
+            f"mesh.fsdp={fsdp} x mesh.tensor={tensor} does not divide the "
+            f"{count // len(groups)} devices of each of {len(groups)} slices; want "
+            "ones that do"
         )
-    shape = (data // len(groups), fsdp)
+    shape = (data // len(groups), fsdp, tensor)
     grids = [
         mesh_utils.create_device_mesh(shape, group, allow_split_physical_axes=True)
         for group in groups
     ]
-    return Mesh(np.concatenate(grids), AXES, axis_types=(AxisType.Auto,) * 2)
+    return Mesh(np.concatenate(grids), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def _default_fsdp(group: Sequence[jax.Device], data: int) -> int:
+def _default_fsdp(group: Sequence[jax.Device], data: int, tensor: int) -> int:
+    count = len(group) // tensor
     if data > 0:
-        return max(len(group) // data, 1)
+        return max(count // data, 1)
     if group[0].platform == "cpu":
         return 1
     cores = 1 + max(getattr(device, "core_on_chip", 0) for device in group)
-    most = min(MOST_FSDP_CHIPS * cores, len(group))
-    return max(n for n in range(1, most + 1) if len(group) % n == 0)
+    most = max(min(MOST_FSDP_CHIPS * cores // tensor, count), 1)
+    return max(n for n in range(1, most + 1) if count % n == 0 or n == 1)
 
 
 def _slices(devices: Sequence[jax.Device], slices: int) -> list[list[jax.Device]]:
@@ -121,8 +143,13 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The sharding of a batch: its first dimension over all devices."""
-    return NamedSharding(mesh, P(AXES))
+    """The sharding of a batch: its first dimension over data and fsdp."""
+    return NamedSharding(mesh, P(BATCH_AXES))
+
+
+def batch_parts(mesh: Mesh) -> int:
+    """In how many parts a batch is cut: all devices but for the tensor axis."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def local_rows(mesh: Mesh, size: int) -> np.ndarray:
@@ -141,25 +168,45 @@ def shardings(
 ) -> Any:
     """Returns the `NamedSharding` of every leaf of `abstract` by the rules above.
 
-    A leaf whose dimension the fsdp axis does not divide stays whole on every device
-    and is named in the log, unless `quiet`. Without `sharded` all of them do.
+    A leaf whose dimension an axis does not divide stays whole along that axis and is
+    named in the log, unless `quiet`. Without `sharded` all leaves are whole along fsdp.
     """
-    size = mesh.shape["fsdp"] if sharded else 1
-    whole: list[str] = []
+    fsdp = mesh.shape["fsdp"] if sharded else 1
+    whole: dict[str, list[str]] = {"fsdp": [], "tensor": []}
 
     def leaf_sharding(name: str, leaf: Any) -> NamedSharding:
-        dimension = tree.first_match(SHARDED_DIMENSION, name)
-        if size == 1 or dimension is None or dimension >= leaf.ndim:
-            return replicated(mesh)
-        if leaf.shape[dimension] % size:
-            whole.append(f"{name} {leaf.shape}")
-            return replicated(mesh)
-        return NamedSharding(mesh, P(*[None] * dimension, "fsdp"))
+        axes: list[tuple[str, ...]] = [()] * leaf.ndim
+
+        def cut(axis: str, size: int, rules: tree.Rules[int | None]) -> None:
+            dimension = tree.first_match(rules, name)
+            if size == 1 or dimension is None or dimension >= leaf.ndim:
+                return
+            parts = size * math.prod(mesh.shape[a] for a in axes[dimension])
+            if leaf.shape[dimension] % parts:
+                whole[axis].append(f"{name} {leaf.shape}")
+            else:
+                axes[dimension] += (axis,)
+
+        cut("tensor", mesh.shape["tensor"], TENSOR_DIMENSION)
+        cut("fsdp", fsdp, SHARDED_DIMENSION)
+        return NamedSharding(mesh, partition(axes))
 
     result = tree.map_named(leaf_sharding, abstract)
-    if whole and not quiet:
-        logging.info("not sharded, fsdp=%d divides no: %s", size, "; ".join(whole))
+    for axis, names in whole.items() if not quiet else ():
+        if names:
+            size = mesh.shape[axis]
+            logging.info(
+                "not sharded, %s=%d divides no: %s", axis, size, "; ".join(names)
+            )
     return result
+
+
+def partition(axes: Sequence[tuple[str, ...]]) -> P:
+    """Returns the spec of an array from the mesh axes of each dimension."""
+    used = max((i + 1 for i, names in enumerate(axes) if names), default=0)
+    return P(
+        *(names if len(names) > 1 else next(iter(names), None) for names in axes[:used])
+    )
 
 
 def with_shardings(abstract: Any, layout: Any) -> Any:
@@ -193,14 +240,14 @@ def place(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
 
 def check_batch(name: str, size: int, mesh: Mesh, *, microbatches: int = 1) -> None:
     """Raises `UserError` unless the devices and microbatches divide a batch size."""
-    devices = math.prod(mesh.devices.shape)
-    unit = devices * microbatches
+    parts = batch_parts(mesh)
+    unit = parts * microbatches
     if size % unit == 0 and size > 0:
         return
     below, above = size // unit * unit, -(-size // unit) * unit
     nearest = " or ".join(str(n) for n in sorted({below, above} - {0}))
     raise errors.UserError(
-        f"{name}={size} cannot be split over {devices} devices"
+        f"{name}={size} cannot be split over {parts} devices"
         + (f" and {microbatches} microbatches" if microbatches > 1 else "")
         + f": it must be a multiple of {unit}; nearest: {nearest or unit}"
     )

@@ -142,6 +142,7 @@ CHECKS: list[tuple[str, Callable[[Any], bool], str]] = [
         "-1 or a number of devices",
     ),
     (r"^mesh\.fsdp$", *_number(0, 2**20)),
+    (r"^mesh\.tensor$", *_number(1, 2**10)),
     (r"^mesh\.slices$", *_number(1, 2**10)),
 ]
 

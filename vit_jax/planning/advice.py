@@ -25,7 +25,7 @@ def options(facts: dict[str, Any]) -> list[str]:
     """Returns the flags that make a run smaller, those that cost least time first."""
     flags = []
     layout, remat = facts["layout"], facts["remat"]
-    rows = facts["batch_size"] // facts["microbatches"] // facts["devices"]
+    rows = facts["batch_size"] // facts["microbatches"] // facts["batch_parts"]
     if layout == "dp" and facts["devices"] > 1:
         flags.append("--config.mesh.layout=zero1 --config.mesh.fsdp=0")
     if remat in ("none", "dots"):

@@ -28,7 +28,7 @@ def estimate(
         key: facts[key]
         for key in (
             *("model", "remat", "unroll", "layout", "mesh", "device_kind", "devices"),
-            *("hosts", "batch_size", "microbatches", "total_steps"),
+            *("hosts", "batch_size", "batch_parts", "microbatches", "total_steps"),
         )
     }
     figures["topology"] = job.topology.name if job.topology else None
@@ -69,7 +69,7 @@ def _traffic(facts: dict[str, Any], result: compiling.Result) -> dict[str, Any]:
         return figures
     found = collectives.find(result.module)
     total = sum(one.count * one.bytes for one in found)
-    rows = facts["batch_size"] // facts["microbatches"] // facts["devices"]
+    rows = facts["batch_size"] // facts["microbatches"] // facts["batch_parts"]
     moved = collectives.of_activations(
         found, rows=rows, tokens=facts["tokens"], lengths=facts["lengths"]
     )

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 
 from vit_jax import experiment, hardware, models
+from vit_jax import mesh as mesh_lib
 
 
 def bytes_per_device(tree: Any) -> int:
@@ -30,6 +31,7 @@ def of(exp: experiment.Experiment) -> dict[str, Any]:
         "mesh": dict(exp.mesh.shape),
         "device_kind": device.device_kind,
         "devices": len(devices),
+        "batch_parts": mesh_lib.batch_parts(exp.mesh),
         "hosts": len(hosts),
         "usable_bytes": hardware.usable_memory(device),
         "batch_size": exp.config["batch_size"],

@@ -36,7 +36,7 @@ def _where(figures: dict[str, Any]) -> str:
     place = figures["topology"] or "this machine"
     if figures["slices"] > 1:
         place = f"{figures['slices']} slices of {place}"
-    rows = figures["batch_size"] // figures["devices"] // figures["microbatches"]
+    rows = figures["batch_size"] // figures["batch_parts"] // figures["microbatches"]
     axes = " x ".join(f"{name} {size}" for name, size in figures["mesh"].items())
     turns = f"{figures['unroll']} a turn" if figures["unroll"] else "flat"
     return (

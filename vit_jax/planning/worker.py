@@ -36,7 +36,7 @@ def _experiment(job: dict[str, Any]) -> experiment.Experiment:
         devices = topology.devices(
             topology.parse(job["topology"], slices=job["slices"])
         )
-    axes = {name: config["mesh"][name] for name in ("data", "fsdp", "slices")}
+    axes = {name: config["mesh"][name] for name in ("data", "fsdp", "tensor", "slices")}
     return experiment.assemble(config, mesh.make_mesh(**axes, devices=devices))
 
 
