@@ -1,5 +1,6 @@
 """Reading compiled programs: loops, collectives, FLOPs, cycles and memory."""
 
+import dataclasses
 from collections import Counter
 from pathlib import Path
 
@@ -95,6 +96,11 @@ def test_collectives_of_activations_are_told_by_their_shape():
     moved = collectives.of_activations(every, rows=4, tokens=197)
     assert [one.kind for one in moved] == ["all-reduce"]
     assert collectives.of_activations(every, rows=5, tokens=197) == []
+    # A position embedding is none where there are as many images as tokens.
+    posemb = dataclasses.replace(every[0], shapes=((1, 256, 32),))
+    tokens = dataclasses.replace(every[0], shapes=((256, 256, 32),))
+    both = [posemb, tokens]
+    assert collectives.of_activations(both, rows=256, tokens=256) == [tokens]
     # 64 rows of 8 tokens, were there not weights of that length.
     flat = collectives.of_activations(every, rows=64, tokens=8)
     assert [one.bytes for one in flat] == [4 * 512 * 16]

@@ -159,7 +159,8 @@ def of_activations(
     flat = rows * tokens
 
     def is_activation(shape: tuple[int, ...]) -> bool:
-        both = rows in shape and tokens in shape and len(shape) > 2
+        twice = rows != tokens or shape.count(rows) > 1
+        both = rows in shape and tokens in shape and twice and len(shape) > 2
         return both or (flat in shape and flat not in lengths)
 
     return [one for one in found if any(map(is_activation, one.shapes))]
