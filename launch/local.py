@@ -1,9 +1,9 @@
 """`python launch/local.py --processes=4 --devices=2 -- --config=configs/quickstart.py`.
 
-Runs `vit_jax.main` as several processes on this machine, with CPU devices and gloo: a
-rehearsal of a pod. What stands after "--" are flags of `vit_jax.main`. Lines begin with
-the number of their process; SIGTERM goes to all; all are started again when they end
-with 42; the exit code is that of the run.
+Runs `vit_jax.main`, or --module=vit_jax.evaluate, as several processes on this machine,
+with CPU devices and gloo: a rehearsal of a pod. What stands after "--" are its flags.
+Lines begin with the number of their process; SIGTERM goes to all; all are started again
+when they end with 42; the exit code is that of the run.
 """
 
 import argparse
@@ -22,10 +22,10 @@ def free_port() -> int:
 
 
 def commands(
-    processes: int, devices: int, flags: list[str], port: int
+    module: str, processes: int, devices: int, flags: list[str], port: int
 ) -> list[supervise.Command]:
     """Returns the command of each process."""
-    words = [sys.executable, "-m", "vit_jax.main", *flags]
+    words = [sys.executable, "-m", module, *flags]
     return [
         supervise.Command(
             words,
@@ -46,6 +46,7 @@ def main() -> int:
     """The command."""
     ours, flags = supervise.split(sys.argv[1:])
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--module", default="vit_jax.main")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--devices", type=int, default=1, help="of each process")
     parser.add_argument("--dry-run", action="store_true", help="print the commands")
@@ -53,13 +54,14 @@ def main() -> int:
     options = parser.parse_args(ours)
     if options.processes < 1 or options.devices < 1 or not flags:
         parser.error("want --processes=N --devices=N -- --config=FILE ...")
+    these = options.module, options.processes, options.devices, flags
     if options.dry_run:
-        for command in commands(options.processes, options.devices, flags, 12345):
+        for command in commands(*these, 12345):
             settings = [f"{key}={value}" for key, value in command.environ.items()]
             print(shlex.join(["env", *settings, "python", *command.words[1:]]))
         return 0
     return supervise.run(
-        lambda: commands(options.processes, options.devices, flags, free_port()),
+        lambda: commands(*these, free_port()),
         retries=options.retries,
         pause=options.pause,
     )

@@ -19,7 +19,7 @@ import optax
 import pytest
 
 from configs import quickstart
-from vit_jax import checkpoint, distributed, errors, mesh, step, train, tree
+from vit_jax import checkpoint, distributed, errors, evaluate, mesh, step, train, tree
 from vit_jax.data import augment, catalog, loader, transforms
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -392,6 +392,26 @@ def test_two_processes_compute_what_one_does(pair, tmp_path):
     assert len(printed) == 2 and printed[0] == printed[1]
     assert printed[0]["test/examples"] == figures["test/examples"] == 359
     assert printed[0]["test/top1"] == pytest.approx(figures["test/top1"], abs=3 / 359)
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_a_checkpoint_as_one_does(pair):
+    workdir, *_ = pair
+    flags = [f"--checkpoint={workdir}", "--dataset=digits", "--split=test"]
+    command = local(workdir, 2, devices=2)
+    ours = command[: command.index("--")]
+    found = subprocess.run(
+        [*ours, "--module=vit_jax.evaluate", "--", *flags, "--batch_size=64"],
+        cwd=REPOSITORY,
+        env=os.environ | {"XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert found.returncode == 0, found.stderr
+    printed = [json.loads(line[4:]) for line in found.stdout.splitlines()]
+    alone = evaluate.run(str(workdir), "digits", split="test", batch_size=64)
+    assert printed == [pytest.approx(alone, rel=1e-5)]
 
 
 @pytest.mark.slow

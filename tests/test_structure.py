@@ -23,6 +23,7 @@ LEVELS = {
     "tree": 0,
     "hardware": 0,
     "compiler": 0,
+    "watchdog": 1,
     "validation": 0,
     "mesh": 1,
     "optim": 1,

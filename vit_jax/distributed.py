@@ -19,6 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from absl import flags
+
 from vit_jax import cli, errors
 
 START_TIMEOUT = 300  # seconds for all processes to come
@@ -145,6 +147,42 @@ def find(
         if detect(environ):
             return Cluster(name)
     return None
+
+
+def define_flags() -> None:
+    """Defines the flags of a command that may be one of several processes."""
+    flags.DEFINE_string(
+        "coordinator", "", "HOST:PORT of process 0, or $VIT_JAX_COORDINATOR."
+    )
+    flags.DEFINE_integer(
+        "processes", 0, "How many processes run this command, or $VIT_JAX_PROCESSES."
+    )
+    flags.DEFINE_integer(
+        "process", -1, "Which of them this is, from 0, or $VIT_JAX_PROCESS."
+    )
+    flags.DEFINE_integer(
+        "start_timeout", START_TIMEOUT, "Seconds for all processes to come."
+    )
+    flags.DEFINE_integer(
+        "peer_timeout",
+        PEER_TIMEOUT,
+        "Seconds without a sign of life after which a process is lost.",
+    )
+
+
+def start(body: Callable[[], None]) -> int:
+    """Runs `body`, alone or as the flags and the environment say; the exit code."""
+    given = flags.FLAGS
+    cluster = find(given.coordinator, given.processes, given.process)
+    if cluster is None:
+        body()
+        return errors.EXIT_DONE
+    return run(
+        cluster,
+        body,
+        start_timeout=given.start_timeout,
+        peer_timeout=given.peer_timeout,
+    )
 
 
 def run(

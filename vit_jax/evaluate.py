@@ -1,9 +1,11 @@
 """`python -m vit_jax.evaluate --checkpoint=PATH --dataset=NAME [--fewshot]`.
 
 Measures a checkpoint, of this package or any that can be read, on a split of a dataset
-with the checkpoint's own preprocessing. The last line of standard output is JSON.
+with the checkpoint's own preprocessing. The last line of standard output is JSON. On a
+pod all hosts run the same command, as with `vit_jax.main`; process 0 prints.
 """
 
+import functools
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +13,16 @@ from typing import Any
 import jax
 from absl import flags
 
-from vit_jax import cli, errors, evaluators, experiment, metrics, models, pretrained
+from vit_jax import (
+    cli,
+    distributed,
+    errors,
+    evaluators,
+    experiment,
+    metrics,
+    models,
+    pretrained,
+)
 from vit_jax import mesh as mesh_lib
 from vit_jax.data import catalog
 from vit_jax.evaluators import fewshot as fewshot_lib
@@ -123,6 +134,7 @@ def _define_flags() -> None:
     flags.DEFINE_list("shots", [str(k) for k in SHOTS], "Few-shot: images a class.")
     flags.DEFINE_integer("seeds", 3, "Few-shot: random choices of the images.")
     flags.DEFINE_float("l2", fewshot_lib.L2, "Few-shot: penalty.")
+    distributed.define_flags()
 
 
 def _parse_shots(values: list[str]) -> list[int]:
@@ -133,14 +145,15 @@ def _parse_shots(values: list[str]) -> list[int]:
     return [int(value) for value in values]
 
 
-def _main(argv: list[str]) -> None:
+def _main(argv: list[str]) -> int:
     if argv[1:]:
         raise errors.UserError(f"what is {argv[1]!r}? Want flags only; see --help")
     given = flags.FLAGS
     for name in ("checkpoint", "dataset"):
         if not given[name].value:
             raise errors.UserError(f"want --{name}=...; --help lists the flags")
-    figures = run(
+    evaluate = functools.partial(
+        run,
         given.checkpoint,
         given.dataset,
         split=given.split,
@@ -152,7 +165,13 @@ def _main(argv: list[str]) -> None:
         seeds=given.seeds,
         l2=given.l2,
     )
-    cli.print_figures(figures)
+
+    def body() -> None:
+        figures = evaluate()
+        if jax.process_index() == 0:
+            cli.print_figures(figures)
+
+    return distributed.start(body)
 
 
 if __name__ == "__main__":

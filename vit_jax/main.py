@@ -29,23 +29,12 @@ _PRINT_CONFIG = flags.DEFINE_bool(
 _PROFILE = flags.DEFINE_bool(
     "profile", False, "Trace a few steps into WORKDIR/profile."
 )
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator", "", "HOST:PORT of process 0, or $VIT_JAX_COORDINATOR."
+_STALL_TIMEOUT = flags.DEFINE_integer(
+    "stall_timeout",
+    600,
+    "Seconds without a step after which it ends with 42; 0: never.",
 )
-_PROCESSES = flags.DEFINE_integer(
-    "processes", 0, "How many processes run this command, or $VIT_JAX_PROCESSES."
-)
-_PROCESS = flags.DEFINE_integer(
-    "process", -1, "Which of them this is, from 0, or $VIT_JAX_PROCESS."
-)
-_START_TIMEOUT = flags.DEFINE_integer(
-    "start_timeout", distributed.START_TIMEOUT, "Seconds for all processes to come."
-)
-_PEER_TIMEOUT = flags.DEFINE_integer(
-    "peer_timeout",
-    distributed.PEER_TIMEOUT,
-    "Seconds without a sign of life after which a process is lost.",
-)
+distributed.define_flags()
 
 
 def default_workdir(config_path: str) -> Path:
@@ -62,7 +51,13 @@ def _train(config: ConfigDict, workdir: Path) -> None:
     axes = {name: shape[name] for name in ("data", "fsdp", "tensor", "slices")}
     device_mesh = mesh.make_mesh(**axes)
     logging.info("workdir %s", workdir)
-    figures = train.run(config, workdir, device_mesh, profile=_PROFILE.value)
+    figures = train.run(
+        config,
+        workdir,
+        device_mesh,
+        profile=_PROFILE.value,
+        stall_timeout=_STALL_TIMEOUT.value,
+    )
     for name, value in figures.items():
         if name.endswith("/top1"):
             logging.info("%s accuracy: %.4f", name.removesuffix("/top1"), value)
@@ -76,16 +71,7 @@ def _main(argv: list[str]) -> int:
         return errors.EXIT_DONE
     workdir = _WORKDIR.value or default_workdir(cli.config_path(sys.argv[1:]))
     train = functools.partial(_train, _CONFIG.value, Path(workdir))
-    cluster = distributed.find(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-    if cluster is None:
-        train()
-        return errors.EXIT_DONE
-    return distributed.run(
-        cluster,
-        train,
-        start_timeout=_START_TIMEOUT.value,
-        peer_timeout=_PEER_TIMEOUT.value,
-    )
+    return distributed.start(train)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from vit_jax import (
     pretrained,
     tree,
     validation,
+    watchdog,
 )
 from vit_jax import mesh as mesh_lib
 from vit_jax import workdir as workdir_lib
@@ -262,7 +263,12 @@ def _peak_flops() -> float | None:
 
 
 def _loop(
-    run_: Run, state: TrainState, start: int, batches: Iterator[Any], profile: bool
+    run_: Run,
+    state: TrainState,
+    start: int,
+    batches: Iterator[Any],
+    watch: watchdog.Watchdog,
+    profile: bool,
 ) -> TrainState:
     """Steps from `start` to the end; every value is read when the device is past it."""
     exp, durations = run_.exp, run_.exp.durations
@@ -279,6 +285,7 @@ def _loop(
             running.append(values["loss"])
             if len(running) > IN_FLIGHT:
                 running.popleft().block_until_ready()
+                watch.step(step)
             if pending is not None:
                 run_.health.check()
                 run_.log(*pending)
@@ -290,13 +297,15 @@ def _loop(
                     run_.health.check()
                     run_.log(*pending)
                     pending = None
-                run_.save(step, state)
+                with watch.busy("saving"):
+                    run_.save(step, state)
             if stopping and step < durations.total:
                 raise errors.Preempted(
                     f"asked to stop; saved step {step} of {durations.total}. "
                     "Run the same command again to go on from there"
                 )
-            run_.evaluate(step, state)
+            with watch.busy("evaluating"):
+                run_.evaluate(step, state)
     return state
 
 
@@ -368,7 +377,12 @@ def _compiled(exp: experiment.Experiment) -> experiment.Experiment:
 
 
 def run(
-    config: Mapping[str, Any], workdir: str | Path, mesh: Mesh, *, profile: bool = False
+    config: Mapping[str, Any],
+    workdir: str | Path,
+    mesh: Mesh,
+    *,
+    profile: bool = False,
+    stall_timeout: float = 0.0,
 ) -> dict[str, float]:
     """Trains to the end of `config.total`, or goes on where a run stopped.
 
@@ -377,6 +391,8 @@ def run(
         workdir: its config.json, metrics.jsonl, TensorBoard files and checkpoints.
         mesh: from `mesh.make_mesh`.
         profile: trace a few steps into workdir/profile.
+        stall_timeout: seconds without a step after which the process ends with 42;
+            0: never. See `watchdog`.
 
     Returns:
         The figures of the last evaluations, "test/top1" for instance.
@@ -408,11 +424,13 @@ def run(
     state, start = restore_or_start(exp, checkpoints)
     batches = _train_batches(exp, source)
     run_ = Run(exp, workdir, checkpoints, evaluations, start)
+    watch = watchdog.Watchdog(stall_timeout)
     try:
         if start:  # it may have stopped between saving and evaluating
             run_.evaluate(start, state, skip=workdir_lib.figures_at(workdir, start))
-        _loop(run_, state, start, batches.iterate(start), profile)
+        _loop(run_, state, start, batches.iterate(start), watch, profile)
     finally:
+        watch.close()
         batches.close()
         run_.writer.close()
         checkpoints.close()

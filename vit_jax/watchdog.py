@@ -1,0 +1,97 @@
+"""Ends a run that stands still, so that whoever started it can start it again.
+
+JAX notices a process that is gone, never one that hangs: the others wait in a
+collective for ever. Every process watches itself, and all of them end.
+"""
+
+import contextlib
+import faulthandler
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+from vit_jax import errors
+
+# A step may take this many times the slowest one so far, whatever the timeout.
+SLOWEST = 20
+# Saving and evaluating may take this many timeouts.
+LONG = 6
+_POLLS = 20  # a timeout
+
+
+class Watchdog:
+    """Prints the stacks of all threads and exits with 42 when no step ends in time.
+
+    It waits from the first `step` on: starting and compiling may take as long as they
+    need.
+
+    Args:
+        timeout: seconds; 0: never.
+    """
+
+    def __init__(self, timeout: float):
+        self._timeout = timeout
+        self._lock = threading.Lock()
+        self._signs = 0  # of life
+        self._number: int | None = None
+        self._ended = 0.0  # the last step, on the monotonic clock
+        self._slowest = 0.0
+        self._doing = ""
+        self._closed = threading.Event()
+        if timeout > 0:
+            threading.Thread(target=self._watch, daemon=True).start()
+
+    def step(self, number: int) -> None:
+        """Says that a step has ended."""
+        now = time.monotonic()
+        with self._lock:
+            if self._number is not None:
+                self._slowest = max(self._slowest, now - self._ended)
+            self._number, self._ended = number, now
+            self._signs += 1
+
+    @contextlib.contextmanager
+    def busy(self, doing: str) -> Iterator[None]:
+        """Between steps, what may take longer: "evaluating" for instance."""
+        self._turn_to(doing)
+        try:
+            yield
+        finally:
+            self._turn_to("")
+
+    def close(self) -> None:
+        """Stops watching."""
+        self._closed.set()
+
+    def _turn_to(self, doing: str) -> None:
+        with self._lock:
+            self._doing, self._ended = doing, time.monotonic()
+            self._signs += 1
+
+    def _watch(self) -> None:
+        # Polls are counted, not seconds: a process that was stopped, or a machine that
+        # slept, has not hung.
+        poll, seen, still = self._timeout / _POLLS, 0, 0
+        while not self._closed.wait(poll):
+            with self._lock:
+                signs, number, doing = self._signs, self._number, self._doing
+                most = max(self._timeout, SLOWEST * self._slowest)
+            still = still + 1 if signs == seen and number is not None else 0
+            seen = signs
+            if still * poll > (LONG * self._timeout if doing else most):
+                self._end(number, doing, still * poll)
+
+    def _end(self, number: int, doing: str, waited: float) -> None:
+        faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
+        print(
+            f"stopped: {doing or 'nothing'} since step {number}, for {waited:.0f} s, "
+            f"on {socket.gethostname()} (process {os.getpid()}); the stacks of its "
+            "threads are above. Run the same command again to go on from the newest "
+            "checkpoint",
+            file=sys.__stderr__,
+            flush=True,
+        )
+        os._exit(errors.EXIT_RETRY)
