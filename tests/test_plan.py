@@ -228,13 +228,18 @@ def test_advice_finds_the_fastest_the_largest_and_the_smallest(config):
     big = config | {"batch_size": 4096, "microbatches": 1}
     place = topology.parse("v5e:4x4")  # 16 devices: 256 images each, 2.5 GiB of state
     found = list(advice.advise(big, place, run=linear))
-    fastest, largest, most, alone, accumulated = found
+    fastest, largest, alone, accumulated = found
     assert fastest[1] == advice.STRATEGIES[3]
-    assert largest[1]["rows"] == most[1]["rows"] == 1024
+    assert largest[1]["rows"] == 1024
     # 8 devices: 5 GiB and 512 images, 6.1; 4 devices: 10 GiB and 1024 images, 12.3.
     assert alone[1]["topology"] == "v5e:2x4"
     assert accumulated[1]["topology"] == "v5e:2x2"
     assert accumulated[1]["microbatches"] == 4096 // 4 // advice.ACCUMULATED
+    # 64 images a device fit without remat, then so do 64 and with full remat 1024.
+    found = list(advice.advise(big | {"batch_size": 1024}, place, run=linear))
+    fastest, largest, most, *_ = found
+    assert fastest[1] == advice.STRATEGIES[0]
+    assert (largest[1]["rows"], most[1]["rows"]) == (64, 1024)
 
 
 @pytest.fixture(scope="module")

@@ -90,9 +90,10 @@ def advise(
         yield f"nothing tried fits {place.name} without smaller microbatches", {}
     else:
         yield f"fastest that fits {place.name}: {_say(*best)}", best[0]
-    for values in dict.fromkeys((0, 1)):
-        strategy = (best[0] if best else STRATEGIES[-1], STRATEGIES[-1])[values]
-        rows = largest_rows(strategy, place, config, try_)
+    smallest = STRATEGIES[-1]
+    chosen = best[0] if best else smallest
+    for strategy in [chosen] + [smallest] * (chosen != smallest):
+        rows = largest_rows(strategy, place, try_)
         yield (
             f"largest microbatch a device with {_flags(strategy)}: {rows}",
             {"rows": rows, **strategy},
@@ -114,14 +115,12 @@ def advise(
 def largest_rows(
     strategy: dict[str, Any],
     place: topology.Topology,
-    config: dict[str, Any],
     try_: Callable[[dict[str, Any], topology.Topology], int | None],
 ) -> int:
     """Returns the largest power of two of images a device in one microbatch; 0: none.
 
     Memory grows linearly with them, so two peaks tell where to look.
     """
-    del config
 
     def peak(rows: int) -> int | None:
         return try_(
