@@ -121,7 +121,7 @@ def get_config() -> ConfigDict:
     config.mesh = ConfigDict()
     config.mesh.data = -1  # devices along the data axis; -1: all the others leave
     # Devices that share one copy of weights and optimizer state; 0: 1 on CPUs, on
-    # accelerators up to 16 of one slice.
+    # accelerators up to 32 of one slice.
     config.mesh.fsdp = 0
     # Devices that compute on the same images, each with a part of the heads and of the
     # MLP: for huge models with few images a device.

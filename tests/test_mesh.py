@@ -36,14 +36,14 @@ class FakeDevice:
     platform: str = "fake"
 
 
-@pytest.mark.parametrize(("cores", "fsdp"), [(1, 16), (2, 32)])
-def test_by_default_weights_are_shared_by_16_chips(cores, fsdp):
-    devices = [
-        types.SimpleNamespace(platform="tpu", core_on_chip=i % cores) for i in range(64)
-    ]
-    assert mesh._default_fsdp(devices, -1, 1) == fsdp
-    assert mesh._default_fsdp(devices, -1, 2) == fsdp // 2
-    assert mesh._default_fsdp(devices, 32, 1) == 2
+def test_by_default_up_to_32_accelerators_share_weights():
+    def fsdp(count, data=-1, tensor=1):
+        devices = [types.SimpleNamespace(platform="tpu")] * count
+        return mesh._default_fsdp(devices, data, tensor)
+
+    assert [fsdp(count) for count in (1, 8, 32, 48, 256)] == [1, 8, 32, 24, 32]
+    assert fsdp(256, tensor=4) == 8
+    assert fsdp(256, data=128) == 2
 
 
 def test_fsdp_stays_inside_a_slice():

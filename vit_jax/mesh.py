@@ -16,9 +16,9 @@ from vit_jax import errors, tree
 AXES = ("data", "fsdp", "tensor")
 # Images are spread over these; all of a tensor group work on the same ones.
 BATCH_AXES = ("data", "fsdp")
-# More chips than these gain little memory and travel longer ways: one axis of the
-# torus of a pod.
-MOST_FSDP_CHIPS = 16
+# More devices than these gain little memory and travel longer ways. With fewer more of
+# each gradient is left to be summed over the data axis: 1 / fsdp of it.
+MOST_FSDP = 32
 
 # Dimension of each kind of weight that the fsdp axis shards (None: replicated). The
 # optimizer's moments carry the same names behind a prefix, so the rows serve them too.
@@ -72,7 +72,7 @@ def make_mesh(
     Args:
         data: devices along the data axis; -1 takes all that the others leave.
         fsdp: devices that share one copy of the parameters and optimizer state; 0: 1 on
-            CPUs, elsewhere the largest divisor of a slice up to `MOST_FSDP_CHIPS`.
+            CPUs, elsewhere the largest divisor of a slice up to `MOST_FSDP`.
         tensor: devices that compute on the same images, each with its part of every
             block's heads and hidden width. The nearest neighbours.
         slices: TPU slices of the run; 1 takes as many as the devices say they are.
@@ -116,8 +116,7 @@ def _default_fsdp(group: Sequence[jax.Device], data: int, tensor: int) -> int:
         return max(count // data, 1)
     if group[0].platform == "cpu":
         return 1
-    cores = 1 + max(getattr(device, "core_on_chip", 0) for device in group)
-    most = max(min(MOST_FSDP_CHIPS * cores // tensor, count), 1)
+    most = max(min(MOST_FSDP // tensor, count), 1)
     return max(n for n in range(1, most + 1) if count % n == 0 or n == 1)
 
 
