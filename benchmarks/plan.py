@@ -116,7 +116,7 @@ ALWAYS = (
     Bar(
         "share of the state not updated in place",
         lambda f: 1 - f["donated_bytes"] / f["state_bytes"],
-        1e-5,
+        5e-5,
     ),
 )
 

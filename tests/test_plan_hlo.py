@@ -101,6 +101,8 @@ def test_collectives_of_activations_are_told_by_their_shape():
     tokens = dataclasses.replace(every[0], shapes=((256, 256, 32),))
     both = [posemb, tokens]
     assert collectives.of_activations(both, rows=256, tokens=256) == [tokens]
+    moment = dataclasses.replace(every[0], shapes=((1, 4, 197),))
+    assert not collectives.of_activations([moment], rows=4, tokens=197)
     # 64 rows of 8 tokens, were there not weights of that length.
     flat = collectives.of_activations(every, rows=64, tokens=8)
     assert [one.bytes for one in flat] == [4 * 512 * 16]

@@ -33,6 +33,7 @@ _STALL_TIMEOUT = flags.DEFINE_integer(
     "stall_timeout",
     600,
     "Seconds without a step after which it ends with 42; 0: never.",
+    lower_bound=0,
 )
 distributed.define_flags()
 

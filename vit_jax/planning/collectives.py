@@ -1,5 +1,6 @@
 """What devices send to each other in a step, and whether they compute meanwhile."""
 
+import math
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -161,6 +162,7 @@ def of_activations(
     def is_activation(shape: tuple[int, ...]) -> bool:
         twice = rows != tokens or shape.count(rows) > 1
         both = rows in shape and tokens in shape and twice and len(shape) > 2
-        return both or (flat in shape and flat not in lengths)
+        wide = math.prod(shape) > flat  # more than one number a token
+        return wide and (both or (flat in shape and flat not in lengths))
 
     return [one for one in found if any(map(is_activation, one.shapes))]
