@@ -186,6 +186,10 @@ CASES = (
         *("H/14", "v3:16x16", 4096, layout("zero1") | FLAT),
         (memory(6.5), traffic(2.05), flops()),
     ),
+    Case(
+        *("H/14", "v5e:16x16", 4096, layout("zero1") | KEPT),
+        (memory(None), traffic(2.05), overlap(100)),
+    ),
     # Batch 4096 on the smallest slices, without and with accumulation.
     Case("H/14", "v3:2x4", 4096, layout("fsdp") | FULL, (fits(),)),
     Case("H/14", "v5e:4x4", 4096, layout("fsdp") | FULL, (fits(),)),
