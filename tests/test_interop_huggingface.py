@@ -3,10 +3,10 @@
 import importlib.util
 import json
 
-import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from torch_peers import images_of, model_of, randomized
 
 from vit_jax import errors, interop, models, tree
 from vit_jax.data.preprocessing import Preprocessing
@@ -23,18 +23,6 @@ def transformers():
     return transformers
 
 
-def model_of(weights):
-    # A loop over the blocks takes less time to compile.
-    graphdef, _ = models.abstract(weights.architecture.replace(unroll=1))
-    params = jax.tree.map(jax.numpy.asarray, weights.params)
-    return models.merge(graphdef, params)
-
-
-def images_of(arch):
-    shape = (2, *arch.image_size, 3)
-    return np.random.default_rng(1).standard_normal(shape).astype(np.float32)
-
-
 def torch_outputs(model, images):
     """Logits, or what the model without a head pools."""
     import torch
@@ -42,18 +30,6 @@ def torch_outputs(model, images):
     with torch.no_grad():
         found = model.eval()(torch.from_numpy(images.transpose(0, 3, 1, 2)))
     return (found.logits if "logits" in found else found.pooler_output).numpy()
-
-
-def randomized(model):
-    import torch
-
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            noise = torch.randn(value.shape, generator=generator)
-            one = float("norm" in name and name.endswith("weight"))
-            value.copy_(0.2 * noise + one)
-    return model
 
 
 def test_logits_of_the_golden_file(golden):

@@ -7,10 +7,10 @@ import json
 import sys
 import types
 
-import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from torch_peers import images_of, model_of, randomized
 
 from vit_jax import errors, interop, models, tree
 from vit_jax.interop import weights as weights_lib
@@ -72,35 +72,11 @@ def timm():
         return timm
 
 
-def model_of(weights):
-    # A loop over the blocks takes less time to compile.
-    graphdef, _ = models.abstract(weights.architecture.replace(unroll=1))
-    params = jax.tree.map(jax.numpy.asarray, weights.params)
-    return models.merge(graphdef, params)
-
-
-def images_of(arch):
-    shape = (2, *arch.image_size, 3)
-    return np.random.default_rng(1).standard_normal(shape).astype(np.float32)
-
-
 def torch_logits(model, images):
     import torch
 
     with torch.no_grad():
         return model.eval()(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
-
-
-def randomized(model):
-    import torch
-
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            noise = torch.randn(value.shape, generator=generator)
-            one = float("norm" in name and name.endswith("weight"))
-            value.copy_(0.2 * noise + one)
-    return model
 
 
 def saved(model, folder, config):
