@@ -92,3 +92,17 @@ def test_logits_far_apart_neither_overflow_nor_lose_the_highest():
     expected = jnp.take_along_axis(v.transpose(0, 2, 1, 3), best[..., None], axis=2)
     np.testing.assert_allclose(found[0], expected.transpose(0, 2, 1, 3), rtol=1e-6)
     assert all(np.isfinite(x).all() for x in found)
+
+
+def test_dot_product_has_forward_derivatives_that_agree_with_einsum_s_backward_ones():
+    q, k, v, _, gradient = operands(9)
+    terms = backends.Terms(bias=None, mask=None, dtype=None, rate=0.0, key=None)
+    tangents = tuple(0.1 * jnp.flip(x) for x in (q, k, v))
+
+    def heads(name):
+        return lambda *arrays: backends.ATTENTION[name](*arrays, terms)
+
+    _, forward = jax.jvp(heads("dot_product"), (q, k, v), tangents)
+    _, back = jax.vjp(heads("einsum"), q, k, v)
+    backward = sum(jnp.vdot(g, t) for g, t in zip(back(gradient), tangents))
+    np.testing.assert_allclose(jnp.vdot(forward, gradient), backward, rtol=1e-5)

@@ -75,8 +75,9 @@ def _attend(given: _Operands, dtype: jnp.dtype | None, rate: float) -> jax.Array
 
     The gradient takes the sum over keys of weights times their gradients from the
     heads, where it is a sum over e, as FlashAttention does (arXiv 2205.14135, appendix
-    B.4). The derivative of a softmax sums [b, h, n, n] instead: a block then takes 2 to
-    3 % more cycles on TPU and a sixth more memory.
+    B.2). The derivative of a softmax sums [b, h, n, n] instead: a block then takes 2 to
+    3 % more cycles on TPU and a sixth more memory. Reverse mode only: for `jax.jvp`
+    there is "dot_product".
 
     Args:
         given: Queries are scaled.
