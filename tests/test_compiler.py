@@ -3,21 +3,38 @@
 import types
 
 import jax
+import numpy as np
 import pytest
 
-from vit_jax import compiler
+from vit_jax import compiler, mesh
+
+
+def slice_of(*processes):
+    """A mesh of TPUs that belong to these processes."""
+    devices = [
+        types.SimpleNamespace(platform="tpu", process_index=index)
+        for index in processes
+    ]
+    return types.SimpleNamespace(devices=np.array(devices))
 
 
 def test_only_a_tpu_has_options():
-    assert compiler.options(jax.devices()[0]) == {}
+    assert compiler.options(mesh.make_mesh()) == {}
 
 
 @pytest.mark.parametrize("refused", range(len(compiler.CANDIDATES) + 1))
 def test_the_first_candidate_that_is_known_is_taken(monkeypatch, refused):
     wrong = [tuple(o.items()) for o in compiler.CANDIDATES[:refused]]
     monkeypatch.setattr(compiler, "_is_known", lambda _, option: option not in wrong)
-    found = compiler.options(types.SimpleNamespace(platform="tpu"))
-    assert found == (*compiler.CANDIDATES, {})[refused]
+    assert compiler.options(slice_of(0)) == (*compiler.CANDIDATES, {})[refused]
+
+
+def test_a_process_asks_for_a_device_of_its_own(monkeypatch):
+    asked = []
+    monkeypatch.setattr(compiler, "_is_known", lambda one, _: asked.append(one) or True)
+    pod = slice_of(2, 1, 0)
+    compiler.options(pod)
+    assert asked == [pod.devices[2]]
 
 
 def test_a_compiler_s_refusal_is_noticed():

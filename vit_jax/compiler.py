@@ -4,7 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import SingleDeviceSharding
+from jax.sharding import Mesh, SingleDeviceSharding
 
 # Left alone the compiler cuts products into rings that pass weights' gradients on while
 # they compute, and turns activations round for them: of a B/16 step on v5e a third.
@@ -18,11 +18,15 @@ _OVERLAP = {
 CANDIDATES: tuple[dict[str, str], ...] = (_NO_RINGS | _OVERLAP, _NO_RINGS)
 
 
-def options(device: jax.Device) -> dict[str, str]:
-    """Returns the first of `CANDIDATES` that the compiler for a device takes; or {}.
+def options(mesh: Mesh) -> dict[str, str]:
+    """Returns the first of `CANDIDATES` that the devices' compiler takes; or {}.
 
-    Generations differ in what they can do, and releases in what they know.
+    Generations differ in what they can do, and releases in what they know. A process
+    asks for a device of its own: all come to the same answer.
     """
+    devices = list(mesh.devices.flat)
+    here = [d for d in devices if d.process_index == jax.process_index()]
+    device = (here or devices)[0]
     if device.platform != "tpu":
         return {}
     return next((o for o in CANDIDATES if _is_known(device, tuple(o.items()))), {})

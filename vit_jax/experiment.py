@@ -434,7 +434,7 @@ def _jit_step(
         donate_argnums=0,
         in_shardings=(layout.state, mesh_lib.batch_sharding(mesh)),
         out_shardings=(layout.state, mesh_lib.replicated(mesh)),
-        compiler_options=compiler.options(mesh.devices.flat[0]),
+        compiler_options=compiler.options(mesh),
     )
 
 
