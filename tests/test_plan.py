@@ -311,7 +311,7 @@ def test_a_step_for_a_slice_that_is_not_there(config):
     job = compiling.Job(small, place, fast=True)
     figures = estimate.estimate(job, compiling.run(job))
     assert figures["fits"] and figures["devices"] == 16
-    assert figures["mesh"] == {"data": 4, "fsdp": 4}
+    assert figures["mesh"] == {"data": 4, "fsdp": 4, "tensor": 1}
     assert figures["donated_bytes"] == figures["state_bytes"]
     assert figures["activation_collectives"] == []
     assert figures["collective_bytes_per_weight_byte"] > 1
