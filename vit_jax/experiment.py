@@ -7,7 +7,7 @@ keyword arguments.
 
 import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -298,13 +298,9 @@ def _prediction(
     graphdef: Any,
     pixels: Mapping[str, Any],
     task: masked.Task | None,
-    layout: layouts.Layout,
-    *,
-    in_step: bool,
+    enter: Callable[[Any], Any],
+    placement: Placement,
 ) -> masked.Masked | None:
-    # Within a step of microbatches the weights have been gathered before.
-    enter = layout.enter if in_step else _entered(layout)
-
     def apply(
         params: Any, images: jax.Array, corruption: masked.Corruption, key: Any
     ) -> jax.Array:
@@ -313,7 +309,7 @@ def _prediction(
             augment.normalize(images, **pixels),
             corruption,
             key,
-            placement=layout.placement,
+            placement=placement,
         )
 
     return None if task is None else masked.Masked(task, apply)
@@ -391,9 +387,10 @@ def assemble(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
     architecture, layout = _layout(config, architecture, abstract, mesh)
     graphdef, _ = models.abstract(architecture)
     pixels = _pixels(config, architecture)
-    prediction = _prediction(graphdef, pixels, task, layout, in_step=True)
+    predicting = functools.partial(_prediction, graphdef, pixels, task)
+    learned = predicting(layout.enter, layout.placement)
     train_step = step_lib.make_train_step(
-        _loss(config, graphdef, pixels, info.num_classes, prediction, layout),
+        _loss(config, graphdef, pixels, info.num_classes, learned, layout),
         tx,
         seed=config["seed"],
         microbatches=config["microbatches"],
@@ -419,7 +416,7 @@ def assemble(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
         forward=make_forward(
             graphdef, enter=_entered(layout), placement=layout.placement, **pixels
         ),
-        prediction=_prediction(graphdef, pixels, task, layout, in_step=False),
+        prediction=predicting(_entered(layout), layout.placement),
         train_transform=_train_transform(config),
     )
 
@@ -436,6 +433,15 @@ def _jit_step(
         out_shardings=(layout.state, mesh_lib.replicated(mesh)),
         compiler_options=compiler.options(mesh),
     )
+
+
+def make_mesh(
+    config: Mapping[str, Any], devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """Returns the mesh of a configuration, over all devices or these."""
+    names = ("data", "fsdp", "tensor", "slices")
+    axes = {name: config["mesh"][name] for name in names}
+    return mesh_lib.make_mesh(**axes, devices=devices)
 
 
 def _preprocessing(config: Mapping[str, Any]) -> preprocessing.Preprocessing:

@@ -157,7 +157,7 @@ def _by_block(
 
     def enter(params: Params) -> Params:
         rest = {name: params[name] for name in outside}
-        rest = _gather_tree(rest, outside, shapes, dtype)
+        rest = _gather_tree(rest, outside, {n: shapes[n] for n in outside}, dtype)
         if BLOCKS not in stored:
             return rest
         # All layers at once: compilers put the view of one behind its gather.
@@ -199,9 +199,7 @@ def _gather_tree(
         gathered = _gather(leaf.reshape(view), where, dtype if cast else leaf.dtype)
         return gathered.reshape(whole.shape)
 
-    return tree.map_named(
-        gather, params, stored, {name: shapes[name] for name in params}
-    )
+    return tree.map_named(gather, params, stored, shapes)
 
 
 def _axes(sharding: NamedSharding, dimensions: int) -> list[tuple[str, ...]]:

@@ -46,11 +46,9 @@ def default_workdir(config_path: str) -> Path:
 
 
 def _train(config: ConfigDict, workdir: Path) -> None:
-    from vit_jax import mesh, train
+    from vit_jax import experiment, train
 
-    shape = config.mesh
-    axes = {name: shape[name] for name in ("data", "fsdp", "tensor", "slices")}
-    device_mesh = mesh.make_mesh(**axes)
+    device_mesh = experiment.make_mesh(config)
     logging.info("workdir %s", workdir)
     figures = train.run(
         config,

@@ -117,7 +117,7 @@ def _default_fsdp(group: Sequence[jax.Device], data: int, tensor: int) -> int:
     if group[0].platform == "cpu":
         return 1
     most = max(min(MOST_FSDP // tensor, count), 1)
-    return max(n for n in range(1, most + 1) if count % n == 0 or n == 1)
+    return max(n for n in range(1, most + 1) if count % n == 0)
 
 
 def _slices(devices: Sequence[jax.Device], slices: int) -> list[list[jax.Device]]:

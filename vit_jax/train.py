@@ -285,7 +285,7 @@ def _loop(
             running.append(values["loss"])
             if len(running) > IN_FLIGHT:
                 running.popleft().block_until_ready()
-                watch.step(step)
+                watch.step(step - IN_FLIGHT)
             if pending is not None:
                 run_.health.check()
                 run_.log(*pending)

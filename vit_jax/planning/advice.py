@@ -92,7 +92,7 @@ def advise(
         yield f"fastest that fits {place.name}: {_say(*best)}", best[0]
     smallest = STRATEGIES[-1]
     chosen = best[0] if best else smallest
-    for strategy in [chosen] + [smallest] * (chosen != smallest):
+    for strategy in [chosen] if chosen == smallest else [chosen, smallest]:
         rows = largest_rows(strategy, place, try_)
         yield (
             f"largest microbatch a device with {_flags(strategy)}: {rows}",

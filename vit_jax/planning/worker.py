@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from vit_jax import cli, errors, experiment, mesh
+from vit_jax import cli, errors, experiment
 from vit_jax.planning import facts, footprint, topology
 
 
@@ -36,8 +36,7 @@ def _experiment(job: dict[str, Any]) -> experiment.Experiment:
         devices = topology.devices(
             topology.parse(job["topology"], slices=job["slices"])
         )
-    axes = {name: config["mesh"][name] for name in ("data", "fsdp", "tensor", "slices")}
-    return experiment.assemble(config, mesh.make_mesh(**axes, devices=devices))
+    return experiment.assemble(config, experiment.make_mesh(config, devices))
 
 
 def _compile(folder: Path, job: dict[str, Any]) -> None:
