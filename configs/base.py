@@ -107,6 +107,9 @@ def get_config() -> ConfigDict:
     # Per-leaf learning rates: ((regex of leaf names, factor), ...), first match wins,
     # 1 where none does; factor 0 freezes: (("^head/", 1.0), (".*", 0.0)) is a probe.
     config.optimizer.lr_rules = ()
+    # Whether lr_rules scale a leaf's decay too (a rate is a rate); False: the rate of
+    # its direction alone, as big_vision's lr_mults. Factor 0 freezes it either way.
+    config.optimizer.lr_rules_scale_decay = True
     config.optimizer.clip_norm = 0.0  # global gradient norm; 0: no clipping
     config.optimizer.beta1 = 0.9
     config.optimizer.beta2 = 0.999  # adafactor: the highest it takes

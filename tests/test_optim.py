@@ -162,6 +162,26 @@ def test_a_rate_multiplier_scales_the_rate_of_its_leaves():
     assert_close(both["blocks"], half["blocks"])
 
 
+def test_rate_multipliers_leave_the_decay_alone_where_asked():
+    """big_vision's lr_mults: p - lr * (m * direction + wd * p), m = 0.25 and 1."""
+    decay, rules = 0.1, ((r"^blocks/", 0.25), (r"^cls", 0.0))
+    options = dict(weight_decay=decay, lr_rules=rules)
+    direction, _ = run(adam(), make_params(), GRADS[:1])  # p - lr * direction
+    both, _ = run(adam(lr_rules_scale_decay=True, **options), make_params(), GRADS[:1])
+    rate, _ = run(adam(lr_rules_scale_decay=False, **options), make_params(), GRADS[:1])
+    default, _ = run(adam(**options), make_params(), GRADS[:1])
+    for name, before in tree.named_leaves(make_params()):
+        moved, scaled, alone, same = (
+            dict(tree.named_leaves(p))[name] for p in (direction, both, rate, default)
+        )
+        m = {"blocks": 0.25, "cls": 0.0}.get(name.split("/")[0], 1.0)
+        step, loss = moved - before, PEAK * decay * before
+        np.testing.assert_allclose(scaled, before + m * (step - loss), rtol=1e-6)
+        expected = before + m * step - (loss if m else 0)  # 0 freezes it either way
+        np.testing.assert_allclose(alone, expected, rtol=1e-6)
+        np.testing.assert_array_equal(same, scaled)
+
+
 def test_decay_table_kernels_spares_everything_else():
     zero = [jax.tree.map(np.zeros_like, GRADS[0])]
     options = dict(weight_decay=0.5, decay_rules=optim.DECAY["kernels"])

@@ -184,6 +184,7 @@ def _optimizer(
         weight_decay=options["weight_decay"],
         decay_rules=(*options["decay_rules"], *decay),
         lr_rules=tuple(options["lr_rules"]),
+        lr_rules_scale_decay=options["lr_rules_scale_decay"],
         clip_norm=options["clip_norm"],
         beta1=options["beta1"],
         beta2=options["beta2"],

@@ -274,6 +274,7 @@ def make_optimizer(
     weight_decay: float = 0.0,
     decay_rules: tree.Rules[float] = DECAY["all"],
     lr_rules: tree.Rules[float] = (),
+    lr_rules_scale_decay: bool = True,
     clip_norm: float = 0.0,
     beta1: float = 0.9,
     beta2: float = 0.999,
@@ -294,9 +295,11 @@ def make_optimizer(
         decay_rules: `(regex, multiplier of weight_decay)` over leaf names, first match
             wins; two ready tables in `DECAY`, which may end one's own.
         lr_rules: `(regex, multiplier of the rate)`, first match wins, 1 where none
-            does. It scales the leaf's decay as well. 0 freezes the leaf: no update, no
-            decay, no optimizer state, and its gradient does not count in the clipped
-            norm.
+            does. 0 freezes the leaf: no update, no decay, no optimizer state, and its
+            gradient does not count in the clipped norm.
+        lr_rules_scale_decay: they scale the leaf's decay as well, p <- p - lr_t * m *
+            (direction + weight_decay * p), so that m is a rate like any other; False:
+            p <- p - lr_t * (m * direction + weight_decay * p), big_vision's `lr_mults`.
         clip_norm: largest global norm of the gradients of trained leaves; 0 is off.
         beta1: of Adam; of Adafactor's average of its updates.
         beta2: of Adam; the highest of Adafactor, whose t-th is 1 - t^-0.8 before.
@@ -319,6 +322,7 @@ def make_optimizer(
     core = errors.lookup(OPTIMIZERS, name, "optimizer")
     dtype = errors.lookup(ACCUMULATOR_DTYPES, accumulator_dtype, "accumulator_dtype")
     multipliers = (*lr_rules, (r".*", 1.0))
+    scaled = _add_decay(weight_decay, decay_rules), _scale_by_name(multipliers)
     trained = optax.chain(
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
         core(
@@ -331,8 +335,7 @@ def make_optimizer(
             update_clip=update_clip,
             accumulator_dtype=dtype,
         ),
-        _add_decay(weight_decay, decay_rules),
-        _scale_by_name(multipliers),
+        *(scaled if lr_rules_scale_decay else reversed(scaled)),
         optax.scale_by_learning_rate(schedule),
     )
 
