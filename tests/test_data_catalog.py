@@ -28,6 +28,27 @@ def test_rows_need_no_data(name, classes, splits, multi, tmp_path):
     assert catalog.describe(name, data_dir=str(tmp_path / "nowhere")) == wanted
 
 
+@pytest.mark.parametrize(
+    "name, classes, splits",
+    [
+        ("caltech101", 102, {"train": 3059, "test": 6085}),
+        ("caltech_birds2011", 200, {"train": 5994, "test": 5794}),
+        ("cars196", 196, {"train": 8144, "test": 8041}),
+        ("dtd", 47, {"train": 1880, "validation": 1880, "test": 1880}),
+        ("uc_merced", 21, {"train": 2100}),
+        ("svhn_cropped", 10, {"train": 73257, "test": 26032}),
+        ("eurosat/rgb", 10, {"train": 27000}),
+        ("resisc45", 45, {"train": 31500}),
+    ],
+)
+def test_rows_of_few_shot_evaluation_and_of_vtab(name, classes, splits, tmp_path):
+    info = catalog.describe(name, data_dir=str(tmp_path))
+    assert (info.num_classes, info.splits, info.prepared) == (classes, splits, False)
+    with pytest.raises(errors.UserError, match=f"builder\\('{name}'") as caught:
+        catalog.open_source(name, "train", data_dir=str(tmp_path))
+    assert ("downloads/manual" in str(caught.value)) == (name == "resisc45")
+
+
 def test_the_papers_dev_splits(tmp_path):
     """Section 4.1: 1 % of ImageNet, 2 % of CIFAR, 10 % of Pets and Flowers."""
     sizes = {

@@ -136,10 +136,10 @@ def test_two_processes_report_what_one_does(published):
 
 def test_the_split_to_report_on_is_found_or_asked_for():
     info = catalog.describe("imagenet2012")
-    assert evaluate.default_split(info) == "validation"
-    assert evaluate.default_split(catalog.describe("digits")) == "test"
+    assert catalog.usual_split(info) == "validation"
+    assert catalog.usual_split(catalog.describe("digits")) == "test"
     with pytest.raises(errors.UserError, match="It has train: --split=NAME"):
-        evaluate.default_split(catalog.describe("jft"))
+        catalog.usual_split(catalog.describe("jft"))
 
 
 @pytest.mark.parametrize(

@@ -27,22 +27,7 @@ from vit_jax import mesh as mesh_lib
 from vit_jax.data import catalog
 from vit_jax.evaluators import fewshot as fewshot_lib
 
-DEFAULT_SPLITS = ("test", "validation", "val")  # the first that the dataset has
 SHOTS = (1, 5, 10, 25)
-
-
-def default_split(info: catalog.DatasetInfo) -> str:
-    """Returns the split to report figures on.
-
-    Raises:
-        UserError: the dataset has none of the usual names.
-    """
-    for split in DEFAULT_SPLITS:
-        if split in info.splits:
-            return split
-    raise errors.UserError(
-        f"which split of {info.name}? It has {', '.join(info.splits)}: --split=NAME"
-    )
 
 
 def run(
@@ -81,7 +66,7 @@ def run(
     if batch_size < 1:
         raise errors.UserError(f"--batch_size={batch_size}; want at least 1")
     info = catalog.describe(dataset, data_dir=data_dir)
-    split = split or default_split(info)
+    split = split or catalog.usual_split(info)
     loaded = pretrained.load(checkpoint)
     mesh = mesh_lib.make_mesh()
     graphdef, params = models.split(loaded.model)

@@ -51,7 +51,14 @@ _JFT = (
     "and count; a TFDS dataset of yours of that name would be opened."
 )
 
-# Counts of the paper's section 4.1 and of TFDS.
+_BY_HAND = (
+    "TFDS cannot download all of it: first put what "
+    "https://www.tensorflow.org/datasets/catalog/{name} asks for into "
+    "{data_dir}/downloads/manual."
+)
+
+# Counts of the paper's section 4.1 and of TFDS; the second part is of few-shot
+# evaluation and of VTAB.
 ROWS = {
     "imagenet2012": Row(1000, {"train": 1281167, "validation": 50000}, note=_TARS),
     "imagenet21k": Row(21843, {"train": 14197122}, multi_label=True, note=_IMAGENET21K),
@@ -62,8 +69,23 @@ ROWS = {
     "cifar100": Row(100, {"train": 50000, "test": 10000}),
     "oxford_iiit_pet": Row(37, {"train": 3680, "test": 3669}),
     "oxford_flowers102": Row(102, {"train": 1020, "validation": 1020, "test": 6149}),
+    "caltech101": Row(102, {"train": 3059, "test": 6085}),
+    "caltech_birds2011": Row(200, {"train": 5994, "test": 5794}),
+    "cars196": Row(196, {"train": 8144, "test": 8041}),
+    "diabetic_retinopathy_detection/btgraham-300": Row(
+        5, {"train": 35126, "validation": 10906, "test": 42670}, note=_BY_HAND
+    ),
+    "dmlab": Row(6, {"train": 65550, "validation": 22628, "test": 22735}),
+    "dtd": Row(47, {"train": 1880, "validation": 1880, "test": 1880}),
+    "eurosat/rgb": Row(10, {"train": 27000}),
+    "patch_camelyon": Row(2, {"train": 262144, "validation": 32768, "test": 32768}),
+    "resisc45": Row(45, {"train": 31500}, note=_BY_HAND),
+    "sun397/tfds": Row(397, {"train": 76128, "validation": 10875, "test": 21750}),
+    "svhn_cropped": Row(10, {"train": 73257, "test": 26032}),
+    "uc_merced": Row(21, {"train": 2100}),
 }
 _NOT_PREPARABLE = ("imagenet21k", "jft", "jft3b")
+TEST_SPLITS = ("test", "validation", "val")  # the first that the dataset has
 
 
 def describe(dataset: str, *, data_dir: str = "") -> DatasetInfo:
@@ -144,6 +166,21 @@ def num_examples(info: DatasetInfo, split: str) -> int:
     return splits.count(split, info.splits, info.name)
 
 
+def usual_split(info: DatasetInfo) -> str:
+    """Returns the split to report figures on: test, else validation or val.
+
+    Raises:
+      errors.UserError: the dataset has none of these.
+    """
+    for split in TEST_SPLITS:
+        if split in info.splits:
+            return split
+    raise errors.UserError(
+        f"which split of {info.name}? It has {', '.join(info.splits)}: --split=NAME, "
+        "or the evaluation's split=NAME"
+    )
+
+
 def _row_classes(name: str) -> int:
     return ROWS[name].num_classes if name in ROWS else 0
 
@@ -190,7 +227,7 @@ def _not_prepared(dataset: str, data_dir: str) -> errors.UserError:
     elif not root.is_dir():
         lines[0] += f" The data_dir {str(root)!r} does not exist."
     if name in ROWS and ROWS[name].note:
-        lines.append(ROWS[name].note.format(data_dir=root))
+        lines.append(ROWS[name].note.format(data_dir=root, name=name.split("/")[0]))
     if name not in ROWS:
         hint = errors.suggest(name, known)
         lines.append(f"It is not in the catalog ({', '.join(known)}).{hint}")

@@ -65,7 +65,8 @@ def make(
     """Opens the splits of a dataset and returns the evaluator over them.
 
     Args:
-        options: "type" (a key of `EVALUATORS`) and "split"; for few-shot evaluation
+        options: "type" (a key of `EVALUATORS`) and "split", "" for the usual one of
+            the dataset; for few-shot evaluation
             also "train_split", "shots", "seeds" and "l2", for masked prediction "seed".
         dataset: as `data.catalog` takes it.
         data_dir: of TFDS, or "".
@@ -93,7 +94,7 @@ def make(
         return catalog.open_source(dataset, split, data_dir=data_dir)
 
     shared = {
-        "source": open_split(options["split"]),
+        "source": open_split(options["split"] or catalog.usual_split(info)),
         "transform": preprocessing.eval_transform(),
         "batch_size": batch_size,
         "mesh": mesh,
