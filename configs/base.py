@@ -4,6 +4,8 @@ Durations are strings: "300 epochs", "10_000 steps", "5e6 examples", "5%" (of th
 A bare number counts steps. An empty string means never, or none.
 """
 
+from typing import NamedTuple
+
 from ml_collections import ConfigDict
 
 
@@ -11,7 +13,7 @@ def get_config() -> ConfigDict:
     """Returns the locked default configuration."""
     config = ConfigDict()
     config.seed = 0
-    config.total = "300 epochs"  # length of the run
+    config.total = "300 epochs"  # length; "0 steps": evaluate init_from and end
     config.batch_size = 4096  # examples a step, over all devices and hosts
     config.microbatches = 1  # gradient accumulation: parts of a batch
     config.objective = "classification"  # classification | masked_patches (B.1.2)
@@ -133,22 +135,80 @@ def get_config() -> ConfigDict:
     # How the state lies on them: dp | zero1 | fsdp | auto: the fastest that fits
     config.mesh.layout = "auto"
 
-    config.evals = ConfigDict()  # what is evaluated, by name
+    # What is evaluated, by name. Flags change, add and remove: --config.evals.val.
+    # split=test, --config.evals.few=fewshot:pets, --config.evals.val=none.
+    config.evals = ConfigDict()
     config.evals.val = classify("validation")
     return config.lock()
 
 
-def classify(split: str, *, dataset: str = "", every: str = "") -> ConfigDict:
-    """Top-1, top-5 and loss; dataset "" is the run's, every "" is eval_every."""
+def classify(split: str = "", *, dataset: str = "", every: str = "") -> ConfigDict:
+    """Top-1, top-5 and loss.
+
+    Args:
+        split: "" is the usual one of the dataset: test, validation or val.
+        dataset: "" is the run's.
+        every: a duration; "" is eval_every.
+    """
     return ConfigDict(
         {"type": "classify", "dataset": dataset, "split": split, "every": every}
     )
 
 
+class FewShot(NamedTuple):
+    """Where a few-shot evaluation takes its shots from, and what it tests on."""
+
+    dataset: str
+    train: str
+    test: str
+
+
+# By the names that few-shot evaluations of the literature go by. Splits of big_vision's
+# suite, the rest as TFDS has them. The first 65,000 images of ImageNet hold at least 30
+# of each class.
+FEWSHOT = {
+    "imagenet": FewShot("imagenet2012", "train[:65000]", "validation"),
+    "cifar10": FewShot("cifar10", "train", "test"),
+    "cifar100": FewShot("cifar100", "train", "test"),
+    "pets": FewShot("oxford_iiit_pet", "train", "test"),
+    "flowers": FewShot("oxford_flowers102", "train", "test"),
+    "caltech": FewShot("caltech101", "train", "test"),
+    "dtd": FewShot("dtd", "train", "test"),
+    "uc_merced": FewShot("uc_merced", "train[:1000]", "train[1000:]"),
+    "birds": FewShot("caltech_birds2011", "train", "test"),
+    "cars": FewShot("cars196", "train", "test"),
+}
+SUITE = tuple(name for name in FEWSHOT if name != "cifar10")  # of pre-training
+
+
+def fewshot_splits(name: str) -> FewShot:
+    """Returns the row of `FEWSHOT` for its name or its dataset's.
+
+    The splits of any other dataset are "train" and the usual test split.
+    """
+    for short, row in FEWSHOT.items():
+        if name == short or name.split(":")[0] == row.dataset:
+            return row if name == short else row._replace(dataset=name)
+    return FewShot(name, "train", "")
+
+
 def fewshot(
-    train_split: str, split: str, *, dataset: str = "", every: str = ""
+    train_split: str,
+    split: str,
+    *,
+    dataset: str = "",
+    every: str = "",
+    optional: bool = False,
 ) -> ConfigDict:
-    """Few-shot linear evaluation by least squares on frozen features (paper 4.1)."""
+    """Few-shot linear evaluation by least squares on frozen features (paper 4.1).
+
+    Args:
+        train_split: where the shots are from.
+        split: of the test; "" as in `classify`.
+        dataset: "" is the run's.
+        every: as in `classify`.
+        optional: left out, with one line in the log, where its data is not prepared.
+    """
     return ConfigDict(
         {
             "type": "fewshot",
@@ -159,11 +219,32 @@ def fewshot(
             "shots": (1, 5, 10, 25),
             "seeds": 3,
             "l2": 2.0**10,
+            "optional": optional,
         }
     )
 
 
-def masked(split: str, *, dataset: str = "", every: str = "") -> ConfigDict:
+def fewshot_on(name: str, *, every: str = "", optional: bool = False) -> ConfigDict:
+    """Few-shot evaluation on a dataset with its usual splits: `fewshot_splits`."""
+    dataset, train, test = fewshot_splits(name)
+    return fewshot(train, test, dataset=dataset, every=every, optional=optional)
+
+
+def fewshot_suite(*, every: str, without: str = "") -> dict[str, ConfigDict]:
+    """The few-shot evaluations of pre-training, each where its data is prepared.
+
+    Args:
+        every: a duration.
+        without: a dataset, the run's own.
+    """
+    return {
+        f"fewshot_{name}": fewshot_on(name, every=every, optional=True)
+        for name in SUITE
+        if FEWSHOT[name].dataset != without
+    }
+
+
+def masked(split: str = "", *, dataset: str = "", every: str = "") -> ConfigDict:
     """Masked prediction of a run with that objective, beside a constant prediction."""
     return ConfigDict(
         {
@@ -176,7 +257,20 @@ def masked(split: str, *, dataset: str = "", every: str = "") -> ConfigDict:
     )
 
 
+# What `--config.evals.NAME=TYPE[:DATASET]` adds: TYPE -> from a dataset to its options.
+EVALUATIONS = {
+    "classify": lambda name: classify(dataset=fewshot_splits(name).dataset),
+    "fewshot": fewshot_on,
+    "masked": lambda name: masked(dataset=fewshot_splits(name).dataset),
+}
+
+
 def set_evals(config: ConfigDict, **evals: ConfigDict) -> None:
     """Replaces the evaluations of a locked config."""
     with config.unlocked():
         config.evals = ConfigDict(evals)
+
+
+def add_evals(config: ConfigDict, **evals: ConfigDict) -> None:
+    """Adds evaluations to those of a locked config."""
+    set_evals(config, **dict(config.evals.items()), **evals)

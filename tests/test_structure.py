@@ -30,6 +30,7 @@ LEVELS = {
     "step": 1,
     "metrics": 1,
     "workdir": 2,
+    "evals_flags": 0,
     "cli": 1,
     "distributed": 1,
     "data": 1,

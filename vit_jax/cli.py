@@ -15,7 +15,7 @@ from typing import Any
 from absl import app, flags
 from absl import logging as absl_logging
 
-from vit_jax import errors, validation
+from vit_jax import errors, evals_flags, validation
 
 
 def print_figures(figures: dict[str, Any]) -> None:
@@ -89,8 +89,27 @@ def _check_keys(argv: list[str], path: str) -> None:
             )
 
 
+def _whole(argv: list[str]) -> list[str]:
+    """The command line with what its flag files hold."""
+    try:
+        return flags.FLAGS.read_flags_from_files(argv, force_gnu=False)
+    except flags.Error as error:
+        raise errors.UserError(str(error)) from error
+
+
+def _parsed(argv: list[str]) -> list[str]:
+    """Parses flags; ml_collections looks for its own in `sys.argv` alone."""
+    whole = sys.argv
+    sys.argv = argv
+    try:
+        return flags.FLAGS(argv)
+    finally:
+        sys.argv = whole
+
+
 def parse_recipe(argv: list[str]) -> list[str]:
     """Parses the flags of a command with a recipe; a wrong one is a `UserError`."""
+    argv, evaluations = evals_flags.split(_whole(argv))
     path = config_path(argv)
     if file := path.split(":")[0]:
         if not Path(file).is_file():
@@ -102,7 +121,7 @@ def parse_recipe(argv: list[str]) -> list[str]:
         # Recipes import configs.base, wherever the command is started.
         sys.path.append(str(Path(file).resolve().parent.parent))
     try:
-        rest = flags.FLAGS(argv)
+        rest = _parsed(argv)
     except (KeyError, AttributeError) as error:
         _check_keys(argv, path)
         raise errors.UserError(f"--config={path}: {error.args[0]}") from error
@@ -116,6 +135,7 @@ def parse_recipe(argv: list[str]) -> list[str]:
         )
     if not path:
         raise errors.UserError("want --config=FILE, as in --config=configs/vit_b16.py")
+    evals_flags.apply(flags.FLAGS["config"].value, evaluations)
     return rest
 
 
