@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import signal
 import threading
 import time
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import quickstart
+from configs import base, quickstart
 from vit_jax import (
     checkpoint,
     errors,
@@ -23,6 +24,7 @@ from vit_jax import (
     train,
     tree,
 )
+from vit_jax import workdir as workdir_lib
 
 HANDLERS = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
 
@@ -81,6 +83,39 @@ def whole(tmp_path_factory, device_mesh):
     workdir = tmp_path_factory.mktemp("whole")
     figures = train.run(small(), workdir, device_mesh)
     return workdir, figures
+
+
+def test_a_changed_evaluation_of_a_finished_run_is_made_again(
+    whole, tmp_path, device_mesh, caplog, monkeypatch
+):
+    """And one whose data is not there is left out, with one line."""
+    monkeypatch.setattr(train, "_compiled", lambda exp: exp)  # no step is taken
+    workdir, figures = whole
+    shutil.copytree(workdir, tmp_path / "run")
+    config = small(**{"data.data_dir": str(tmp_path / "none")})
+    half = base.classify("test[:50%]", every="5 steps")
+    few = base.fewshot_suite(every="")
+    base.set_evals(config, test=half, again=base.classify("test"), **few)
+    with caplog.at_level(logging.INFO):
+        changed = train.run(config, tmp_path / "run", device_mesh)
+    assert sum("left out" in record.message for record in caplog.records) == 1
+    assert {name.split("/")[0] for name in changed} == {"test", "again"}
+    assert changed["test/examples"] == 180
+    assert changed["again/top1"] == figures["test/top1"]
+    assert train.run(config, tmp_path / "run", device_mesh) == changed
+    at_end = [line for line in lines(tmp_path / "run") if line["step"] == 12]
+    assert [line["test/examples"] for line in at_end if "test/top1" in line] == [180]
+
+
+def test_how_often_an_evaluation_runs_is_not_what_it_measures(tmp_path):
+    evals = {"a": base.fewshot_on("pets").to_dict(), "b": base.classify("x").to_dict()}
+    workdir_lib.write_config(tmp_path, {"evals": evals})
+    assert workdir_lib.changed_evals(tmp_path, evals) == set()
+    again = {"a": evals["a"] | {"every": "5%", "optional": True}, "c": evals["b"]}
+    assert workdir_lib.changed_evals(tmp_path, again) == set()
+    again["a"]["shots"] = (5,)
+    assert workdir_lib.changed_evals(tmp_path, again) == {"a"}
+    assert workdir_lib.changed_evals(tmp_path / "none", again) == set()
 
 
 def stop_at(step, workdir):

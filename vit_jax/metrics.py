@@ -272,3 +272,8 @@ def progress_line(step: int, total_steps: int, values: Mapping[str, Any]) -> str
         if name in values:
             parts.append(show(float(values[name])))
     return " | ".join(parts)
+
+
+def figures_line(figures: Mapping[str, float]) -> str:
+    """Returns one line of an evaluation's figures, without those of single seeds."""
+    return " | ".join(f"{k} {v:.4g}" for k, v in figures.items() if "_seed" not in k)

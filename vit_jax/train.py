@@ -34,6 +34,7 @@ from vit_jax import (
 from vit_jax import mesh as mesh_lib
 from vit_jax import workdir as workdir_lib
 from vit_jax.data import catalog, loader
+from vit_jax.evaluators import available
 from vit_jax.step import TrainState
 
 IN_FLIGHT = 2  # steps the host may run ahead of the device
@@ -80,6 +81,15 @@ def make_evaluations(exp: experiment.Experiment) -> list[Evaluation]:
         )
         result.append(Evaluation(name, every or exp.durations.eval_every, run_))
     return result
+
+
+def _with_available(exp: experiment.Experiment) -> experiment.Experiment:
+    """Without the optional evaluations whose data is not there."""
+    data = exp.config["data"]
+    evals = available.available(
+        exp.config["evals"], dataset=data["dataset"], data_dir=data["data_dir"]
+    )
+    return dataclasses.replace(exp, config=exp.config | {"evals": evals})
 
 
 def _start(exp: experiment.Experiment) -> TrainState:
@@ -229,7 +239,7 @@ class Run:
                 figures = evaluation.run(params)
             named = {f"{evaluation.name}/{k}": v for k, v in figures.items()}
             self.writer.write(step, named)
-            shown = " | ".join(f"{k} {v:.4g}" for k, v in named.items())
+            shown = metrics.figures_line(named)
             logging.info("step %d/%d | %s", step, self.total, shown)
 
     def save(self, step: int, state: TrainState) -> None:
@@ -402,18 +412,21 @@ def run(
         NonFiniteError: the loss is no number any more.
         Preempted: stopped by SIGTERM, with its state saved.
     """
-    exp = experiment.assemble(config, mesh)
+    exp = _with_available(experiment.assemble(config, mesh))
     workdir = Path(workdir)
     total = exp.durations.total
     workdir_lib.check(workdir, exp.config)
     checkpoints = checkpoint.Checkpoints(workdir, keep=exp.config["keep"])
     figures = workdir_lib.figures_at(workdir, total)
-    if checkpoints.latest() == total and figures.keys() >= set(exp.config["evals"]):
+    changed = workdir_lib.changed_evals(workdir, exp.config["evals"])
+    has = figures.keys() - changed
+    if checkpoints.latest() == total and has >= set(exp.config["evals"]):
         logging.info("done: %s is at step %d of %d already", workdir, total, total)
         return workdir_lib.flat(figures)
     logging.info(overview(exp))
     source = _train_source(exp)
     evaluations = make_evaluations(exp)
+    workdir_lib.forget(workdir, checkpoints.latest() or 0, changed)
     workdir_lib.write_config(workdir, exp.config)
     try:
         exp = _compiled(exp)

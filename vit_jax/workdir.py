@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,46 @@ def figures_at(workdir: Path, step: int) -> dict[str, dict[str, float]]:
                 if figure:
                     found.setdefault(evaluation, {})[figure] = value
     return found
+
+
+def changed_evals(workdir: Path, evals: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """Returns which evaluations measure something else than the workdir's of the name.
+
+    How often they run says nothing of what they measure.
+    """
+    path = workdir / "config.json"
+    stored = json.loads(path.read_text())["evals"] if path.exists() else {}
+
+    def measured(options: Mapping[str, Any]) -> dict[str, Any]:
+        return {k: v for k, v in options.items() if k not in ("every", "optional")}
+
+    return {
+        name
+        for name, options in evals.items()
+        if name in stored
+        and validation.differences(measured(options), measured(stored[name]))
+    }
+
+
+def forget(workdir: Path, step: int, evals: Collection[str]) -> None:
+    """Removes the figures that evaluations had at a step, for others of their name."""
+    path = workdir / metrics.FILE_NAME
+    if not evals or not path.exists() or jax.process_index():
+        return
+    starts = tuple(f"{name}/" for name in evals)
+    lines = []
+    for line in path.read_text().splitlines():
+        try:
+            values = json.loads(line)
+        except ValueError:
+            continue  # cut off when the run was killed
+        if values["step"] == step:
+            values = {k: v for k, v in values.items() if not k.startswith(starts)}
+        if len(values) > 1:  # more than the step
+            lines.append(json.dumps(values) + "\n")
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(lines))
+    os.replace(partial, path)
 
 
 def flat(figures: dict[str, dict[str, float]]) -> dict[str, float]:
