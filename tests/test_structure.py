@@ -47,6 +47,7 @@ LEVELS = {
     "experiment": 5,
     "evaluators": 5,
     "planning": 6,
+    "measuring": 6,
     "train": 6,
     "main": 7,
     "evaluate": 7,

@@ -144,7 +144,10 @@ def _durations(
     )
     total = steps("total", config["total"])
     if total == 0:
-        raise errors.UserError("total is empty; want a length, as in '300 epochs'")
+        raise errors.UserError(
+            f"total={config['total']!r} is no length to train; want one as in '300 "
+            "epochs'. ('0 steps' evaluates init_from: python -m vit_jax.main)"
+        )
     optimizer = config["optimizer"]
     durations = Durations(
         total=total,

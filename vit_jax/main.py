@@ -7,6 +7,7 @@ again (stopped with its state saved, or another process was lost).
 """
 
 import functools
+import hashlib
 import logging
 import re
 import sys
@@ -42,7 +43,10 @@ def default_workdir(config_path: str) -> Path:
     """`workdirs/vit_b16-i21k` for `configs/vit_b16.py:i21k`."""
     file, _, argument = config_path.partition(":")
     name = Path(file).stem + (f"-{argument}" if argument else "")
-    return Path("workdirs") / re.sub(r"[^A-Za-z0-9_.+-]+", "_", name)
+    name = re.sub(r"[^A-Za-z0-9_.+-]+", "_", name)
+    if len(name) > 200:  # file systems take 255 bytes; a path may be the argument
+        name = f"{name[:180]}-{hashlib.sha1(name.encode()).hexdigest()[:12]}"
+    return Path("workdirs") / name
 
 
 def _train(config: ConfigDict, workdir: Path) -> None:

@@ -23,6 +23,7 @@ from vit_jax import (
     evaluators,
     experiment,
     hardware,
+    measuring,
     metrics,
     models,
     planning,
@@ -396,6 +397,8 @@ def run(
 ) -> dict[str, float]:
     """Trains to the end of `config.total`, or goes on where a run stopped.
 
+    A total of "0 steps" evaluates `config.init_from` and ends: see `measuring`.
+
     Args:
         config: as `configs/base.py` gives it.
         workdir: its config.json, metrics.jsonl, TensorBoard files and checkpoints.
@@ -412,6 +415,8 @@ def run(
         NonFiniteError: the loss is no number any more.
         Preempted: stopped by SIGTERM, with its state saved.
     """
+    if measuring.wanted(config):
+        return measuring.run(config, workdir, mesh)
     exp = _with_available(experiment.assemble(config, mesh))
     workdir = Path(workdir)
     total = exp.durations.total
