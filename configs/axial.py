@@ -1,6 +1,7 @@
 """Axial models of the paper's D.6: `configs/axial.py:Axial-B/16[,i1k|i21k|jft]`.
 
-Axial-ViT as the ViT it is compared with. "AxialResNet50" is on ImageNet as in scenic's
+Axial-ViT as the ViT it is compared with: the paper has no table of them, so these are
+extrapolations, which the log says. "AxialResNet50" is on ImageNet as in scenic's
 config of it: SGD, 130 epochs, batch 2048, rate 0.1 for 256 images, decay of kernels.
 """
 

@@ -4,6 +4,8 @@ Durations are strings: "300 epochs", "10_000 steps", "5e6 examples", "5%" (of th
 A bare number counts steps. An empty string means never, or none.
 """
 
+import functools
+import logging
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
@@ -263,6 +265,12 @@ EVALUATIONS = {
     "fewshot": fewshot_on,
     "masked": lambda name: masked(dataset=fewshot_splits(name).dataset),
 }
+
+
+@functools.cache
+def note(text: str) -> None:
+    """Says once what a recipe's user should know of where its numbers are from."""
+    logging.getLogger(__name__).warning("%s", text)
 
 
 def set_evals(config: ConfigDict, **evals: ConfigDict) -> None:

@@ -1,6 +1,7 @@
 """Hybrids of the paper: `configs/hybrid.py:R50+B/16[,i1k|i21k|jft]`.
 
-Pre-trained exactly as the ViT counterpart (Table 3 and appendix B.1).
+The rows on JFT are Table 3's. i1k and i21k are extrapolations, which the log says:
+pre-trained exactly as the ViT counterpart (appendix B.1), whose rows the table has.
 """
 
 from ml_collections import ConfigDict

@@ -2,13 +2,14 @@
 
 B/16 for a million steps of 4096 images, with the weight decay of the paper's other
 pre-training (B.1.2 names none); `i1k` is as long as it helped there. `cifar10` is a
-small model for minutes on a CPU. Fine-tune the result with
+small model for minutes on a CPU. Few-shot evaluations say what the features are worth,
+where their data is prepared. Fine-tune the result with
 configs/finetune.py:checkpoint,cifar10 and --config.init_from=WORKDIR.
 """
 
 from ml_collections import ConfigDict
 
-from configs import base, cifar10
+from configs import base, cifar10, pretrain
 
 
 def get_config(dataset: str | None = None) -> ConfigDict:
@@ -32,6 +33,7 @@ def _jft() -> ConfigDict:
     config.optimizer.lr = 2e-4
     config.optimizer.schedule = "cosine"
     base.set_evals(config)
+    pretrain.add_fewshot(config)
     return config
 
 
@@ -43,6 +45,7 @@ def _i1k() -> ConfigDict:
     config.data.eval.transform = "resize_small_crop"
     config.data.eval.resize = 256
     base.set_evals(config, val=base.masked("validation"))
+    pretrain.add_fewshot(config)
     return config
 
 

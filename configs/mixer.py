@@ -26,6 +26,7 @@ def get_config(model: str | None = None) -> ConfigDict:
     base.set_evals(
         config, dev=base.classify("train[99%:]"), val=base.classify("validation")
     )
+    pretrain.add_fewshot(config)
     config.optimizer.lr = 1e-3
     config.optimizer.clip_norm = 1.0
     config.optimizer.weight_decay = 0.1

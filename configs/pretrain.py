@@ -2,8 +2,14 @@
 
 Batch 4096, 224 px, 10k steps of warmup, Adam (0.9, 0.999), sigmoid loss with head bias
 -10, tanh pre_logits (not for ResNets); Inception crop and flip. The ImageNet rows add
-clipping at 1 and label smoothing 1e-4, as their authors described them. The table has
-no row of the axial models: theirs are their ViT counterpart's.
+clipping at 1 and label smoothing 1e-4, as their authors described them.
+
+The table has rows of hybrids on JFT alone, of H/14 on JFT and ImageNet, and none of
+axial models. What is asked for beyond it is extrapolated, and said so in the log: the
+row of the ViT counterpart (for hybrids that is the paper's B.1), of L/16 for H/14.
+
+Every recipe has the few-shot evaluations of big_vision's suite and of ImageNet, each
+where its data is prepared, with the run's evaluation preprocessing.
 """
 
 from collections.abc import Iterable
@@ -13,6 +19,12 @@ from ml_collections import ConfigDict
 from configs import base
 
 DATASETS = {"i1k": "imagenet2012", "i21k": "imagenet21k", "jft": "jft"}
+
+# Models with a row of Table 3 beside JFT's.
+ROWS = {
+    "i1k": ("B/16", "B/32", "L/16", "L/32", "H/14"),
+    "i21k": ("B/16", "B/32", "L/16", "L/32"),
+}
 
 # model: (epochs, learning rate) on JFT; L/16 and R50+L/16 were also trained for 7
 # epochs, R152x2 for 14.
@@ -68,13 +80,39 @@ def on(dataset: str) -> ConfigDict:
     elif dataset == "i21k":
         config.data.train_split = "train[51200:]"
         base.set_evals(config, val=base.classify("train[25600:51200]"))
+    add_fewshot(config)
     return config
+
+
+def add_fewshot(config: ConfigDict, *, every: str = "25_000 steps") -> None:
+    """Adds the few-shot evaluations of pre-training on the config's dataset.
+
+    25,000 steps is big_vision's default.
+    """
+    suite = base.fewshot_suite(every=every, without=config.data.dataset)
+    base.add_evals(config, **suite)
+
+
+def extrapolated(model: str, dataset: str) -> str:
+    """Returns why a recipe is no row of Table 3, "" where it is one."""
+    if dataset == "jft":
+        return (
+            f"Table 3 of the paper has no {model}" if model.startswith("Axial-") else ""
+        )
+    if model in ROWS[dataset]:
+        return ""
+    return f"Table 3 of the paper has no {model} on {DATASETS[dataset]}"
 
 
 def recipe(model: str, dataset: str | None) -> ConfigDict:
     """Returns the row of Table 3 for a model and "i1k" (default), "i21k" or "jft"."""
     dataset = dataset or "i1k"
     config = on(dataset)
+    if why := extrapolated(model, dataset):
+        base.note(
+            f"{why}: this recipe extrapolates the row of the ViT counterpart "
+            "or of the nearest size"
+        )
     config.model.name = model
     if dataset == "jft":
         choose("model with a row for JFT", model, JFT)

@@ -1,4 +1,7 @@
-"""ViT-H/14 pre-training, paper Table 3: `:i1k` (default), `:i21k` or `:jft`."""
+"""ViT-H/14 pre-training, paper Table 3: `:i1k` (default), `:i21k` or `:jft`.
+
+The table has no row of H/14 on ImageNet-21k: `:i21k` extrapolates L/16's, and says so.
+"""
 
 from ml_collections import ConfigDict
 
