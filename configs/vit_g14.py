@@ -2,8 +2,9 @@
 
 One file: some file systems do not tell vit_g14.py from vit_G14.py. MAP head without
 class token, Adafactor with a bfloat16 average, reciprocal square root with cooldown,
-decay 3.0 for the head and 0.03 for the rest, as published with big_vision. It was
-trained with batches of 16,384 (--config.batch_size=16384) to 32,768.
+decay 3.0 for the head and 0.03 for the rest; batch 16,384 (the paper went up to
+32,768), Inception crop, and the short side to 256 with a central crop at evaluation, as
+published with big_vision.
 """
 
 from ml_collections import ConfigDict
@@ -17,12 +18,16 @@ def get_config(size: str | None = None) -> ConfigDict:
     pretrain.choose("size", size, ("g", "G"))
     config = base.get_config()
     config.total = "1_000_000 steps"
+    config.batch_size = 16_384
     config.model.name = f"{size}/14"
     config.model.pool = "map"
     config.model.pre_logits = False
     config.model.head_bias = -10.0
     config.data.dataset = "jft3b"
+    config.data.eval.transform = "resize_small_crop"
+    config.data.eval.resize = 256
     base.set_evals(config)
+    pretrain.add_fewshot(config, every="10_000 steps")
     config.optimizer.name = "adafactor"
     config.optimizer.accumulator_dtype = "bfloat16"
     config.optimizer.lr = 8e-4
