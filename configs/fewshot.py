@@ -21,7 +21,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     checkpoint, *names = (arguments or "").split(",")
     if not checkpoint or not names or not all(names):
         raise ValueError(
-            f"configs/fewshot.py:{arguments or ''}: want CHECKPOINT,DATASET"
+            f"argument {arguments or ''!r}: want configs/fewshot.py:CHECKPOINT,DATASET"
             f"[,DATASET...], DATASET one of {', '.join(base.FEWSHOT)}, digits, any "
             "TFDS name or folder:PATH"
         )
@@ -30,7 +30,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         # The last word of a path; what a flag can name.
         short = re.sub(r"[^A-Za-z0-9_-]+", "_", name.rstrip("/").rsplit("/", 1)[-1])
         if short in evals:
-            raise ValueError(f"configs/fewshot.py:{arguments}: {short} is there twice")
+            raise ValueError(f"argument {arguments!r}: {short} is there twice")
         evals[short] = base.fewshot_on(name)
     config = base.get_config()
     config.total = "0 steps"

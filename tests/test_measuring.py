@@ -126,6 +126,7 @@ def test_another_image_size_is_another_run(weights, device_mesh, tmp_path):
         ({"batch_size": 100}, "batch_size=100 cannot be split over 8 devices"),
         ({"evals.digits.split": "tset"}, "'tset' is not a split of digits"),
         ({"evals.digits.shots": (0,)}, "shots >= 1"),
+        ({"evals.digits.dataset": "jft"}, "wants one label an image"),
         ({"evals.digits.dataset": "digitss"}, "'digitss' is not prepared"),
         ({"model.image_size": (0,)}, "model.image_size"),
     ],
@@ -190,7 +191,7 @@ def test_the_recipe_names_its_evaluations(argument, names, datasets):
 
 @pytest.mark.parametrize("argument", [None, "a.npz", "a.npz,", ",pets", "a,pets,pets"])
 def test_an_incomplete_recipe_says_what_it_wants(argument):
-    with pytest.raises(ValueError, match="want CHECKPOINT,DATASET|there twice"):
+    with pytest.raises(ValueError, match="fewshot.py:CHECKPOINT,DATASET|there twice"):
         fewshot.get_config(argument)
 
 

@@ -48,6 +48,15 @@ def _check_classes(info: catalog.DatasetInfo, num_classes: int) -> None:
         )
 
 
+def _check_single_label(info: catalog.DatasetInfo) -> None:
+    if info.multi_label or not info.num_classes:
+        has = "several labels an image" if info.multi_label else "no number of classes"
+        raise errors.UserError(
+            f"few-shot evaluation wants one label an image and to know the classes; "
+            f"{info.name} has {has}. Choose another dataset"
+        )
+
+
 def make(
     options: Mapping[str, Any],
     *,
@@ -81,14 +90,16 @@ def make(
 
     Raises:
         UserError: unknown type, dataset or split; a dataset that is not prepared; a
-            head for another number of classes; masked prediction of a run that has
-            another objective.
+            head for another number of classes; few-shot evaluation of several labels;
+            masked prediction of a run that has another objective.
     """
     kind = options["type"]
     factory = errors.lookup(EVALUATORS, kind, "evaluator type")
     info = catalog.describe(dataset, data_dir=data_dir)
     if kind == "classify":
         _check_classes(info, num_classes)
+    if kind == "fewshot":
+        _check_single_label(info)
 
     def open_split(split: str) -> Any:
         return catalog.open_source(dataset, split, data_dir=data_dir)
