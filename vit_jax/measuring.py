@@ -66,12 +66,12 @@ def run(config: Mapping[str, Any], workdir: str | Path, mesh: Mesh) -> dict[str,
     config, workdir = config | {"evals": evals, "init_from": checkpoint_}, Path(workdir)
     workdir_lib.check(workdir, config)
     changed = workdir_lib.changed_evals(workdir, evals)
-    done = {
-        name: figures
-        for name, figures in workdir_lib.figures_at(workdir, 0).items()
-        if name in evals and name not in changed
-    }
-    missing = [name for name in evals if name not in done]
+    stored = workdir_lib.figures_at(workdir, 0)
+    wanted_ = available.on_any_process(
+        [name not in stored or name in changed for name in evals]
+    )
+    missing = [name for name, again in zip(evals, wanted_) if again]
+    done = {name: stored[name] for name in evals if name not in missing}
     if not missing:
         logging.info("done: %s has all evaluations already", workdir)
         return workdir_lib.flat(done)

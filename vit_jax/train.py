@@ -93,6 +93,17 @@ def _with_available(exp: experiment.Experiment) -> experiment.Experiment:
     return dataclasses.replace(exp, config=exp.config | {"evals": evals})
 
 
+def _changed_evals(exp: experiment.Experiment, workdir: Path) -> set[str]:
+    """Which evaluations are others than the workdir's; the same on every process.
+
+    None of them goes on, and rewrites what the others read, before all have seen it.
+    """
+    evals = exp.config["evals"]
+    seen = workdir_lib.changed_evals(workdir, evals)
+    changed = available.on_any_process([name in seen for name in evals])
+    return {name for name, is_changed in zip(evals, changed) if is_changed}
+
+
 def _start(exp: experiment.Experiment) -> TrainState:
     """The state before the first step: from `init_from`, or from scratch."""
     state = exp.init()
@@ -423,7 +434,7 @@ def run(
     workdir_lib.check(workdir, exp.config)
     checkpoints = checkpoint.Checkpoints(workdir, keep=exp.config["keep"])
     figures = workdir_lib.figures_at(workdir, total)
-    changed = workdir_lib.changed_evals(workdir, exp.config["evals"])
+    changed = _changed_evals(exp, workdir)
     has = figures.keys() - changed
     if checkpoints.latest() == total and has >= set(exp.config["evals"]):
         logging.info("done: %s is at step %d of %d already", workdir, total, total)

@@ -1,7 +1,7 @@
 """Which of a run's evaluations there is data for."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -32,8 +32,7 @@ def available(
         or catalog.describe(options["dataset"] or dataset, data_dir=data_dir).prepared
         for options in evals.values()
     ]
-    if jax.process_count() > 1 and there:
-        there = multihost_utils.process_allgather(np.array(there)).all(axis=0)
+    there = [not missing for missing in on_any_process([not one for one in there])]
     left_out = [
         f"{name} ({options['dataset'] or dataset})"
         for (name, options), kept in zip(evals.items(), there)
@@ -48,6 +47,17 @@ def available(
         for (name, options), kept in zip(evals.items(), there)
         if kept
     }
+
+
+def on_any_process(flags: Sequence[bool]) -> list[bool]:
+    """Returns each flag as it is where any process has it set.
+
+    All processes call it, with as many flags; none returns before all have come.
+    """
+    if jax.process_count() == 1:
+        return list(flags)
+    gathered = multihost_utils.process_allgather(np.array([*flags, False]))
+    return [bool(flag) for flag in gathered.any(axis=0)[:-1]]
 
 
 def _optional(options: Mapping[str, Any]) -> bool:
