@@ -159,6 +159,10 @@ def test_optional_data_is_left_out_and_a_misspelt_one_is_an_error(
     said = [r.message for r in caplog.records if "left out" in r.message]
     assert len(said) == 1 and "fewshot_pets (oxford_iiit_pet)" in said[0]
     assert all(row.dataset in said[0] for row in map(base.FEWSHOT.get, base.SUITE))
+    alone = recipe(weights, **{"data.data_dir": str(tmp_path / "none")})
+    base.set_evals(alone, pets=base.fewshot_on("pets", optional=True))
+    with pytest.raises(errors.UserError, match="none of pets has its data"):
+        train.run(alone, tmp_path / "alone", device_mesh)
     with config.unlocked():
         config.evals.fewshot_pets.dataset = "oxford_iit_pet"
     with pytest.raises(errors.UserError, match='Did you mean "oxford_iiit_pet"'):

@@ -31,6 +31,17 @@ def test_durations(text, steps):
     assert got == steps
 
 
+@pytest.mark.parametrize(
+    ("text", "none"),
+    [
+        *((text, True) for text in ("0", "0 steps", " 0_0 epochs", "0.0 examples", 0)),
+        *((text, False) for text in ("", " ", "1", "5e12 examples", "0.5 epochs", 7)),
+    ],
+)
+def test_no_steps_are_asked_for_in_so_many_words(text, none):
+    assert validation.no_steps(text) == none
+
+
 def test_paper_steps():
     """paper Table 3: ImageNet, 300 epochs of 1,281,167 at batch 4096."""
     steps = validation.duration(

@@ -144,10 +144,7 @@ def _durations(
     )
     total = steps("total", config["total"])
     if total == 0:
-        raise errors.UserError(
-            f"total={config['total']!r} is no length to train; want one as in '300 "
-            "epochs'. ('0 steps' evaluates init_from: python -m vit_jax.main)"
-        )
+        raise errors.UserError("total is empty; want a length, as in '300 epochs'")
     optimizer = config["optimizer"]
     durations = Durations(
         total=total,
@@ -357,6 +354,18 @@ def _unchanged(batch: step_lib.Batch, key: jax.Array) -> step_lib.Batch:
     return batch
 
 
+def _check(config: Mapping[str, Any], mesh: Mesh) -> None:
+    if validation.no_steps(config["total"]):
+        raise errors.UserError(
+            f"total={config['total']!r} trains nothing: vit_jax.main evaluates "
+            "init_from and ends. Here want a length, as in '300 epochs'"
+        )
+    validation.check_values(config)
+    mesh_lib.check_batch(
+        "batch_size", config["batch_size"], mesh, microbatches=config["microbatches"]
+    )
+
+
 def assemble(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
     """Builds a run from its configuration; only shapes, no arrays.
 
@@ -370,10 +379,7 @@ def assemble(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
             unknown model, dataset or choice.
     """
     config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    validation.check_values(config)
-    mesh_lib.check_batch(
-        "batch_size", config["batch_size"], mesh, microbatches=config["microbatches"]
-    )
+    _check(config, mesh)
     data = config["data"]
     info = catalog.describe(data["dataset"], data_dir=data["data_dir"])
     examples = catalog.num_examples(info, data["train_split"])

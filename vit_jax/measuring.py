@@ -36,14 +36,6 @@ READ = (
 )
 
 
-def wanted(config: Mapping[str, Any]) -> bool:
-    """Whether a configuration asks for no steps, in so many words."""
-    total = str(config["total"])
-    return bool(total.strip()) and not validation.duration(
-        "total", total, batch_size=1, num_examples=1
-    )
-
-
 def run(config: Mapping[str, Any], workdir: str | Path, mesh: Mesh) -> dict[str, float]:
     """Evaluates a checkpoint by `config.evals`; the same call again is done at once.
 
@@ -62,15 +54,20 @@ def run(config: Mapping[str, Any], workdir: str | Path, mesh: Mesh) -> dict[str,
     evals = available.available(
         config["evals"], dataset=data["dataset"], data_dir=data["data_dir"]
     )
+    if not evals:
+        raise errors.UserError(
+            f"none of {', '.join(config['evals'])} has its data prepared, so there is "
+            "nothing to evaluate; prepare one, or add another to config.evals"
+        )
     checkpoint_ = _newest(config["init_from"])
     config, workdir = config | {"evals": evals, "init_from": checkpoint_}, Path(workdir)
     workdir_lib.check(workdir, config)
     changed = workdir_lib.changed_evals(workdir, evals)
     stored = workdir_lib.figures_at(workdir, 0)
-    wanted_ = available.on_any_process(
+    again = available.on_any_process(
         [name not in stored or name in changed for name in evals]
     )
-    missing = [name for name, again in zip(evals, wanted_) if again]
+    missing = [name for name, wanted in zip(evals, again) if wanted]
     done = {name: stored[name] for name in evals if name not in missing}
     if not missing:
         logging.info("done: %s has all evaluations already", workdir)

@@ -426,7 +426,7 @@ def run(
         NonFiniteError: the loss is no number any more.
         Preempted: stopped by SIGTERM, with its state saved.
     """
-    if measuring.wanted(config):
+    if validation.no_steps(config["total"]):
         return measuring.run(config, workdir, mesh)
     exp = _with_available(experiment.assemble(config, mesh))
     workdir = Path(workdir)

@@ -79,6 +79,16 @@ def duration(
     return max(1, round(steps)) if amount > 0 else 0
 
 
+def no_steps(total: str) -> bool:
+    """Whether the length of a run is none in so many words, as in "0 steps".
+
+    Raises:
+        UserError: not a duration.
+    """
+    text = str(total).strip()
+    return bool(text) and not duration("total", text, batch_size=2**20, num_examples=1)
+
+
 def _number(low: float, high: float) -> tuple[Callable[[Any], bool], str]:
     return lambda x: low <= x <= high, f"a number from {low:g} to {high:g}"
 
