@@ -25,6 +25,13 @@ def get_config(arguments: str | None = None) -> ConfigDict:
             f"[,DATASET...], DATASET one of {', '.join(base.FEWSHOT)}, digits, any "
             "TFDS name or folder:PATH"
         )
+    if checkpoint.startswith("augreg:") and any(
+        re.search(r"^\d+$|=", n) for n in names
+    ):
+        raise ValueError(
+            f"argument {arguments!r}: the address of the checkpoint has commas; write "
+            "configs/fewshot.py:checkpoint,DATASET and --config.init_from='augreg:...'"
+        )
     evals: dict[str, ConfigDict] = {}
     for name in names:
         # The last word of a path; what a flag can name.

@@ -202,6 +202,10 @@ def test_an_incomplete_recipe_says_what_it_wants(argument):
 def test_addresses_with_commas_go_into_init_from():
     config = fewshot.get_config("checkpoint,pets")
     assert config.init_from == "" and config.model.name == "checkpoint"
+    assert fewshot.get_config("augreg:B/16,pets").init_from == "augreg:B/16"
+    for address in ("augreg:B/16,imagenet2012,384", "augreg:B/16,ds=i1k"):
+        with pytest.raises(ValueError, match="configs/fewshot.py:checkpoint,DATASET"):
+            fewshot.get_config(f"{address},pets")
 
 
 def test_a_default_workdir_is_a_name_that_file_systems_take():
