@@ -1,5 +1,12 @@
-"""Split expressions, as TFDS writes them: `train`, `train[:98%]`, `train+test`."""
+"""Split expressions, as TFDS writes them: `train`, `train[:98%]`, `train+test`.
 
+Bounds from the start are those of TFDS, bit for bit. A bound with a minus sign counts
+from the end and is its twin from the start: `-1%` is `99%`, and of 30 examples `-3` is
+`27`. (TFDS rounds before it subtracts: its `[-1%:]` of 30 examples is all of them.)
+So every example is in exactly one of `[:k]` and `[k:]`, whatever `k` is.
+"""
+
+import fractions
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -22,8 +29,8 @@ class Range(NamedTuple):
 def resolve(expression: str, known: Mapping[str, int], dataset: str) -> list[Range]:
     """Turns a split expression into ranges of the dataset's own splits.
 
-    Percentages are rounded to the closest example as TFDS does by default, a negative
-    bound counts from the end, `a+b` reads b after a, and `all` is every split in turn.
+    Percentages are rounded to the closest example as TFDS does by default, `a+b` reads
+    b after a, and `all` is every split in turn.
 
     Args:
       expression: the expression.
@@ -32,17 +39,32 @@ def resolve(expression: str, known: Mapping[str, int], dataset: str) -> list[Ran
 
     Raises:
       errors.UserError: the expression is malformed, names an unknown split, has a bound
-        outside the split, or selects no example.
+        outside the split, or a term that selects no example or some of another's.
     """
-    ranges = []
-    for term in expression.split("+"):
-        ranges.extend(_resolve_term(term.strip(), expression, known, dataset))
-    if sum(part.stop - part.start for part in ranges) == 0:
-        raise errors.UserError(
-            f"split {expression!r} of {dataset} selects no example; "
-            f"its splits: {_listing(known)}"
-        )
+    ranges: list[Range] = []
+    for term in (term.strip() for term in expression.split("+")):
+        parts = _resolve_term(term, expression, known, dataset)
+        if sum(part.stop - part.start for part in parts) == 0:
+            of = "" if term == expression.strip() else f" by {term!r}"
+            raise errors.UserError(
+                f"split {expression!r} of {dataset} selects no example{of}; "
+                f"its splits: {_listing(known)}"
+            )
+        ranges.extend(parts)
+    _check_disjoint(ranges, expression, dataset)
     return ranges
+
+
+def _check_disjoint(ranges: list[Range], expression: str, dataset: str) -> None:
+    """An example that is read twice would count twice in every figure."""
+    ordered = sorted(ranges)
+    for one, other in zip(ordered, ordered[1:]):
+        if one.split == other.split and other.start < one.stop:
+            twice = min(one.stop, other.stop)
+            raise errors.UserError(
+                f"split {expression!r} of {dataset} selects examples {other.start} to "
+                f"{twice - 1} of {one.split!r} twice; want terms that do not overlap"
+            )
 
 
 def count(expression: str, known: Mapping[str, int], dataset: str) -> int:
@@ -93,15 +115,18 @@ def _slice(name: str, start: str, stop: str, expression: str, size: int) -> Rang
                 f"percentage; wanted something like: {_EXAMPLES}"
             )
         units.add(match["percent"])
-        value = float(match["value"]) if match["percent"] else int(match["value"])
         limit = 100 if match["percent"] else size
+        # Exact, so that -33.3 % is the float that 66.7 % is, with its rounding.
+        value = fractions.Fraction(match["value"])
         if abs(value) > limit:
             raise errors.UserError(
                 f"split {expression!r}: bound {text} lies outside split {name!r}, "
                 f"which has {size} examples"
             )
-        bound = round(value * size / 100.0) if match["percent"] else value
-        bounds.append(size + bound if bound < 0 else bound)
+        if text.startswith("-"):
+            value += limit
+        percent = bool(match["percent"])
+        bounds.append(round(float(value) * size / 100.0) if percent else int(value))
     if not units:
         raise errors.UserError(
             f"split {expression!r}: [:] has no bound; wanted something like {_EXAMPLES}"
