@@ -100,6 +100,9 @@ def test_a_dataset_not_prepared_says_how_to_prepare_it(tmp_path):
         ("no/such/folder/here", "neither"),
         ("", "neither"),
         ("folder:/no/such", "does not exist"),
+        ("folder:", "names no folder"),
+        (f"folder:{__file__}", "is a file, not a folder"),
+        (__file__, "is a file, not a folder"),
     ],
 )
 def test_what_cannot_be_opened_says_why(name, shown, tmp_path):

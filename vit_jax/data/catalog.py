@@ -188,7 +188,10 @@ def _row_classes(name: str) -> int:
 def _folder_path(dataset: str) -> Path | None:
     """The folder that `dataset` names, None if it names none."""
     if dataset.startswith("folder:"):
-        return Path(dataset.removeprefix("folder:")).expanduser()
+        name = dataset.removeprefix("folder:")
+        if not name:
+            raise errors.UserError(f"dataset={dataset!r} names no folder: folder:PATH")
+        return Path(name).expanduser()
     path = Path(dataset).expanduser()
     return path if dataset and dataset not in ROWS and path.is_dir() else None
 
@@ -211,8 +214,11 @@ def _find(dataset: str, data_dir: str) -> Path | None:
 
 def _not_prepared(dataset: str, data_dir: str) -> errors.UserError:
     if not _NAME.match(dataset):
+        what = "neither a dataset's name nor an existing folder"
+        if Path(dataset).expanduser().is_file():
+            what = "a file, not a folder"
         return errors.UserError(
-            f"dataset={dataset!r} is neither a dataset's name nor an existing folder; "
+            f"dataset={dataset!r} is {what}; "
             f"wanted one of {', '.join([*ROWS, 'digits'])}, a prepared TFDS dataset, "
             "or folder:PATH"
         )

@@ -1,14 +1,25 @@
-"""A folder of images: `split/class/*.jpg`, or `class/*.jpg` for one split, "train"."""
+"""A folder of images: `SPLIT/CLASS/.../IMAGE`, or `CLASS/.../IMAGE` as split "train".
+
+Which of the two it is follows from the names. The folders in it are splits if one that
+holds folders of images is named like a split (`train`, `val`, `test_2`, `fold1`, see
+`SPLIT_NAME`); otherwise they are classes. All images below a class folder, however
+deep, belong to the class. What would leave room for doubt is an error.
+"""
 
 import hashlib
-import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from vit_jax import errors
-from vit_jax.data import decode, sources, splits
+from vit_jax.data import decode, sources, splits, walking
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
+EXTENSIONS = walking.EXTENSIONS
+SPLIT_NAME = re.compile(
+    r"(.+[-_.])?(train|training|val|valid|validation|dev|test|testing|eval|evaluation"
+    r"|holdout|fold|split)([-_.]?\d+|[-_.].+)?",
+    re.IGNORECASE,
+)
 _LAYOUTS = (
     f"wanted SPLIT/CLASS/IMAGE or CLASS/IMAGE, images ending in {', '.join(EXTENSIONS)}"
 )
@@ -18,35 +29,53 @@ class Folder:
     """The images of a folder: which splits and classes there are, and their files.
 
     Files come sorted by class, so every split is put in a pseudo-random order that
-    depends on nothing but the files' names; split expressions cut that order.
+    depends on nothing but the files' names (by the hash of CLASS/.../IMAGE); split
+    expressions cut that order. Classes are numbered in the order of their names, alike
+    in all splits. What is left out is logged: how many, and the first few names.
     """
 
     def __init__(self, root: Path):
         """Lists the folder.
 
         Raises:
-          errors.UserError: there is no such folder, or its layout is not one of ours.
+          errors.UserError: there is no such folder, its layout is not one of ours, or
+            a class has no image.
         """
         self.root = root
         if not root.is_dir():
-            raise errors.UserError(f"folder {root} does not exist; {_LAYOUTS}")
-        children = _subfolders(root)
-        flat = [name for name in children if _images(root / name)]
-        deep = [name for name in children if _holds_classes(root / name)]
-        if flat and deep:
-            raise errors.UserError(
-                f"folder {root} mixes two layouts: {flat[0]}/ holds images and "
-                f"{deep[0]}/ holds folders of images; {_LAYOUTS}"
-            )
-        if not flat and not deep:
-            found = "images beside it" if _images(root) else "no image"
+            what = "is a file, not a folder" if root.exists() else "does not exist"
+            raise errors.UserError(f"folder {root} {what}; {_LAYOUTS}")
+        top = walking.list_folder(root)
+        below = {name: walking.list_below(root / name) for name in top.folders}
+        direct = [n for n in top.folders if any("/" not in i for i in below[n][0])]
+        deep = [n for n in top.folders if any("/" in i for i in below[n][0])]
+        named = [n for n in deep if SPLIT_NAME.fullmatch(n)]
+        if not direct and not deep:
+            found = "images beside it" if top.images else "no image"
             raise errors.UserError(
                 f"folder {root} has no class folder with images ({found}); {_LAYOUTS}"
             )
-        places = {"train": root} if flat else {name: root / name for name in deep}
-        self.class_names = _class_names(root, places)
-        self._files = {name: _list(place) for name, place in places.items()}
-        self._places = places
+        if named and direct:
+            raise errors.UserError(
+                f"folder {root} mixes two layouts: {direct[0]}/ holds images and "
+                f"{named[0]}/ holds folders of images; {_LAYOUTS}"
+            )
+        left_out = list(top.left_out)
+        if named:
+            # Images beside the splits are in none of them.
+            left_out += top.images
+            left_out += [f"{name}/" for name in top.folders if name not in deep]
+            below = {name: below[name] for name in deep}
+            self._splits = {n: (root / n, images) for n, (images, _) in below.items()}
+        else:
+            _check_classes(root, direct, below)
+            images = [f"{n}/{i}" for n, (found, _) in below.items() for i in found]
+            self._splits = {"train": (root, images + top.images)}
+        for name, (_, others) in below.items():
+            left_out += [f"{name}/{other}" for other in others]
+        self.class_names = _class_names(root, self._splits)
+        self._files = {n: sorted(f, key=_order) for n, (_, f) in self._splits.items()}
+        self._tell(left_out)
 
     def counts(self) -> dict[str, int]:
         """Returns the number of images of each split."""
@@ -54,40 +83,72 @@ class Folder:
 
     def files(self, part: splits.Range) -> list[tuple[Path, str]]:
         """Returns (path, class name) of the images of a range of a split."""
-        place = self._places[part.split]
+        place, _ = self._splits[part.split]
         return [
             (place / name, name.split("/")[0])
             for name in self._files[part.split][part.start : part.stop]
         ]
 
+    def _tell(self, left_out: list[str]) -> None:
+        """Logs what a user may not expect, once."""
+        deeper = [
+            name
+            for files in self._files.values()
+            for name in files
+            if name.count("/") > 1
+        ]
+        if deeper:
+            walking.tell_once(
+                f"folder {self.root}: of the images {len(deeper)} lie deeper than "
+                f"their class's folder and belong to it: {walking.some(deeper)}"
+            )
+        if left_out:
+            walking.tell_once(
+                f"folder {self.root}: left out {len(left_out)} (no images, or of no "
+                f"class): {walking.some(left_out)}"
+            )
+        for split, files in self._files.items():
+            missing = set(self.class_names) - {name.split("/")[0] for name in files}
+            if missing:
+                walking.tell_once(
+                    f"folder {self.root}: split {split!r} has no image of "
+                    f"{len(missing)} of {len(self.class_names)} classes: "
+                    f"{walking.some(list(missing))}"
+                )
 
-def _subfolders(place: Path) -> list[str]:
-    with os.scandir(place) as entries:
-        return sorted(
-            entry.name
-            for entry in entries
-            if not entry.name.startswith(".") and entry.is_dir()
+
+def _check_classes(
+    root: Path, direct: list[str], below: dict[str, tuple[list[str], list[str]]]
+) -> None:
+    """Raises a `UserError` where folders read as classes are plainly something else."""
+    if direct:
+        return
+    inner = {image.split("/")[0] for images, _ in below.values() for image in images}
+    if len(below) == 1:
+        [name] = below
+        raise errors.UserError(
+            f"folder {root} holds one folder, {name}/, and all images lie deeper (in "
+            f"{walking.some(list(inner))}); give the folder of the splits or classes "
+            f"itself: folder:{root / name}"
+        )
+    if len(inner) > 1 and all(SPLIT_NAME.fullmatch(name) for name in inner):
+        raise errors.UserError(
+            f"folder {root} has its splits ({walking.some(list(inner))}) inside the "
+            f"classes ({walking.some(list(below))}); {_LAYOUTS}"
         )
 
 
-def _images(place: Path) -> list[str]:
-    with os.scandir(place) as entries:
-        return [
-            entry.name
-            for entry in entries
-            if entry.name.lower().endswith(EXTENSIONS)
-            and not entry.name.startswith(".")
-            and entry.is_file()
-        ]
+def _class_names(
+    root: Path, places: dict[str, tuple[Path, list[str]]]
+) -> tuple[str, ...]:
+    """The classes of all splits; one that training lacks, or an empty one, is an error.
 
-
-def _holds_classes(place: Path) -> bool:
-    return any(_images(place / name) for name in _subfolders(place))
-
-
-def _class_names(root: Path, places: dict[str, Path]) -> tuple[str, ...]:
-    """The classes of all splits; a class that training lacks is a mistake."""
-    classes = {split: _subfolders(place) for split, place in places.items()}
+    Raises:
+      errors.UserError: also an image that lies beside the class folders.
+    """
+    classes = {
+        n: walking.list_folder(place).folders for n, (place, _) in places.items()
+    }
     names = sorted({name for found in classes.values() for name in found})
     if "train" in classes:
         for split, found in classes.items():
@@ -96,25 +157,23 @@ def _class_names(root: Path, places: dict[str, Path]) -> tuple[str, ...]:
                 raise errors.UserError(
                     f"folder {root}: class {extra[0]!r} is in split {split!r} but not "
                     f"in 'train', which has {len(classes['train'])} classes; name the "
-                    "class folders alike in every split"
+                    "class folders alike in every split (and none like a split)"
                 )
-    for split, place in places.items():
-        stray = _images(place)
+    for split, (place, files) in places.items():
+        stray = sorted(name for name in files if "/" not in name)
         if stray:
             raise errors.UserError(
                 f"folder {root}: image {place / stray[0]} of split {split!r} lies in "
                 f"no class folder; {_LAYOUTS}"
             )
+        empty = set(classes[split]) - {name.split("/")[0] for name in files}
+        if empty:
+            raise errors.UserError(
+                f"folder {place}: {len(empty)} of {len(classes[split])} class folders "
+                f"hold no image: {walking.some(list(empty))}; put images there or "
+                f"remove them; {_LAYOUTS}"
+            )
     return tuple(names)
-
-
-def _list(place: Path) -> list[str]:
-    names = [
-        f"{folder}/{image}"
-        for folder in _subfolders(place)
-        for image in _images(place / folder)
-    ]
-    return sorted(names, key=_order)
 
 
 def _order(name: str) -> tuple[bytes, str]:

@@ -1,0 +1,112 @@
+"""Which files of a folder are images, and which are left out."""
+
+import functools
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from vit_jax import errors
+
+# What Pillow decodes and datasets are made of; case does not matter. Of an animation
+# or a file of several pages the first is read.
+EXTENSIONS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp"),
+    *(".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".tga"),
+)
+# Folders that archivers, network drives and recycle bins leave behind: what they hold
+# looks like images.
+LITTER = ("__macosx", "@eadir", "$recycle.bin", "lost+found")
+_NAMES_SHOWN = 5
+
+
+class Listing(NamedTuple):
+    """What lies in a folder; names are relative to it, with slashes, in no order."""
+
+    folders: list[str]  # directly below, sorted
+    images: list[str]  # directly below
+    left_out: list[str]  # anything else directly below; folders end in a slash
+
+
+def list_folder(place: Path) -> Listing:
+    """Returns what lies directly in a folder; links are followed.
+
+    Hidden files are no images: "._a.jpg" is what macOS writes beside "a.jpg".
+
+    Raises:
+      errors.UserError: it cannot be listed.
+    """
+    found = Listing([], [], [])
+    try:
+        with os.scandir(place) as entries:
+            for entry in entries:
+                name = entry.name
+                hidden = name.startswith(".")
+                if entry.is_dir():
+                    if hidden or name.lower() in LITTER:
+                        found.left_out.append(f"{name}/")
+                    else:
+                        found.folders.append(name)
+                elif (
+                    not hidden
+                    and name.lower().endswith(EXTENSIONS)
+                    and entry.is_file()  # not so a link to nothing
+                ):
+                    found.images.append(name)
+                else:
+                    found.left_out.append(name)
+    except OSError as error:
+        raise errors.UserError(
+            f"folder {place} cannot be listed: {error.strerror or error}"
+        ) from error
+    found.folders.sort()
+    return found
+
+
+def list_below(place: Path) -> tuple[list[str], list[str]]:
+    """Returns the images in a folder and in all folders below it, and what is left out.
+
+    A link to a folder that it lies in is left out, so that every walk ends.
+
+    Raises:
+      errors.UserError: a folder that cannot be listed.
+    """
+    images, left_out = [], []
+    pending = [("", frozenset([_identity(place)]))]
+    while pending:
+        prefix, above = pending.pop()
+        found = list_folder(place / prefix)
+        images.extend(prefix + name for name in found.images)
+        left_out.extend(prefix + name for name in found.left_out)
+        for name in found.folders:
+            below = f"{prefix}{name}/"
+            identity = _identity(place / below)
+            if identity in above:
+                left_out.append(below)
+            else:
+                pending.append((below, above | {identity}))
+    return images, left_out
+
+
+def _identity(place: Path) -> tuple[int, int]:
+    try:
+        status = os.stat(place)
+    except OSError as error:
+        raise errors.UserError(
+            f"folder {place} cannot be listed: {error.strerror or error}"
+        ) from error
+    return status.st_dev, status.st_ino
+
+
+def some(names: Sequence[str]) -> str:
+    """Returns the first few names, in order, and how many more there are."""
+    shown = sorted(names)[:_NAMES_SHOWN]
+    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+    return ", ".join(shown) + more
+
+
+@functools.lru_cache(maxsize=1024)
+def tell_once(message: str) -> None:
+    """Logs a warning, however often a folder is listed in this process."""
+    logging.warning("%s", message)
