@@ -196,7 +196,8 @@ def test_pillow_images_and_undecoded_dicts_are_opened(scene):
 
 
 @pytest.mark.parametrize(
-    "array", [np.zeros((4, 4, 3)), np.zeros(5, np.uint8), np.zeros((0, 4, 3), np.uint8)]
+    "array",
+    [np.zeros((4, 4, 3), int), np.zeros(5, np.uint8), np.zeros((0, 4, 3), np.uint8)],
 )
 def test_other_arrays_are_refused(array):
     with pytest.raises(decode.BadImage, match="wanted uint8"):

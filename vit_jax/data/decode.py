@@ -7,22 +7,20 @@ the reference pipelines do: crops are in the coordinates of the stored pixels.
 
 import io
 import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
 
-from vit_jax.data import jpeg
+from vit_jax.data import jpeg, levels
+from vit_jax.data.levels import BadImage
 
 # Pillow's own threshold for a decompression bomb: a quarter of a gigabyte in RGB.
 MAX_PIXELS = 1024 * 1024 * 1024 // 4 // 3
 
 # The loaders have threads of their own.
 cv2.setNumThreads(0)
-
-
-class BadImage(ValueError):
-    """An image that cannot be read: damaged, no image at all, or far too large."""
 
 
 class Window(NamedTuple):
@@ -87,34 +85,22 @@ class JpegImage:
 
 
 def open_image(image: Any) -> Image:
-    """Opens encoded bytes, a uint8 array [h, w], [h, w, 1 | 3 | 4] or a Pillow image.
+    """Opens encoded bytes, an array [h, w], [h, w, 1 | 3 | 4] or a Pillow image.
 
     A dict with "bytes" (an undecoded image of Hugging Face datasets) is opened too.
+    Numbers that are not 0..255 are scaled by the rules of `levels`.
 
     Raises:
-      BadImage: it cannot be read, or has more than `MAX_PIXELS` pixels.
+      BadImage: it cannot be read, has more than `MAX_PIXELS` pixels, or numbers for
+        which there is no rule.
     """
     if isinstance(image, dict) and isinstance(image.get("bytes"), bytes):
         image = image["bytes"]
     if isinstance(image, (bytes, bytearray, memoryview)):
         return _open_bytes(bytes(image))
     if hasattr(image, "convert"):
-        return PixelImage(_rgb(image))
-    array = np.asarray(image)
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or 0 in array.shape:
-        raise BadImage(f"{array.dtype} {array.shape}; wanted uint8 [height, width, 3]")
-    return PixelImage(to_rgb(array))
-
-
-def to_rgb(array: np.ndarray) -> np.ndarray:
-    """Returns uint8 [h, w, 3] of [h, w] or [h, w, 1 | 3 | 4]; alpha is dropped."""
-    if array.ndim == 2:
-        array = array[..., None]
-    if array.shape[2] == 1:
-        return np.repeat(array, 3, axis=2)
-    if array.shape[2] not in (3, 4):
-        raise BadImage(f"{array.shape[2]} channels; wanted 1, 3 or 4")
-    return array[..., :3]
+        return PixelImage(levels.from_pillow(image))
+    return PixelImage(levels.from_array(np.asarray(image)))
 
 
 def _open_bytes(data: bytes) -> Image:
@@ -135,7 +121,29 @@ def _check_size(height: int, width: int) -> None:
         )
 
 
-def _decode_with_pillow(data: bytes) -> np.ndarray:
+def decode_packed_floats(data: bytes) -> np.ndarray:
+    """Returns float32 [h, w] of a PNG whose four channels are the bytes of a float.
+
+    So TFDS stores images of dtype float32, lowest byte first.
+
+    Raises:
+      BadImage: it cannot be read, or is another kind of image.
+    """
+    return _decode_with_pillow(data, _packed_floats)
+
+
+def _packed_floats(image: Any) -> np.ndarray:
+    if image.mode != "RGBA" or ";16" in str(image.tile):
+        raise BadImage(
+            f"a {image.format} of mode {image.mode}; wanted the four bytes of a "
+            "float32 as RGBA, as the dataset's features.json states"
+        )
+    return np.ascontiguousarray(image).view("<f4")[..., 0]
+
+
+def _decode_with_pillow(
+    data: bytes, read: Callable[[Any], np.ndarray] = levels.from_pillow
+) -> np.ndarray:
     from PIL import Image as pillow
 
     try:
@@ -143,7 +151,7 @@ def _decode_with_pillow(data: bytes) -> np.ndarray:
             warnings.simplefilter("ignore")  # of bombs: _check_size refuses them
             image = pillow.open(io.BytesIO(data))
         _check_size(image.height, image.width)
-        return _rgb(image)
+        return read(image)
     except BadImage:
         raise
     except Exception as error:
@@ -153,16 +161,6 @@ def _decode_with_pillow(data: bytes) -> np.ndarray:
         raise BadImage(
             f"{len(data)} bytes that are no readable image ({reason})"
         ) from error
-
-
-def _rgb(image: Any) -> np.ndarray:
-    """Returns uint8 [h, w, 3] of a Pillow image; 16-bit grey keeps its high byte."""
-    if image.mode.startswith("I;16"):
-        return to_rgb((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode == "I":
-        # Pillow's older mode for 16-bit grey.
-        return to_rgb((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
-    return np.asarray(image.convert("RGB"))
 
 
 # Pillow's filters by name, smooth where an image shrinks: what PyTorch's codes use.

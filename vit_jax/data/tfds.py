@@ -15,12 +15,10 @@ from typing import Any
 import numpy as np
 
 from vit_jax import errors
-from vit_jax.data import decode, example, records, sources, splits
+from vit_jax.data import decode, example, records, sources, splits, tfds_features
 
 _VERSION = re.compile(r"^\d+\.\d+\.\d+$")
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-# Tags of TFDS's proto messages in features.json.
-_IMAGE, _CLASS, _SEQUENCE, _TENSOR = "image", "classLabel", "sequence", "tensor"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,15 +31,6 @@ class Split:
 
 
 @dataclasses.dataclass(frozen=True)
-class Label:
-    """How a record states its label."""
-
-    feature: str
-    num_classes: int  # 0: not recorded
-    kind: str  # "class", "classes" (a list of indices) or "vector" (one number a class)
-
-
-@dataclasses.dataclass(frozen=True)
 class Info:
     """What the two JSON files of a prepared dataset say."""
 
@@ -49,9 +38,8 @@ class Info:
     name: str
     format: str  # key of records.FORMATS
     splits: dict[str, Split]
-    image: str  # name of the image feature
-    image_shape: tuple[int, int, int] | None
-    label: Label
+    image: tfds_features.Picture
+    label: tfds_features.Label
     label_names: tuple[str, ...] | None
 
     def counts(self) -> dict[str, int]:
@@ -110,14 +98,13 @@ def read_info(directory: Path) -> Info:
             for split in info["splits"]
         }
         features = features["featuresDict"]["features"]
-        image, label = _choose(features, info, features_path)
+        image, label = tfds_features.choose(features, info, features_path)
         return Info(
             directory=directory,
             name=name,
             format=form,
             splits=table,
             image=image,
-            image_shape=_image_shape(features[image]),
             label=label,
             label_names=_read_names(directory, label),
         )
@@ -168,60 +155,7 @@ def _read_split(directory: Path, dataset: str, form: str, split: dict) -> Split:
     return Split(tuple(paths), lengths, num_bytes)
 
 
-def _choose(features: dict, info: dict, path: Path) -> tuple[str, Label]:
-    """Picks the image and the label: the supervised pair, else the only ones."""
-    pair = []
-    if "supervisedKeys" in info and "tuple" in info["supervisedKeys"]:
-        items = info["supervisedKeys"]["tuple"]["items"]
-        pair = [item["featureKey"] for item in items if "featureKey" in item]
-    images = [name for name, feature in features.items() if _IMAGE in feature]
-    images = [name for name in pair if name in images] or images
-    if "image" in images:
-        images = ["image"]
-    labels = [label for name in features if (label := _label(name, features[name]))]
-    preferred = [label for label in labels if label.feature in pair[1:]]
-    named = [label for label in labels if label.feature in ("label", "labels")]
-    classes = [label for label in labels if label.kind != "vector"]
-    candidates = preferred or named or classes
-    if len(images) != 1 or len(candidates) != 1:
-        raise errors.UserError(
-            f"{path}: wanted one image and one label, found images {images} and "
-            f"labels {[label.feature for label in labels]} "
-            f"among {sorted(features)}"
-        )
-    return images[0], candidates[0]
-
-
-def _label(name: str, feature: dict) -> Label | None:
-    if _CLASS in feature:
-        return Label(name, _num_classes(feature), "class")
-    if _SEQUENCE in feature:
-        inner = feature[_SEQUENCE]["feature"]
-        return Label(name, _num_classes(inner), "classes") if _CLASS in inner else None
-    if _TENSOR not in feature or name not in ("label", "labels"):
-        return None
-    tensor = feature[_TENSOR]
-    shape = tensor["shape"] if "shape" in tensor else {}
-    dims = [int(n) for n in shape["dimensions"]] if "dimensions" in shape else []
-    if not dims and "int" in tensor["dtype"]:
-        return Label(name, 0, "class")
-    if len(dims) == 1 and dims[0] > 0:
-        return Label(name, dims[0], "vector")
-    return None
-
-
-def _num_classes(feature: dict) -> int:
-    label = feature[_CLASS]
-    return int(label["numClasses"]) if "numClasses" in label else 0
-
-
-def _image_shape(feature: dict) -> tuple[int, int, int] | None:
-    dims = feature[_IMAGE]["shape"]["dimensions"] if "shape" in feature[_IMAGE] else []
-    shape = tuple(int(dim) for dim in dims)
-    return shape if len(shape) == 3 and min(shape) > 0 else None
-
-
-def _read_names(directory: Path, label: Label) -> tuple[str, ...] | None:
+def _read_names(directory: Path, label: tfds_features.Label) -> tuple[str, ...] | None:
     path = directory / f"{label.feature}.labels.txt"
     if not path.is_file():
         return None
@@ -234,7 +168,7 @@ def _read_names(directory: Path, label: Label) -> tuple[str, ...] | None:
 
 
 class TfdsSource:
-    """Examples of a prepared dataset: image bytes, and an int or a multi-hot label."""
+    """Examples of a prepared dataset: image and an int or a multi-hot label."""
 
     def __init__(self, info: Info, ranges: Sequence[splits.Range]):
         """Opens the shards of the splits in `ranges`.
@@ -248,10 +182,10 @@ class TfdsSource:
             name: _open_split(info, info.splits[name])
             for name in dict.fromkeys(part.split for part in ranges)
         }
-        self._names = frozenset({info.image, info.label.feature})
+        self._names = frozenset({info.image.feature, info.label.feature})
         self.num_classes = info.label.num_classes
         self.label_names = info.label_names
-        self.image_shape = info.image_shape
+        self.image_shape = info.image.shape
 
     def __len__(self) -> int:
         return len(self._ranges)
@@ -266,7 +200,7 @@ class TfdsSource:
         try:
             record = self._files[split].read(at)
             features = example.parse(record, self._names)
-            image = features[self._info.image][0]
+            image = self._info.image.read(features[self._info.image.feature])
         except (records.DamagedRecord, example.MalformedExample) as error:
             raise decode.BadImage(f"a damaged record ({error})") from error
         except (KeyError, IndexError) as error:
