@@ -44,6 +44,7 @@ LEVELS = {
     "augreg": 3,
     "checkpoint": 3,
     "pretrained": 4,
+    "saving": 4,
     "experiment": 5,
     "evaluators": 5,
     "planning": 6,

@@ -6,12 +6,14 @@
 
     model = vit_jax.create_model("B/16", num_classes=10)
     vit_jax.list_models("R50*")
+    vit_jax.save(model, "folder", label_names=[...])
 
 Importing this imports nothing heavy; jax and the rest come with the first call.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +22,9 @@ if TYPE_CHECKING:
     from jax.sharding import Mesh
 
     from vit_jax import pretrained
+    from vit_jax.data.preprocessing import Preprocessing
 
-__all__ = ["__version__", "create_model", "list_models", "load"]
+__all__ = ["__version__", "create_model", "list_models", "load", "save"]
 
 
 def create_model(
@@ -87,6 +90,43 @@ def load(
 
     return pretrained.load(
         path, image_size=image_size, num_classes=num_classes, mesh=mesh, **options
+    )
+
+
+def save(
+    model: nnx.Module,
+    path: str | Path,
+    *,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+    label_names: Sequence[str] | None = None,
+    problem: str = "single_label",
+) -> Path:
+    """Writes a model as a checkpoint that `load` and every command take.
+
+    Args:
+        model: What `create_model` or `load` returned, trained or not.
+        path: A new or an empty folder. It appears whole or not at all.
+        preprocessing: How images reach the model, e.g. `loaded.preprocessing`, or its
+            fields by name; the image size is the model's. None: resized to that size,
+            (pixels - 127.5) / 127.5.
+        label_names: One for each output; None: there are none.
+        problem: "single_label", or "multi_label" where each output is a sigmoid.
+
+    Returns:
+        The folder, as an absolute path.
+
+    Raises:
+        errors.UserError: no such model, names or preprocessing that do not fit it,
+            something at `path`, or it cannot be written.
+    """
+    from vit_jax import saving
+
+    return saving.save(
+        model,
+        path,
+        preprocessing=preprocessing,
+        label_names=label_names,
+        problem=problem,
     )
 
 
