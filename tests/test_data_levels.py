@@ -164,6 +164,14 @@ def test_files_of_any_depth_are_the_same_picture(name):
     assert_ramp(FILES[name])
 
 
+def test_a_transparent_palette_keeps_its_colours_without_a_warning(recwarn):
+    image = Image.fromarray(GREY).convert("P")
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", transparency=bytes(range(256)))
+    assert_ramp(buffer.getvalue(), 0)
+    assert not recwarn.list
+
+
 def test_one_bit_is_black_and_white():
     bits = Image.fromarray(GREY > 127)
     assert bits.mode == "1"
@@ -344,6 +352,20 @@ def test_tensors_of_tfds_are_images(kind, dimensions, tmp_path):
     source = open_tensor(tmp_path / "a", kind, TENSORS[kind], dimensions)
     assert_ramp(source[0]["image"])
     assert source.image_shape == (None if "-1" in dimensions else (6, 8, 1))
+
+
+def test_the_supervised_pair_may_name_a_tensor_beside_an_image(tmp_path):
+    shape = {"dimensions": ["6", "8", "1"]}
+    tensor = {"tensor": {"shape": shape, "dtype": "uint8", "encoding": "bytes"}}
+    mask = {"image": {"shape": shape, "dtype": "uint8"}}
+    record = {
+        "image": TENSORS["uint8 bytes"],
+        "mask": bytes_feature(encoded(".png", GREY * 0)),
+        "label": packed_ints(1),
+    }
+    features = {"image": tensor, "mask": mask, "label": LABEL}
+    prepare(tmp_path / "a", features, {"train": [[record]]})
+    assert_ramp(catalog.open_source(str(tmp_path / "a"), "train")[0]["image"], 0)
 
 
 @pytest.mark.parametrize(

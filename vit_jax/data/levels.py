@@ -114,6 +114,8 @@ def from_pillow(image: Any) -> np.ndarray:
         if highest < 2 ** (_LEAST_BITS - 9):
             raise _dark(f"high bytes up to {highest}")
     try:
+        if mode == "P" and "transparency" in image.info:
+            image = image.convert("RGBA")  # as Pillow wants it, with a warning
         return np.asarray(image.convert("RGB"))
     except ValueError as error:
         raise BadImage(f"mode {mode}, which Pillow cannot convert: {error}") from error

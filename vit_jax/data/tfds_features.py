@@ -82,7 +82,8 @@ def choose(
 ) -> tuple[Picture, Label]:
     """Picks the image and the label: the supervised pair, else the only ones.
 
-    A tensor of two or three axes is an image where no feature is declared as one.
+    A tensor of two or three axes is an image where the pair says so, or where no
+    feature is declared as one.
 
     Args:
       features: of features.json.
@@ -98,9 +99,10 @@ def choose(
         pair = [item["featureKey"] for item in items if "featureKey" in item]
     images = {name: _image(name, features[name], path) for name in features}
     images = {name: picture for name, picture in images.items() if picture}
-    if not images:
-        tensors = {name: _tensor(name, features[name]) for name in features}
-        images = {name: picture for name, picture in tensors.items() if picture}
+    tensors = {name: _tensor(name, features[name]) for name in features}
+    tensors = {name: picture for name, picture in tensors.items() if picture}
+    if not images or pair[:1] and pair[0] in tensors:
+        images = tensors
     named = [name for name in pair if name in images] or list(images)
     if "image" in named:
         named = ["image"]
