@@ -221,7 +221,7 @@ def test_what_cannot_be_says_what_to_do():
     assert architecture(image_size=(15, 16), crop="valid").grid == (3, 4)
     with pytest.raises(errors.UserError, match="no option registers=2"):
         architecture(registers=2)
-    with pytest.raises(errors.UserError, match="drop_path needs random numbers"):
+    with pytest.raises(errors.UserError, match="has no random numbers"):
         make(drop_path=0.1)(images(), deterministic=False)
     with pytest.raises(errors.UserError, match="wants \\[batch, 16, 16, 3\\]"):
         make()(images(size=(16, 12)))

@@ -126,6 +126,7 @@ class Classifier(resnet.Trunk):
             rngs=rngs,
         )
         self.architecture = arch
+        self.deterministic = True  # what `train()` and `eval()` set
         width, epsilon = arch.feature_width, style.norm_epsilon
         self.norm = resnet.GroupNorm(width, epsilon=epsilon) if final_norm else None
         self.head = layers.new_head(
@@ -136,7 +137,7 @@ class Classifier(resnet.Trunk):
         self,
         images: jax.Array,
         *,
-        deterministic: bool = True,
+        deterministic: bool | None = None,
         rngs: nnx.Rngs | None = None,
         placement: Placement = NOWHERE,
     ) -> jax.Array:
@@ -164,7 +165,7 @@ class Classifier(resnet.Trunk):
         self,
         images: jax.Array,
         *,
-        deterministic: bool = True,
+        deterministic: bool | None = None,
         rngs: nnx.Rngs | None = None,
         placement: Placement = NOWHERE,
     ) -> jax.Array:

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from vit_jax import errors
+
 Initializer = Callable[..., jax.Array]
 
 xavier_uniform = nnx.initializers.xavier_uniform()
@@ -33,6 +35,24 @@ GELU: dict[str, Callable[[jax.Array], jax.Array]] = {
 @_recomputed
 def _swiglu(gate: jax.Array, x: jax.Array) -> jax.Array:
     return jax.nn.silu(gate) * x
+
+
+def is_deterministic(model: nnx.Module, asked: bool | None) -> bool:
+    """Whether a call drops nothing: as it asks, else as the model's mode says.
+
+    The mode is the attribute `deterministic`, which NNX's `train()`, `eval()` and
+    `set_attributes(deterministic=...)` set.
+    """
+    return model.deterministic if asked is None else asked
+
+
+def check_rngs(rngs: nnx.Rngs | None) -> None:
+    """Raises `UserError` where there is nothing to draw from what is dropped."""
+    if rngs is None:
+        raise errors.UserError(
+            "dropout is on and has no random numbers: pass rngs=nnx.Rngs(dropout=key), "
+            "or turn it off with model.eval() or deterministic=True."
+        )
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:

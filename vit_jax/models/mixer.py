@@ -169,6 +169,7 @@ class MlpMixer(nnx.Module):
     def __init__(self, architecture: MixerArchitecture, *, rngs: nnx.Rngs):
         arch = architecture
         self.architecture = arch
+        self.deterministic = True  # what `train()` and `eval()` set
         self.patch_embed = layers.Linear(
             (*arch.patch, 3),
             (arch.width,),
@@ -188,7 +189,7 @@ class MlpMixer(nnx.Module):
         self,
         images: jax.Array,
         *,
-        deterministic: bool = True,
+        deterministic: bool | None = None,
         rngs: nnx.Rngs | None = None,
         placement: Placement = NOWHERE,
     ) -> jax.Array:
@@ -197,7 +198,8 @@ class MlpMixer(nnx.Module):
         Args:
             images: float [b, height, width, 3], normalised (the released weights
                 expect [-1, 1]), of the architecture's size.
-            deterministic: No branch is dropped.
+            deterministic: No branch is dropped; None: as `train()` or `eval()`, the
+                default, left it.
             rngs: Source of the keys of `drop_path` (its stream "dropout").
             placement: Of tokens and weights on a mesh.
 
@@ -222,7 +224,7 @@ class MlpMixer(nnx.Module):
         self,
         images: jax.Array,
         *,
-        deterministic: bool = True,
+        deterministic: bool | None = None,
         rngs: nnx.Rngs | None = None,
         placement: Placement = NOWHERE,
     ) -> jax.Array:
@@ -230,12 +232,8 @@ class MlpMixer(nnx.Module):
         arch = self.architecture
         vit.check_images(images, arch)
         keys = None
-        if not deterministic and arch.drop_path:
-            if rngs is None:
-                raise errors.UserError(
-                    "deterministic=False with drop_path needs random numbers: pass "
-                    "rngs=nnx.Rngs(dropout=key)."
-                )
+        if arch.drop_path and not layers.is_deterministic(self, deterministic):
+            layers.check_rngs(rngs)
             keys = jax.random.split(rngs.dropout(), arch.depth)
         x = self.patch_embed(vit.patches(images.astype(arch.compute_dtype), arch))
         graphdef, stacked = nnx.split(self.blocks)

@@ -27,6 +27,7 @@ class VisionTransformer(nnx.Module):
     def __init__(self, architecture: variants.VitArchitecture, *, rngs: nnx.Rngs):
         arch = architecture
         self.architecture = arch
+        self.deterministic = True  # what `train()` and `eval()` set
         width = arch.width
         self.resnet = _resnet(arch, rngs) if arch.resnet_used else None
         self.patch_embed = layers.Linear(
@@ -61,7 +62,7 @@ class VisionTransformer(nnx.Module):
         self,
         images: jax.Array,
         *,
-        deterministic: bool = True,
+        deterministic: bool | None = None,
         rngs: nnx.Rngs | None = None,
         placement: Placement = NOWHERE,
     ) -> jax.Array:
@@ -70,7 +71,8 @@ class VisionTransformer(nnx.Module):
         Args:
             images: float [b, height, width, 3], normalised (the released weights
                 expect [-1, 1]), of the architecture's size.
-            deterministic: No dropout.
+            deterministic: No dropout; None: as `train()` or `eval()`, the default,
+                left it.
             rngs: Source of the dropout keys (its stream "dropout"); needed when
                 something is to be dropped.
             placement: Of tokens and weights on a mesh.
@@ -79,7 +81,8 @@ class VisionTransformer(nnx.Module):
             float32. With pool="none" [b, n, classes]: the logits of every token.
 
         Raises:
-            errors.UserError: images of another shape or of an integer dtype.
+            errors.UserError: images of another shape or of an integer dtype; nothing to
+                draw dropout from.
         """
         features = self.features(
             images, deterministic=deterministic, rngs=rngs, placement=placement
@@ -95,7 +98,7 @@ class VisionTransformer(nnx.Module):
         self,
         images: jax.Array,
         *,
-        deterministic: bool = True,
+        deterministic: bool | None = None,
         rngs: nnx.Rngs | None = None,
         placement: Placement = NOWHERE,
     ) -> jax.Array:
@@ -152,7 +155,7 @@ class VisionTransformer(nnx.Module):
         self,
         tokens: jax.Array,
         *,
-        deterministic: bool = True,
+        deterministic: bool | None = None,
         rngs: nnx.Rngs | None = None,
         placement: Placement = NOWHERE,
     ) -> jax.Array:
@@ -163,12 +166,8 @@ class VisionTransformer(nnx.Module):
         arch = self.architecture
         keys = paths = None
         random = arch.dropout or arch.attention_dropout or arch.drop_path
-        if not deterministic and random:
-            if rngs is None:
-                raise errors.UserError(
-                    "deterministic=False with dropout needs random numbers: pass "
-                    "rngs=nnx.Rngs(dropout=key)."
-                )
+        if random and not layers.is_deterministic(self, deterministic):
+            layers.check_rngs(rngs)
             first, rest = jax.random.split(rngs.dropout())
             tokens = layers.dropout(tokens, arch.dropout, first)
             keys = jax.random.split(rest, arch.depth)
