@@ -45,6 +45,9 @@ def get_config() -> ConfigDict:
     # none | learned | learned_2d | relative | sincos_1d | sincos_2d (paper D.4)
     config.model.posemb = "learned"
     config.model.posemb_at = "stem"  # stem | every (layer) | shared (by all layers)
+    # Of init_from's table for another grid: auto (as the checkpoint's own code does;
+    # ours: corners) | corners | centers | bilinear | bicubic | bicubic_antialias | ...
+    config.model.posemb_resample = "auto"
     config.model.pre_logits = True  # tanh layer before the head (paper D.3)
     config.model.head_bias = 0.0  # initial; -10 with sigmoid and many classes
     config.model.dropout = 0.0

@@ -175,7 +175,9 @@ def test_reading_back_is_exact(tmp_path, kind):
     wanted = weights.architecture
     assert again.dialect == dialect
     assert wanted == again.architecture.replace(
-        name=wanted.name, layer_scale=wanted.layer_scale
+        name=wanted.name,
+        layer_scale=wanted.layer_scale,
+        posemb_resample=wanted.posemb_resample,
     )
     found = dict(tree.named_leaves(again.params))
     for name, leaf in tree.named_leaves(weights.params):

@@ -118,13 +118,16 @@ def load(
         path: A checkpoint of ours (a workdir, or one checkpoint inside) or of another
             code, as `open_weights` takes it.
         image_size: Pixels (one number or height, width); the position table is
-            resampled for it. None: the checkpoint's.
+            resampled for it, as the code that it comes from does. None: the
+            checkpoint's.
         num_classes: Another number than the checkpoint's puts a new zero head on; 0
             takes the head off. None: the checkpoint's.
         mesh: Each leaf goes to its shards on it; None: to the default device.
         **options: Fields of the architecture that the tensors do not decide, e.g.
             heads=12 behind a fused QKV, or of a run: dropout=0.1,
-            compute_dtype="bfloat16".
+            compute_dtype="bfloat16". posemb_resample="corners" resamples positions in
+            another way, a key of `interop.posemb.METHODS`; grid=(2, 8) says the (rows,
+            columns) of a table of another code that is not square.
 
     Raises:
         errors.UserError: a path that holds no checkpoint, or a damaged or unknown one.
@@ -187,6 +190,11 @@ def open_weights(
     if local.is_dir() and checkpoint.find(local) is not None:
         stored = checkpoint.StoredParams(local)
         described = stored.description
+        if "grid" in options:
+            raise errors.UserError(
+                f"{path} is a checkpoint of ours, whose grid is known "
+                f"({described.architecture.image_size} pixels): leave grid out."
+            )
         return interop.Weights(
             models.with_options(described.architecture, options),
             interop.Tensors(stored.shapes, stored.read, label=text),
@@ -257,7 +265,11 @@ def adapt(
     before = leaves.shapes
     if source.image_size != target.image_size:
         cut = {"crop": target.crop} if hasattr(target, "crop") else {}
-        leaves, _ = interop.at_size(leaves, source.replace(**cut), target.image_size)
+        said = getattr(target, "posemb_resample", "auto")
+        leaves, _ = interop.at_size(
+            *(leaves, source.replace(**cut), target.image_size),
+            method=None if said == "auto" else said,
+        )
     # A head reads what the pre-logits layer writes: they stay or go together.
     same = all(
         getattr(source, field, None) == getattr(target, field, None)

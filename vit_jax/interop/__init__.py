@@ -3,7 +3,14 @@
 from vit_jax.interop.dialects import DIALECTS
 from vit_jax.interop.posemb import at_size, resample_posemb
 from vit_jax.interop.source import Tensors
-from vit_jax.interop.weights import Weights, check_shapes, is_weights, read, write
+from vit_jax.interop.weights import (
+    Weights,
+    check_shapes,
+    grid_option,
+    is_weights,
+    read,
+    write,
+)
 
 __all__ = [
     "DIALECTS",
@@ -11,6 +18,7 @@ __all__ = [
     "Weights",
     "at_size",
     "check_shapes",
+    "grid_option",
     "is_weights",
     "read",
     "resample_posemb",

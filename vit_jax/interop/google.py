@@ -176,6 +176,8 @@ def _with_folded_position(
     return leaves.changed(changes), arch.replace(prefix_positions=0)
 
 
+# Both codes zoom position tables with `scipy.ndimage.zoom(order=1)`, as ours are by
+# default.
 _FIELDS = {"gelu": "tanh", "norm_epsilon": 1e-6}
 _GOOGLE = {
     "fields": _FIELDS | {"prefix_positions": 1},

@@ -179,9 +179,10 @@ def _dinov2_says(tensors: Tensors) -> dict[str, Any]:
     # All that were released have heads of 64.
     heads = width // 64 or None
     pool = "token_mean" if "classifier.weight" in tensors.shapes else "token"
-    return {"pool": pool} | _says(
+    said = {"pool": pool} | _says(
         tensors, ("dinov2", "dinov2_with_registers"), heads=heads
     )
+    return said | pytorch.square_table(tensors.shapes, said)
 
 
 def _dinov2_loaded(leaves: Tensors) -> Tensors:
@@ -216,6 +217,7 @@ def _dinov2_saved(
 ) -> tuple[Tensors, VitArchitecture]:
     leaves, arch = pytorch.learned_positions(leaves, arch)
     leaves, arch = pytorch.with_positions(leaves, arch, 1)
+    pytorch.check_square(arch, "transformers' DINOv2")
     if arch.mlp == "swiglu":
         return pytorch.renamed(leaves, "blocks/mlp", _GATED), arch.replace(gelu="erf")
     return leaves, arch
@@ -444,6 +446,7 @@ def _rules(parts: list[Rule], *bases: str) -> tuple[Rule, ...]:
     return (*head, *(rule for base in bases for rule in pytorch.prefixed(base, parts)))
 
 
+_FIELDS = {"gelu": "erf", "norm_epsilon": 1e-12, "prefix_positions": 1} | pytorch.SHARP
 _COMMON: dict[str, Any] = {
     "says_heads": False,
     "containers": ("safetensors",),
@@ -453,7 +456,7 @@ DIALECTS: dict[str, Dialect] = {
     "hf_deit": Dialect(
         _rules(_DEIT, "deit.", ""),
         r"(deit\.)?embeddings\.distillation_token",
-        fields={"gelu": "erf", "norm_epsilon": 1e-12, "prefix_positions": 2},
+        fields=_FIELDS | {"prefix_positions": 2},
         says=_deit_says,
         saved=_deit_saved,
         preprocessing=_deit_preprocessing,
@@ -463,7 +466,7 @@ DIALECTS: dict[str, Dialect] = {
     "hf_dinov2_with_registers": Dialect(
         _rules(_REGISTERS, "dinov2_with_registers.", ""),
         r"(dinov2_with_registers\.)?embeddings\.register_tokens",
-        fields={"gelu": "erf", "norm_epsilon": 1e-6, "prefix_positions": 1},
+        fields=_FIELDS | {"norm_epsilon": 1e-6} | pytorch.SMOOTH,
         says=_dinov2_says,
         loaded=_dinov2_loaded,
         saved=_registers_saved,
@@ -474,7 +477,7 @@ DIALECTS: dict[str, Dialect] = {
     "hf_dinov2": Dialect(
         _rules(_DINOV2, "dinov2.", ""),
         r"(dinov2\.)?encoder\.layer\.\d+\.layer_scale1\.lambda1",
-        fields={"gelu": "erf", "norm_epsilon": 1e-6, "prefix_positions": 1},
+        fields=_FIELDS | {"norm_epsilon": 1e-6},
         says=_dinov2_says,
         loaded=_dinov2_loaded,
         saved=_dinov2_saved,
@@ -485,7 +488,7 @@ DIALECTS: dict[str, Dialect] = {
     "hf_vit": Dialect(
         _rules(_VIT, "vit.", ""),
         r"(vit\.)?embeddings\.cls_token",
-        fields={"gelu": "erf", "norm_epsilon": 1e-12, "prefix_positions": 1},
+        fields=_FIELDS,
         says=_vit_says,
         saved=_vit_saved,
         preprocessing=_vit_preprocessing,

@@ -17,6 +17,7 @@ ImageSize = int | tuple[int, int] | None
 # computation is run, or of how parameters start.
 NOT_STORED = {
     *("name", "image_size", "head_bias", "layer_scale", "crop"),
+    *("posemb_std", "posemb_resample"),
     *("dropout", "attention_dropout", "drop_path"),
     *("compute_dtype", "logits_dtype", "attention", "unroll", "remat"),
 }
@@ -37,7 +38,8 @@ def architecture(
     Args:
         shapes: Of all leaves, by name.
         fields: What else is known of it, over what the shapes imply; "image_size" is
-            the one it was trained at.
+            the one it was trained at; "grid" (rows, columns) that of the position
+            table, where the size does not show it.
         image_size: The one it shall have, consulted where the shapes do not say.
         family: Key of `families.FAMILIES`.
 
@@ -46,6 +48,7 @@ def architecture(
             unknown field, or a size that must be given.
     """
     known = {f.name for f in dataclasses.fields(families.FAMILIES[family].architecture)}
+    known |= {"grid"} if family == "vit" else set()
     for field in fields or {}:
         errors.lookup(dict.fromkeys(known), field, "model option")
     fields = {
@@ -132,6 +135,8 @@ def _vit(
     }
     fields = inferred | given
     trained = pair(fields.pop("image_size")) if "image_size" in fields else None
+    if "grid" in fields:
+        fields, trained = _of_grid(shapes, fields)
     positions = _positions(shapes, fields, trained, image_size)
     return variants.VitArchitecture(
         name=variants.name_of(fields), **(positions | fields)
@@ -169,6 +174,48 @@ def _resnet_units(shapes: Shapes) -> tuple[int, ...] | None:
     return tuple(
         sum(stage == f"stage{i + 1}" for stage, _ in units) for i in range(len(stages))
     )
+
+
+def _of_grid(
+    shapes: Shapes, fields: dict[str, Any]
+) -> tuple[dict[str, Any], tuple[int, int]]:
+    """The fields, and the image size, that go with a position table of a grid.
+
+    Raises:
+        errors.UserError: there is no table, or none of this grid.
+    """
+    fields = dict(fields)
+    grid = pair(fields.pop("grid"))
+    prefix = (fields["class_token"] == "yes") + fields["registers"]
+    patches = math.prod(grid)
+    if "posemb/row" in shapes:
+        rows, columns = shapes["posemb/row"][0], shapes["posemb/column"][0]
+        have, good = f"{rows} rows and {columns} columns", grid == (rows, columns)
+    elif table := next((name for name in TABLES if name in shapes), None):
+        kind, axes, axis = TABLES[table]
+        entries = _shape(shapes, table, axes)[axis]
+        if kind == "relative":
+            count, good = 0, entries == 2 * (patches + prefix) - 1
+        else:
+            count = entries - patches
+            good = 0 <= count <= prefix
+            fields["prefix_positions"] = count
+        have = f"{entries} entries for patches and up to {prefix} more tokens"
+    else:
+        have, good = "none", False
+    if not good or min(grid) < 1:
+        raise errors.UserError(
+            f"grid={by(grid)} is {patches} patches; its position table has {have}.\n"
+            "Pass the (rows, columns) it was trained with, or leave grid out."
+        )
+    return fields, _size_of(grid, fields)
+
+
+def _size_of(grid: tuple[int, int], fields: dict[str, Any]) -> tuple[int, int]:
+    """(height, width) of images of a grid of patches."""
+    stride = variants.resnet_stride(fields["resnet"])
+    height, width = (n * p * stride for n, p in zip(grid, fields["patch"]))
+    return height, width
 
 
 def _positions(
@@ -238,7 +285,8 @@ def _grid(
             return grid
     raise errors.UserError(
         f"its position table has {patches} entries for patches of {by(strides)} "
-        "pixels, which is no square; pass the image_size it was trained at."
+        "pixels, which is no square; pass the image_size it was trained at, or the "
+        "table's grid=(rows, columns)."
     )
 
 

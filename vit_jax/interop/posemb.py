@@ -1,5 +1,6 @@
 """Position tables at another image size."""
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -8,40 +9,100 @@ from vit_jax import errors
 from vit_jax.interop.source import Tensors
 from vit_jax.models.architecture import Architecture, by
 
+Kernel = Callable[[np.ndarray], np.ndarray]
+Weights = Callable[[int, int], np.ndarray]
+
+OURS = "corners"  # where neither the weights' own code nor a user chose another
+
+
+def _triangle(x: np.ndarray) -> np.ndarray:
+    return np.maximum(0, 1 - np.abs(x))
+
+
+def _cubic(x: np.ndarray, a: float) -> np.ndarray:
+    """Keys' cubic convolution: 1 at 0, 0 at other whole numbers and from 2 on."""
+    x = np.abs(x)
+    near = ((a + 2) * x - (a + 3)) * x**2 + 1
+    far = a * (((x - 5) * x + 8) * x - 4)
+    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+
+
+# PyTorch has both: -0.75 where it takes four entries, Pillow's -0.5 where it smooths.
+_SHARP: Kernel = functools.partial(_cubic, a=-0.75)
+_SMOOTH: Kernel = functools.partial(_cubic, a=-0.5)
+
 
 def _corners(old: int, new: int) -> np.ndarray:
-    """First entry to first, last to last: `scipy.ndimage.zoom(order=1)`."""
+    """First entry to first, last to last."""
     at = np.arange(new) * ((old - 1) / (new - 1) if new > 1 else 0.0)
-    return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(old)[None]))
+    return _triangle(at[:, None] - np.arange(old)[None])
 
 
-def _centers(old: int, new: int) -> np.ndarray:
-    """Edge to edge, smoothed when it shrinks: `jax.image.resize("bilinear")`."""
+def _smoothed(old: int, new: int, *, kernel: Kernel) -> np.ndarray:
+    """Edge to edge; the kernel is as wide as a new entry when those are fewer."""
     at = (np.arange(new) + 0.5) * (old / new) - 0.5
-    distance = np.abs(at[:, None] - np.arange(old)[None])
-    weights = np.maximum(0, 1 - distance / max(1.0, old / new))
+    distance = at[:, None] - np.arange(old)[None]
+    weights = kernel(distance / max(1.0, old / new))
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-METHODS: dict[str, Callable[[int, int], np.ndarray]] = {
+def _sampled(
+    old: int, new: int, *, kernel: Kernel, reach: int, offset: float = 0.0
+) -> np.ndarray:
+    """Edge to edge, from `reach` entries on each side; beyond the edge is its entry.
+
+    `offset` makes the step old / (new + offset).
+    """
+    at = (np.arange(new) + 0.5) * (old / (new + offset)) - 0.5
+    first = np.floor(at).astype(int)
+    weights = np.zeros((new, old))
+    for tap in range(1 - reach, reach + 1):
+        index = np.clip(first + tap, 0, old - 1)
+        np.add.at(weights, (np.arange(new), index), kernel(at - first - tap))
+    return weights
+
+
+# Method -> (old, new) -> [new, old], float64: what a new row or column is made of.
+METHODS: dict[str, Weights] = {
+    # `scipy.ndimage.zoom(order=1)`.
     "corners": _corners,
-    "centers": _centers,
+    # `jax.image.resize("bilinear")`; PyTorch's with antialias=True.
+    "centers": functools.partial(_smoothed, kernel=_triangle),
+    # `torch.nn.functional.interpolate(align_corners=False)`.
+    "bilinear": functools.partial(_sampled, kernel=_triangle, reach=1),
+    "bicubic": functools.partial(_sampled, kernel=_SHARP, reach=2),
+    "bicubic_antialias": functools.partial(_smoothed, kernel=_SMOOTH),
+    # The same with scale_factor=(new + 0.1) / old, as DINO and DINOv2 have it.
+    "bicubic_offset": functools.partial(_sampled, kernel=_SHARP, reach=2, offset=0.1),
 }
+
+
+def method_of(arch: Architecture) -> str:
+    """Returns how an architecture's position table is resampled."""
+    method = getattr(arch, "posemb_resample", "auto")
+    return OURS if method == "auto" else method
 
 
 def at_size(
     leaves: Tensors,
     arch: Architecture,
     image_size: tuple[int, int],
-    method: str = "corners",
+    method: str | None = None,
 ) -> tuple[Tensors, Architecture]:
     """Returns leaves and architecture for images of another size.
+
+    Args:
+        leaves: Of `arch`, by name.
+        arch: Their architecture, with the size that they are for.
+        image_size: (height, width), pixels.
+        method: Key of `METHODS`; None: the architecture's.
 
     Raises:
         errors.UserError: the model has weights that belong to its own grid of patches,
             or the patches do not divide the new size.
     """
     target = arch.replace(image_size=image_size)
+    method = method or method_of(arch)
     if arch.family != "vit" or target.grid == arch.grid or arch.posemb == "none":
         return leaves, target
     if arch.posemb.startswith("sincos"):
@@ -103,18 +164,20 @@ def resample_posemb(
     old_grid: tuple[int, int],
     new_grid: tuple[int, int],
     prefix: int,
-    method: str = "corners",
+    method: str = OURS,
 ) -> np.ndarray:
-    """Interpolates a learned table bilinearly to another grid of patches.
+    """Interpolates a learned table to another grid of patches.
 
     Args:
         posemb: [1, prefix + rows * columns, D], row by row.
         old_grid: (rows, columns) of `posemb`.
         new_grid: (rows, columns) wanted; need not be square.
         prefix: Leading entries without a place (the class token's): kept.
-        method: "corners": the corners keep their places, as in the paper's code and
-            all published fine-tunings; "centers": the pixel-centre convention of
-            image libraries.
+        method: Key of `METHODS`. "corners", bilinear: the corners keep their places,
+            as in the paper's code and all published fine-tunings. The others have the
+            pixel-centre convention of image libraries: "bilinear", "centers" (the
+            same, smoothed when it shrinks), "bicubic" (transformers'),
+            "bicubic_antialias" (timm's), "bicubic_offset" (DINOv2's own).
 
     Returns:
         [1, prefix + new rows * new columns, D] of the same dtype; for the same grid

@@ -5,6 +5,7 @@ width]; heads lie one after the other in the outputs of queries, keys and values
 """
 
 import dataclasses
+import logging
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -17,12 +18,16 @@ from vit_jax.data.preprocessing import Preprocessing
 from vit_jax.interop.rules import Rule, Sizes
 from vit_jax.interop.source import Tensors
 from vit_jax.models import posemb
+from vit_jax.models.architecture import by
 from vit_jax.models.variants import VitArchitecture
 
 # In units of 0..255.
 HALF = (127.5, 127.5, 127.5)
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
+# How position tables are resampled: timm's and, without antialias, most others' way.
+SMOOTH = {"posemb_resample": "bicubic_antialias"}
+SHARP = {"posemb_resample": "bicubic"}
 
 
 def norm(ours: str, theirs: str) -> list[Rule]:
@@ -199,6 +204,43 @@ def positioned(
     rests = {count: entries - count for count in orders if entries > count}
     squares = [c for c, rest in rests.items() if math.isqrt(rest) ** 2 == rest]
     return squares[0] if squares else prefix
+
+
+def square_table(
+    shapes: Mapping[str, tuple[int, ...]], said: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns the grid of a table that its code takes for square at every size.
+
+    DINOv2's does, also at an image size of its own config that has as many patches in
+    other rows and columns. {} where the size in `said` is square, or the table none.
+    """
+    tables = [s for n, s in shapes.items() if n.endswith("position_embeddings")]
+    patches = tables[0][1] - 1 if tables and len(tables[0]) == 3 else 0
+    side = math.isqrt(max(patches, 0))
+    height, width = said["image_size"] if "image_size" in said else (1, 1)
+    square = height == width or not side or side**2 != patches
+    return {} if square else {"grid": (side, side)}
+
+
+def check_square(arch: VitArchitecture, code: str) -> None:
+    """Says, or raises `UserError` if it would be silent, that `code` has square tables.
+
+    Its readers fail on a number of positions that is no square, and take one that is
+    for a square's.
+    """
+    side = math.isqrt(arch.patches)
+    if arch.posemb != "learned" or arch.grid[0] == arch.grid[1]:
+        return
+    if side**2 == arch.patches:
+        raise errors.UserError(
+            f"{code} takes a table of {arch.patches} positions for {side}x{side}; this "
+            f"{arch.name} has {by(arch.grid)}. Write another dialect."
+        )
+    logging.warning(
+        "%s runs only with square position tables, not with %s: vit_jax reads what is "
+        "written, that code does not.",
+        *(code, by(arch.grid)),
+    )
 
 
 def whole(config: Mapping[str, Any], key: str, least: int = 1) -> int | None:

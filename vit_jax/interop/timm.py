@@ -96,6 +96,8 @@ _ZOO: tuple[tuple[str, dict[str, Any]], ...] = (
     (r"vit_base_patch16_gap_224", {"heads": 16}),
     (r"vit_base_patch16_rpn_224", {"norm": "post"}),
     (r"test_vit[24]?", {"heads": 2}),
+    # As its weights are loaded for another size.
+    (r"flexivit_.*", {"posemb_resample": "bilinear"}),
 )
 # Its other architectures' heads are 64 wide.
 _IN_ZOO = r"(vit|deit3?|flexivit)_.*"
@@ -140,6 +142,8 @@ def _vit_says(tensors: Tensors) -> dict[str, Any]:
     elif "heads" not in fields and re.fullmatch(_IN_ZOO, zoo) and width >= 64:
         fields["heads"] = width // 64
     fields |= _activation(config, _is_swiglu(shapes)) | _pool(config, shapes)
+    if "mask_token" in shapes and "register_tokens" not in shapes:
+        fields["posemb_resample"] = "bicubic_offset"  # DINOv2's own file
     return fields | _image_size(config) | _positions(shapes, _image_size(config))
 
 
@@ -471,9 +475,10 @@ DIALECTS: dict[str, Dialect] = {
     "timm": Dialect(
         (*_VIT, *pytorch.prefixed(_WRAPPER, _VIT)),
         rf"({_WRAPPER})?blocks\.\d+\.attn\.qkv\.weight",
-        fields={"gelu": "erf", "norm_epsilon": 1e-6},
+        fields={"gelu": "erf", "norm_epsilon": 1e-6} | pytorch.SMOOTH,
         says=_vit_says,
         says_heads=False,
+        ignore=(r"mask_token",),  # of DINOv2's own files, for masked pre-training
         loaded=_vit_loaded,
         saved=_vit_saved,
         config=_vit_config,

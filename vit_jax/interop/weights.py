@@ -1,6 +1,7 @@
 """From a file of another code to our architecture and parameters, and back."""
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,8 @@ from vit_jax.interop import (
 )
 from vit_jax.interop.dialect import Dialect
 from vit_jax.interop.source import Tensors
-from vit_jax.models import build
-from vit_jax.models.architecture import Architecture, pair
+from vit_jax.models import build, families
+from vit_jax.models.architecture import Architecture, by, pair
 
 
 class Container(NamedTuple):
@@ -84,7 +85,6 @@ def read(
     path: str | Path,
     *,
     image_size: int | tuple[int, int] | None = None,
-    method: str = "corners",
     **options: Any,
 ) -> Weights:
     """Opens weights in any dialect; only names and shapes are read until asked.
@@ -94,9 +94,9 @@ def read(
             under `img/` of a file of several.
         image_size: Pixels (one number or height, width) to resample the position
             table for; None: the size it was trained at.
-        method: See `posemb.resample_posemb`.
         **options: Fields of the architecture that the tensors do not decide (heads,
-            gelu, norm_epsilon, pool, posemb ...), over what is inferred.
+            gelu, norm_epsilon, pool, posemb_resample ...), over what is inferred; and
+            grid, the (rows, columns) of a position table that is not square.
 
     Raises:
         errors.UserError: a file that is missing or damaged, in an unknown layout, or
@@ -110,7 +110,7 @@ def read(
         entry = dialects.DIALECTS[name]
         leaves, arch = interpret(tensors, entry, options, image_size)
         if image_size is not None:
-            leaves, arch = posemb.at_size(leaves, arch, pair(image_size), method)
+            leaves, arch = posemb.at_size(leaves, arch, pair(image_size))
         check_shapes(leaves.shapes, arch)
         return Weights(
             arch,
@@ -170,7 +170,9 @@ def interpret(
         errors.UserError: tensors without a place, or that do not fit together.
         infer.UnknownHeads: see there.
     """
-    fields = {**entry.fields, **entry.says(tensors), **options}
+    given = families.chosen(options)
+    said = entry.says(tensors)
+    fields = {**entry.fields, **said, **given}
     sizes = rules.Sizes()
     if not entry.says_heads:
         if "heads" not in fields:
@@ -178,8 +180,23 @@ def interpret(
             fields["heads"] = infer.known_heads(draft.shapes)
         sizes = rules.Sizes(heads=fields["heads"])
     leaves = rules.load(entry.rules, tensors, sizes, entry.ignore)
-    leaves = entry.loaded(leaves)
-    return leaves, infer.architecture(leaves.shapes, fields, image_size, entry.family)
+    leaves = _loaded(leaves, entry, given)
+    arch = infer.architecture(leaves.shapes, fields, image_size, entry.family)
+    if "grid" in said and "grid" not in given:
+        # Where it says both, the table is resampled to the size whenever it is used.
+        return posemb.at_size(leaves, arch, said["image_size"])
+    return leaves, arch
+
+
+def _loaded(leaves: Tensors, entry: Dialect, given: Mapping[str, Any]) -> Tensors:
+    """What the dialect makes of our leaves; a table of the grid given stays whole."""
+    changed = entry.loaded(leaves)
+    if "grid" in given and "posemb" in leaves.shapes:
+        shape = leaves.shapes["posemb"]
+        if shape[1:2] == (math.prod(pair(given["grid"])),):
+            table = {"posemb": (shape, lambda: leaves.read("posemb"))}
+            return changed.changed(table)
+    return changed
 
 
 def _warning_of_zeros(leaves: Tensors) -> Tensors:
@@ -255,17 +272,20 @@ def _in_dialect(weights: Weights, name: str, entry: Dialect) -> Tensors:
             f"{name} cannot hold this {arch.name}: {error}"
         ) from None
     wanted = weights.preprocessing
+    said = {} if entry.config is not None else grid_option(saved)
     if entry.config is not None:
         config = entry.config(saved, wanted, weights.label_names)
         tensors = tensors.configured(config)
     try:
-        back = interpret(tensors, entry, {}, saved.image_size)[1]
+        back = interpret(tensors, entry, said, saved.image_size)[1]
     except infer.UnknownHeads:
-        back = interpret(tensors, entry, {"heads": heads}, saved.image_size)[1]
+        said |= {"heads": heads}
+        back = interpret(tensors, entry, said, saved.image_size)[1]
     if lines := infer.differences(saved, back):
         raise errors.UserError(
             f"{name} has no way to say of this {arch.name}:\n{rules.listed(lines)}"
         )
+    _warn_of_positions(saved, back, name, entry)
     read = entry.preprocessing(saved, tensors.config)
     if wanted is not None and wanted != read:
         logging.warning(
@@ -274,6 +294,32 @@ def _in_dialect(weights: Weights, name: str, entry: Dialect) -> Tensors:
             *(name, read, wanted),
         )
     return tensors
+
+
+def grid_option(arch: Architecture) -> dict[str, tuple[int, int]]:
+    """Returns the `grid` to read weights back with: {} where their table shows it."""
+    learned = getattr(arch, "posemb", "none") == "learned"
+    return {"grid": arch.grid} if learned and len(set(arch.grid)) == 2 else {}
+
+
+def _warn_of_positions(
+    ours: Architecture, theirs: Architecture, name: str, entry: Dialect
+) -> None:
+    """Says what of a position table its readers will not know, or do otherwise."""
+    if getattr(ours, "posemb", "none") not in ("learned", "learned_2d"):
+        return
+    if entry.config is None and (grid := grid_option(ours)):
+        logging.warning(
+            "%s does not say that its %d positions are %s: load it with grid=%s.",
+            *(name, ours.patches, by(ours.grid), grid["grid"]),
+        )
+    methods = posemb.method_of(ours), posemb.method_of(theirs)
+    if methods[0] != methods[1]:
+        logging.warning(
+            "%s has no way to say how positions are resampled for other sizes: its "
+            "readers take %r, this model %r (load it with posemb_resample=%r).",
+            *(name, methods[1], methods[0], methods[0]),
+        )
 
 
 def check_shapes(shapes: Mapping[str, tuple[int, ...]], arch: Architecture) -> None:

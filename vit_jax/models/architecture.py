@@ -1,12 +1,18 @@
 """What all families of models say of themselves: `Architecture`, their common base."""
 
 import dataclasses
-from collections.abc import Mapping
+import numbers
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
+
+import numpy as np
 
 from vit_jax import errors
 
 COMPUTE_DTYPES = ("float32", "bfloat16")
+# "48", "48x64", "48, 64", and the last in brackets.
+_SIZE = re.compile(r"\s*[(\[]?\s*(\d{1,9})\s*(?:[xX,]\s*(\d{1,9})\s*)?,?\s*[)\]]?\s*")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,13 +108,23 @@ class Architecture:
         )
 
 
-def pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Returns (height, width) of one number or of two."""
-    if isinstance(size, int):
-        return size, size
-    if len(size) != 2:
-        raise errors.UserError(f"{size} must be one number or (height, width).")
-    return int(size[0]), int(size[1])
+def pair(size: int | str | Sequence[int]) -> tuple[int, int]:
+    """Returns (height, width) of one whole number, of two, or of a text like "48x64".
+
+    Raises:
+        errors.UserError: anything else.
+    """
+    sides: Any = size if isinstance(size, Sequence | np.ndarray) else (size,)
+    if isinstance(size, str):
+        found = _SIZE.fullmatch(size)
+        sides = [int(side) for side in found.groups() if side] if found else ()
+    whole = [isinstance(s, numbers.Integral) and not isinstance(s, bool) for s in sides]
+    if len(whole) not in (1, 2) or not all(whole):
+        raise errors.UserError(
+            f"{str(size)[:60]!r} is no size: want one whole number or height and "
+            'width, as in 48, (48, 64) or "48x64".'
+        )
+    return int(sides[0]), int(sides[-1])
 
 
 def by(size: tuple[int, int]) -> str:

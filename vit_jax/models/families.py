@@ -73,6 +73,8 @@ FAMILIES: dict[str, Family] = {
 SIZE_OPTIONS = ("width", "depth", "mlp_width", "heads")
 # Options that change nothing in families without them: no patches, nothing to crop.
 MEANINGLESS = ("crop",)
+# Options whose "auto" means: as the model says.
+AUTO_OPTIONS = ("posemb_resample",)
 
 
 def architecture(
@@ -109,6 +111,15 @@ def architecture(
     )
 
 
+def chosen(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options that do not leave it to the model."""
+    return {
+        key: value
+        for key, value in options.items()
+        if not (key in AUTO_OPTIONS and value == "auto")
+    }
+
+
 def with_options(arch: Architecture, options: Mapping[str, Any]) -> Architecture:
     """Returns a copy with options as `architecture` takes them."""
     return arch.replace(**_given(family_of(arch), arch.name, options))
@@ -123,7 +134,7 @@ def _given(family: Family, name: str, options: Mapping[str, Any]) -> dict[str, A
     known = {f.name: f for f in dataclasses.fields(family.architecture)}
     neutral = {f.name: f.default for f in dataclasses.fields(variants.VitArchitecture)}
     fields = {}
-    for key, value in options.items():
+    for key, value in chosen(options).items():
         if value == 0 and key in SIZE_OPTIONS:
             continue
         if key not in known and key in neutral:

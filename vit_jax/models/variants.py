@@ -85,6 +85,9 @@ class VitArchitecture(Architecture):
         posemb: "none"; "learned": 1-D, an entry a token; "learned_2d": a row and a
             column table of half the width; "relative": an attention term for every
             offset in raster order; "sincos_1d", "sincos_2d": fixed (the paper's D.4).
+        posemb_resample: How a learned table is brought to another grid, a key of
+            `interop.posemb.METHODS`: set to the way of the code that weights come from;
+            "auto": as ours are, "corners".
         posemb_at: "stem": added once; "every": a table of its own at the input of each
             block; "shared": one table added at the input of every block. Relative
             positions have no stem: there "stem" means "every".
@@ -132,6 +135,10 @@ class VitArchitecture(Architecture):
             *("none", "learned", "learned_2d", "relative", "sincos_1d", "sincos_2d"),
         ),
         "posemb_at": ("stem", "every", "shared"),
+        "posemb_resample": (
+            *("auto", "corners", "centers", "bilinear"),
+            *("bicubic", "bicubic_antialias", "bicubic_offset"),
+        ),
         "crop": ("error", "valid"),
         "norm": ("pre", "post"),
         "final_norm": ("tokens", "pooled"),
@@ -155,6 +162,7 @@ class VitArchitecture(Architecture):
     prefix_positions: int = 1
     posemb: str = "learned"
     posemb_at: str = "stem"
+    posemb_resample: str = "auto"
     pre_logits: bool = False
     dropout: float = 0.0
     attention_dropout: float = 0.0

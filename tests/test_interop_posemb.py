@@ -1,0 +1,286 @@
+"""Position tables at other sizes: as PyTorch, transformers, timm and Google do it."""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from configs import base
+from vit_jax import checkpoint, errors, experiment, interop, models, pretrained, tree
+from vit_jax.data.preprocessing import Preprocessing
+from vit_jax.interop import posemb
+from vit_jax.models import variants
+
+GOLDEN = Path(__file__).parent / "golden"
+POSITIONS = GOLDEN / "positions"
+KINDS = sorted(path.name for path in POSITIONS.iterdir() if path.is_dir())
+
+
+def grid_of(text):
+    rows, columns = text.split("x")
+    return int(rows), int(columns)
+
+
+def test_every_method_can_be_asked_for():
+    known = variants.VitArchitecture.CHOICES["posemb_resample"]
+    assert set(known) == {"auto", *posemb.METHODS}
+
+
+def test_tables_are_those_of_pytorch():
+    """Values of `torch.nn.functional.interpolate`, by `benchmarks/positions.py`."""
+    with np.load(POSITIONS / "tables.npz") as archive:
+        values = dict(archive)
+    results = [key for key in values if " " in key]
+    assert {key.split()[0] for key in results} == set(posemb.METHODS) - {"corners"}
+    for key in results:
+        method, old, new = key.split()
+        found = interop.resample_posemb(
+            values[old],
+            old_grid=grid_of(old),
+            new_grid=grid_of(new),
+            prefix=0,
+            method=method,
+        )
+        np.testing.assert_allclose(found, values[key], atol=1e-6, rtol=0, err_msg=key)
+
+
+@pytest.mark.parametrize("method", posemb.METHODS)
+def test_what_is_everywhere_the_same_stays(method):
+    for old, new in ((1, 5), (5, 1), (4, 4), (3, 7), (7, 3), (37, 16)):
+        weights = posemb.METHODS[method](old, new)
+        assert weights.shape == (new, old)
+        np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-12)
+        if old == new and method != "bicubic_offset":
+            np.testing.assert_allclose(weights, np.eye(old), atol=1e-12)
+        if old == 1 or new == 1 or method == "bicubic_offset":
+            continue
+        # Nothing prefers left to right.
+        np.testing.assert_allclose(weights[::-1, ::-1], weights, atol=1e-9)
+
+
+def test_corners_is_scipys_zoom():
+    scipy = pytest.importorskip("scipy.ndimage")
+    table = np.random.default_rng(0).standard_normal((4, 6, 3))
+    for new in ((7, 3), (2, 2), (12, 9)):
+        zoom = (new[0] / 4, new[1] / 6, 1)
+        found = interop.resample_posemb(
+            table.reshape(1, 24, 3), old_grid=(4, 6), new_grid=new, prefix=0
+        )
+        expected = scipy.zoom(table, zoom, order=1).reshape(1, -1, 3)
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_the_case_of_a_transformers_vit():
+    case = GOLDEN / "cases/posemb_hf"
+    for size, logits in json.loads((case / "expected.json").read_text())[
+        "logits"
+    ].items():
+        shape = (2, *grid_of(size), 3)
+        images = np.random.default_rng(5).normal(size=shape).astype(np.float32)
+        found = pretrained.load(case / "hf", image_size=size).model(images)
+        np.testing.assert_allclose(found, logits, atol=1e-4, err_msg=size)
+
+
+def images_at(size):
+    """As `benchmarks/positions.py` makes them."""
+    rng = np.random.default_rng(size[0] * 1000 + size[1])
+    return rng.standard_normal((2, *size, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_at_other_sizes_are_those_of_the_code(kind):
+    """Logits by transformers and timm, stored by `benchmarks/positions.py`."""
+    with np.load(POSITIONS / kind / "logits.npz") as archive:
+        expected = dict(archive)
+    assert len(expected) == 2
+    for size, logits in expected.items():
+        model = pretrained.load(POSITIONS / kind, image_size=size, unroll=1).model
+        found = model(images_at(grid_of(size)))
+        np.testing.assert_allclose(found, logits, atol=1e-4, err_msg=size)
+
+
+def position_table(weights):
+    return dict(tree.named_leaves(weights.params))["posemb"]
+
+
+def test_one_key_overrides():
+    path = POSITIONS / "transformers_vit"
+    old = position_table(interop.read(path))
+    assert interop.read(path).architecture.posemb_resample == "bicubic"
+    for asked, method in {"auto": "bicubic", "corners": "corners"}.items():
+        new = interop.read(path, image_size=(24, 12), posemb_resample=asked)
+        assert new.architecture.posemb_resample == method
+        expected = interop.resample_posemb(
+            old, old_grid=(4, 4), new_grid=(6, 3), prefix=1, method=method
+        )
+        assert np.array_equal(position_table(new), expected)
+    with pytest.raises(errors.UserError, match='mean "bicubic"'):
+        interop.read(path, posemb_resample="bicubi")
+
+
+def test_a_checkpoint_of_ours_keeps_its_codes_way(tmp_path):
+    weights = interop.read(POSITIONS / "timm_vit")
+    described = checkpoint.Description(
+        weights.architecture, Preprocessing((16, 16)), None, {}, 0
+    )
+    checkpoint.write_params(tmp_path / "ours", weights.params, described)
+    old = position_table(weights)
+    for asked, method in {"auto": "bicubic_antialias", "centers": "centers"}.items():
+        loaded = pretrained.load(
+            tmp_path / "ours", image_size="24x12", posemb_resample=asked
+        )
+        expected = interop.resample_posemb(
+            old, old_grid=(4, 4), new_grid=(6, 3), prefix=1, method=method
+        )
+        assert np.array_equal(loaded.params["posemb"], expected)
+    with pytest.raises(errors.UserError, match="leave grid out"):
+        pretrained.load(tmp_path / "ours", grid=(2, 8))
+
+
+def test_a_runs_key_is_the_checkpoints_by_default():
+    arch = interop.read(POSITIONS / "transformers_vit").architecture
+    for asked, method in {"auto": "bicubic", "corners": "corners"}.items():
+        found = models.with_options(arch, {"posemb_resample": asked})
+        assert found.posemb_resample == method
+    assert "posemb_resample" in experiment.OF_A_RUN
+    assert base.get_config().model.posemb_resample == "auto"
+
+
+def test_what_was_stored_before_the_key_is_read():
+    arch = models.architecture("mu/8", num_classes=3, image_size=32)
+    stored = arch.to_dict()
+    assert stored.pop("posemb_resample") == "auto"
+    assert models.from_dict(stored) == arch
+    assert posemb.method_of(arch) == "corners"
+
+
+def test_fine_tuning_resamples_as_the_checkpoint_unless_told():
+    source = models.architecture(
+        "mu/8", num_classes=3, image_size=32, posemb_resample="bicubic"
+    )
+    leaves = {
+        name: np.random.default_rng(0).standard_normal(leaf.shape).astype(np.float32)
+        for name, leaf in tree.named_leaves(models.abstract(source)[1])
+    }
+    for asked, method in {"auto": "bicubic", "centers": "centers"}.items():
+        target = models.architecture(
+            "mu/8", num_classes=3, image_size=(48, 16), posemb_resample=asked
+        )
+        params, _ = pretrained.adapt(
+            interop.Tensors.of(leaves), source, target, models.abstract(target)[1]
+        )
+        expected = interop.resample_posemb(
+            leaves["posemb"], old_grid=(4, 4), new_grid=(6, 2), prefix=1, method=method
+        )
+        assert np.array_equal(params["posemb"], expected)
+
+
+def rectangular(path, dialect, grid, **options):
+    """Writes a model of a grid of patches; returns its weights."""
+    size = (8 * grid[0], 8 * grid[1])
+    arch = models.architecture(
+        "mu/8", num_classes=3, image_size=size, depth=1, heads=2, **options
+    )
+    rng = np.random.default_rng(0)
+    leaves = {
+        name: rng.standard_normal(leaf.shape).astype(np.float32)
+        for name, leaf in tree.named_leaves(models.abstract(arch)[1])
+    }
+    weights = interop.Weights(arch, leaves, Preprocessing(size), dialect)
+    interop.write(weights, path, dialect)
+    return weights
+
+
+@pytest.mark.parametrize("pool", ["token", "mean"])
+@pytest.mark.parametrize("grid", [(2, 8), (2, 5), (1, 17), (3, 5)])
+@pytest.mark.parametrize("dialect", ["google", "google_old", "big_vision"])
+def test_a_rectangular_table_can_be_said(tmp_path, caplog, dialect, grid, pool):
+    """Also where a square, or a square and a class token, has as many entries."""
+    path = tmp_path / "x.npz"
+    weights = rectangular(path, dialect, grid, pool=pool)
+    assert f"load it with grid={grid}" in caplog.text
+    again = interop.read(path, heads=2, grid=grid)
+    assert again.architecture.grid == grid
+    table = position_table(weights)[:, -grid[0] * grid[1] :]
+    assert np.array_equal(position_table(again)[:, -table.shape[1] :], table)
+    larger = interop.read(path, heads=2, grid=grid, image_size=(24, 40))
+    expected = interop.resample_posemb(table, old_grid=grid, new_grid=(3, 5), prefix=0)
+    assert np.array_equal(position_table(larger)[:, -15:], expected)
+
+
+def test_a_rectangular_table_is_found_where_the_config_says_it(tmp_path):
+    options = {"gelu": "erf", "norm_epsilon": 1e-12}
+    for dialect, more in {"hf_vit": {}, "timm": {"norm_epsilon": 1e-6}}.items():
+        weights = rectangular(tmp_path / dialect, dialect, (2, 8), **options | more)
+        again = interop.read(tmp_path / dialect)
+        assert again.architecture.grid == (2, 8)
+        assert np.array_equal(position_table(again), position_table(weights))
+
+
+def test_a_grid_that_the_table_does_not_have_is_an_error(tmp_path):
+    rectangular(tmp_path / "x.npz", "google", (2, 8))
+    for grid, message in {
+        (3, 8): "has 17 entries for patches and up to 1 more",
+        (4, 8): "grid=4x8 is 32 patches",
+        (2, 8, 1): "is no size",
+        "2x": "is no size",
+    }.items():
+        with pytest.raises(errors.UserError, match=message) as caught:
+            interop.read(tmp_path / "x.npz", heads=2, grid=grid)
+        assert len(str(caught.value).splitlines()) <= 10
+
+
+def test_dinov2_takes_every_table_for_square(tmp_path, caplog):
+    """transformers resamples it from a square even at its config's own size."""
+    kind = POSITIONS / "transformers_dinov2"
+    config = json.loads((kind / "config.json").read_text()) | {"image_size": [8, 32]}
+    tensors = safetensors.numpy.load_file(kind / "model.safetensors")
+    safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    own, asked = interop.read(tmp_path), interop.read(kind, image_size=(8, 32))
+    assert own.architecture == asked.architecture
+    assert np.array_equal(position_table(own), position_table(asked))
+    assert own.architecture.grid == (2, 8)
+    with pytest.raises(errors.UserError, match="takes a table of 16 positions for 4x4"):
+        interop.write(own, tmp_path / "again")
+    with caplog.at_level(logging.WARNING):
+        interop.write(interop.read(kind, image_size=(24, 32)), tmp_path / "b")
+    assert "runs only with square position tables, not with 6x8" in caplog.text
+    assert interop.read(tmp_path / "b").architecture.grid == (6, 8)
+
+
+def test_dinov2s_own_file_is_resampled_as_its_own_code_does(tmp_path):
+    kind = POSITIONS / "timm_vit"
+    tensors = safetensors.numpy.load_file(kind / "model.safetensors")
+    tensors["mask_token"] = np.zeros((1, 16), np.float32)
+    safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
+    found = interop.read(tmp_path, heads=2).architecture
+    assert (found.posemb_resample, found.mask_token) == ("bicubic_offset", False)
+
+
+def test_converting_says_what_readers_do_otherwise(tmp_path, caplog):
+    interop.write(interop.read(POSITIONS / "timm_vit"), tmp_path / "a", "timm")
+    assert not caplog.records
+    weights = interop.read(POSITIONS / "timm_vit", norm_epsilon=1e-12)
+    interop.write(weights, tmp_path / "b", "hf_vit")
+    assert "readers take 'bicubic', this model 'bicubic_antialias'" in caplog.text
+
+
+def test_sizes_are_read_as_people_write_them():
+    for size in (
+        "48x64",
+        "48,64",
+        "(48, 64)",
+        "[48, 64]",
+        [48, 64],
+        np.array([48, 64]),
+    ):
+        assert models.pair(size) == (48, 64)
+    for size in (48, "48", "(48,)", (48,), np.int64(48)):
+        assert models.pair(size) == (48, 48)
+    for size in ("48x", "4x5x6", "-3", "", 3.5, True, None, (1, 2, 3), (2.0, 3)):
+        with pytest.raises(errors.UserError, match='48, \\(48, 64\\) or "48x64"'):
+            models.pair(size)
