@@ -45,6 +45,7 @@ def get_config() -> ConfigDict:
     # none | learned | learned_2d | relative | sincos_1d | sincos_2d (paper D.4)
     config.model.posemb = "learned"
     config.model.posemb_at = "stem"  # stem | every (layer) | shared (by all layers)
+    config.model.posemb_std = 0.02  # initial deviation of tables; 0: 1 / sqrt(width)
     # Of init_from's table for another grid: auto (as the checkpoint's own code does;
     # ours: corners) | corners | centers | bilinear | bicubic | bicubic_antialias | ...
     config.model.posemb_resample = "auto"

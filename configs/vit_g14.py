@@ -22,6 +22,7 @@ def get_config(size: str | None = None) -> ConfigDict:
     config.model.name = f"{size}/14"
     config.model.pool = "map"
     config.model.pre_logits = False
+    config.model.posemb_std = 0.0  # 1 / sqrt(width), as big_vision
     config.model.head_bias = -10.0
     config.data.dataset = "jft3b"
     config.data.eval.transform = "resize_small_crop"

@@ -441,3 +441,8 @@ def test_bad_configs_are_one_clear_error(changes, words, device_mesh):
         experiment.assemble(config, device_mesh)
     assert words in str(caught.value)
     assert len(str(caught.value).splitlines()) <= 10
+
+
+def test_position_tables_of_the_scaling_paper_start_as_big_visions():
+    assert recipe("vit_g14", None).model.posemb_std == 0  # 1 / sqrt(width)
+    assert recipe("vit_b16", None).model.posemb_std == 0.02

@@ -152,7 +152,7 @@ def test_a_runs_key_is_the_checkpoints_by_default():
 def test_what_was_stored_before_the_key_is_read():
     arch = models.architecture("mu/8", num_classes=3, image_size=32)
     stored = arch.to_dict()
-    assert stored.pop("posemb_resample") == "auto"
+    assert (stored.pop("posemb_resample"), stored.pop("posemb_std")) == ("auto", 0.02)
     assert models.from_dict(stored) == arch
     assert posemb.method_of(arch) == "corners"
 

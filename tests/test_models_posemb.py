@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from vit_jax import models, tree
+from vit_jax import errors, models, tree
 from vit_jax.models import attention, posemb
 
 GRID = (3, 4)
@@ -246,3 +246,26 @@ def test_relative_logits_are_translation_invariant():
 
 def test_narrow_fixed_tables_have_no_division_by_zero():
     assert np.isfinite(posemb.sincos_2d(GRID, 4)).all()
+
+
+@pytest.mark.parametrize("kind", ["learned", "learned_2d"])
+def test_tables_start_with_the_deviation_asked_for(kind):
+    """0.02 times the draws by default, bit for bit; 0 is big_vision's 1/sqrt(width)."""
+
+    def tables(**options):
+        made = posemb.create(small(posemb=kind, **options), nnx.Rngs(0))
+        return [x[...] for x in jax.tree.leaves(made, is_leaf=is_parameter)]
+
+    def is_parameter(node):
+        return isinstance(node, nnx.Param)
+
+    default, ones, wide = tables(), tables(posemb_std=1.0), tables(posemb_std=0.0)
+    assert len(default) == {"learned": 1, "learned_2d": 3}[kind]
+    for a, draws, c in zip(default, ones, wide, strict=True):
+        np.testing.assert_array_equal(a, 0.02 * draws)
+        np.testing.assert_array_equal(c, 0.25 * draws)
+    if kind == "learned":
+        draws = jax.random.normal(nnx.Rngs(0).params(), default[0].shape)
+        np.testing.assert_array_equal(default[0], 0.02 * draws)
+    with pytest.raises(errors.UserError, match="posemb_std=-1.0 must be at least 0"):
+        small(posemb_std=-1.0)

@@ -98,7 +98,7 @@ def _image_size(config: Mapping[str, Any]) -> tuple[int, int]:
 # What a run decides about a checkpoint's model; the rest is the checkpoint's.
 OF_A_RUN = (
     *("num_classes", "image_size", "pre_logits", "head_bias", "crop"),
-    "posemb_resample",
+    *("posemb_std", "posemb_resample"),
     *("dropout", "attention_dropout", "drop_path"),
     *("compute_dtype", "attention", "logits_dtype", "unroll", "remat"),
 )

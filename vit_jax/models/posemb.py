@@ -22,10 +22,11 @@ class Table2d(nnx.Module):
 
     def __init__(self, arch: variants.VitArchitecture, *, rngs: nnx.Rngs):
         rows, columns = arch.grid
-        self.row = parameter((rows, arch.width // 2), rngs)
-        self.column = parameter((columns, arch.width // 2), rngs)
+        new = functools.partial(parameter, rngs=rngs, std=_std(arch))
+        self.row = new((rows, arch.width // 2))
+        self.column = new((columns, arch.width // 2))
         first = arch.positioned
-        self.prefix = parameter((first, arch.width), rngs) if first else None
+        self.prefix = new((first, arch.width)) if first else None
 
     def __call__(self) -> jax.Array:
         """Returns [1, positioned + rows * columns, width], row by row."""
@@ -41,9 +42,15 @@ class Table2d(nnx.Module):
         return table[None]
 
 
-def parameter(shape: tuple[int, ...], rngs: nnx.Rngs) -> nnx.Param:
-    """Returns a table of embeddings from N(0, 0.02)."""
-    return nnx.Param(0.02 * jax.random.normal(rngs.params(), shape, jnp.float32))
+def parameter(
+    shape: tuple[int, ...], rngs: nnx.Rngs, *, std: float = 0.02
+) -> nnx.Param:
+    """Returns a table of embeddings of mean 0 and deviation `std`."""
+    return nnx.Param(std * jax.random.normal(rngs.params(), shape, jnp.float32))
+
+
+def _std(arch: variants.VitArchitecture) -> float:
+    return arch.posemb_std or arch.width**-0.5
 
 
 def sincos_1d(grid: tuple[int, int], width: int) -> np.ndarray:
@@ -78,7 +85,7 @@ FIXED: dict[str, Callable[[tuple[int, int], int], np.ndarray]] = {
 
 def _learned(arch: variants.VitArchitecture, rngs: nnx.Rngs) -> nnx.Param:
     entries = arch.positioned + arch.tokens - arch.prefix
-    return parameter((1, entries, arch.width), rngs)
+    return parameter((1, entries, arch.width), rngs, std=_std(arch))
 
 
 def _learned_2d(arch: variants.VitArchitecture, rngs: nnx.Rngs) -> Table2d:

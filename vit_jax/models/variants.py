@@ -85,6 +85,8 @@ class VitArchitecture(Architecture):
         posemb: "none"; "learned": 1-D, an entry a token; "learned_2d": a row and a
             column table of half the width; "relative": an attention term for every
             offset in raster order; "sincos_1d", "sincos_2d": fixed (the paper's D.4).
+        posemb_std: Initial deviation of a learned table; 0: 1/sqrt(width), as
+            big_vision has it.
         posemb_resample: How a learned table is brought to another grid, a key of
             `interop.posemb.METHODS`: set to the way of the code that weights come from;
             "auto": as ours are, "corners".
@@ -162,6 +164,7 @@ class VitArchitecture(Architecture):
     prefix_positions: int = 1
     posemb: str = "learned"
     posemb_at: str = "stem"
+    posemb_std: float = 0.02
     posemb_resample: str = "auto"
     pre_logits: bool = False
     dropout: float = 0.0
@@ -193,7 +196,7 @@ class VitArchitecture(Architecture):
         self.check_pair("patch")
         self.check_least(1, "width", "depth", "mlp_width", "heads", "resnet_width")
         self.check_least(0, "unroll", "registers", "prefix_positions", "layer_scale")
-        self.check_least(0, "attention_window", "patch_outputs")
+        self.check_least(0, "attention_window", "patch_outputs", "posemb_std")
         self.check_rates("dropout", "attention_dropout", "drop_path")
         if self.width % self.heads:
             raise errors.UserError(
