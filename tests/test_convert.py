@@ -134,3 +134,63 @@ def test_the_command(source, tmp_path):
     assert json.loads(done.stdout.splitlines()[-1])["target"] == target
     wrong = subprocess.run(command, capture_output=True, text=True)
     assert wrong.returncode == 2 and "want SOURCE TARGET" in wrong.stderr
+
+
+WIDE = {"48x64": (6, 8), "16x64": (2, 8), "16x40": (2, 5)}
+
+
+@pytest.mark.parametrize("size", WIDE)
+@pytest.mark.parametrize("dialect", HOLD_TANH)
+def test_models_that_are_not_square_convert(source, tmp_path, caplog, dialect, size):
+    """Also where a square, or one and a class token, has as many positions."""
+    target = tmp_path / HOLD_TANH[dialect]
+    convert.run(str(source), target, dialect, image_size=size)
+    said = {} if "load it with grid" not in caplog.text else {"grid": WIDE[size]}
+    assert bool(said) == ("npz" in target.name or "bv" in target.name)
+    back = pretrained.open_weights(target, **said, **({"heads": 2} if said else {}))
+    with back.leaves as leaves:
+        assert back.architecture.grid == WIDE[size]
+        table = leaves.read("posemb")[:, -np.prod(WIDE[size]) :]
+    expected = interop.read(source, heads=2, image_size=size).leaves.read("posemb")
+    np.testing.assert_array_equal(table, expected[:, 1:])
+
+
+@pytest.mark.parametrize("dialect", ["big_vision", "timm"])
+def test_a_model_that_is_not_square_is_verified(tmp_path, dialect):
+    source = tmp_path / "source.npz"
+    interop.write(weights(arch(depth=1, pool="mean")), source, "big_vision")
+    target = tmp_path / HOLD_TANH[dialect]
+    figures = convert.run(
+        str(source), target, dialect, image_size="16x40", verify=True, heads=2
+    )
+    assert figures["max_difference"] <= 1e-5
+    again = tmp_path / "again.npz"
+    said = {} if dialect == "timm" else {"grid": (2, 5), "heads": 2}
+    figures = convert.run(str(target), again, "big_vision", verify=True, **said)
+    assert figures["max_difference"] <= 1e-5
+
+
+def test_bfloat16_is_verified_in_float32(tmp_path, monkeypatch):
+    """Rounded to bfloat16 the two logits differ by more than the tolerance."""
+    made = weights(arch(depth=1, compute_dtype="bfloat16"))
+    described = checkpoint.Description(
+        made.architecture, made.preprocessing, None, {}, 0
+    )
+    checkpoint.write_params(tmp_path / "ours", made.params, described)
+    types = []
+    load = pretrained.load
+
+    def spied(*args, **options):
+        loaded = load(*args, **options)
+        types.append(loaded.architecture.compute_dtype)
+        return loaded
+
+    monkeypatch.setattr(pretrained, "load", spied)
+    figures = convert.run(
+        str(tmp_path / "ours"), tmp_path / "x.npz", "google", verify=True, heads=2
+    )
+    assert types == ["float32", "float32"]
+    assert figures["max_difference"] <= 1e-5
+    kept = tmp_path / "kept"
+    convert.run(str(tmp_path / "ours"), kept, "vit_jax")
+    assert load(kept).architecture.compute_dtype == "bfloat16"

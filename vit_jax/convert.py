@@ -27,7 +27,7 @@ def run(
     target: str | Path,
     dialect: str,
     *,
-    image_size: int | tuple[int, int] | None = None,
+    image_size: int | str | tuple[int, int] | None = None,
     num_classes: int | None = None,
     verify: bool = False,
     overwrite: bool = False,
@@ -39,7 +39,8 @@ def run(
         source: A path or URL that `pretrained.load` takes.
         target: File or folder to write.
         dialect: Key of `interop.DIALECTS`, or "vit_jax" for a checkpoint of ours.
-        image_size: Pixels to resample the position table for; None: as it is.
+        image_size: Pixels (one number, height and width, or "48x64") to resample the
+            position table for; None: as it is.
         num_classes: 0 takes the head off, another number than the source's puts a new
             one of zeros on; None: as it is.
         verify: Also run both models on random images, and compare.
@@ -54,6 +55,8 @@ def run(
             that differ.
     """
     target = Path(target).expanduser()
+    if image_size is not None:
+        image_size = models.pair(image_size)
     if target.exists() and not overwrite:
         raise errors.UserError(f"{target} exists; --overwrite replaces it.")
     with pretrained.open_weights(source, image_size=image_size, **options) as weights:
@@ -70,8 +73,19 @@ def run(
     }
     if verify:
         again = {"image_size": image_size, "num_classes": num_classes} | options
-        figures |= compare(source, target, again, options)
+        back = {k: v for k, v in options.items() if k != "grid"}
+        if dialect != OURS:
+            back |= _untold(weights.architecture)
+        figures |= compare(source, target, again, back)
     return figures
+
+
+def _untold(arch: models.Architecture) -> dict[str, Any]:
+    """Options to read back what another code's files may not say of a model."""
+    options = {"image_size": arch.image_size, **interop.grid_option(arch)}
+    if getattr(arch, "crop", "error") != "error":
+        options["crop"] = arch.crop
+    return options
 
 
 def check_dialect(dialect: str, family: str) -> None:
@@ -90,14 +104,14 @@ def check_dialect(dialect: str, family: str) -> None:
 
 def _changed(
     weights: interop.Weights,
-    image_size: int | tuple[int, int] | None,
+    image_size: tuple[int, int] | None,
     num_classes: int | None,
 ) -> interop.Weights:
     """The same weights for another size or head, still read one by one."""
     source = weights.architecture
     changes: dict[str, Any] = {}
     if image_size is not None:
-        changes["image_size"] = models.pair(image_size)
+        changes["image_size"] = image_size
     if num_classes is not None:
         changes["num_classes"] = num_classes
     target = source.replace(**changes)
@@ -153,14 +167,14 @@ def compare(
     source_options: dict[str, Any],
     target_options: dict[str, Any],
 ) -> dict[str, Any]:
-    """Runs both models on random images, one after the other.
+    """Runs both models in float32 on random images, one after the other.
 
     Raises:
         errors.UserError: the outputs differ by more than `TOLERANCE`.
     """
     outputs = []
     for path, options in ((source, source_options), (target, target_options)):
-        loaded = pretrained.load(path, **options)
+        loaded = pretrained.load(path, **options | {"compute_dtype": "float32"})
         size = loaded.architecture.image_size
         rng = np.random.default_rng(0)
         shape = (VERIFIED_IMAGES, *size, 3)
@@ -194,7 +208,9 @@ def _parse_options(texts: list[str]) -> dict[str, Any]:
 
 def _define_flags() -> None:
     flags.DEFINE_string("dialect", None, "What to write; an unknown one lists all.")
-    flags.DEFINE_integer("image_size", None, "Resample positions for this size.")
+    flags.DEFINE_string(
+        "image_size", None, "Resample positions for this size: 384, or 48x64."
+    )
     flags.DEFINE_integer("num_classes", None, "0: without the head.")
     flags.DEFINE_bool("verify", False, "Run both models and compare.")
     flags.DEFINE_bool("overwrite", False, "Replace what is at the target.")
