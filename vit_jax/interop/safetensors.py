@@ -6,13 +6,14 @@ that says which holds what. Beside them lie JSON files about the model.
 """
 
 import collections
+import contextlib
 import itertools
 import json
 import math
 import os
 import re
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,28 +65,29 @@ def open(path: str | Path) -> source.Tensors:
             one that is not what it says.
     """
     path = _find(Path(path))
-    config = _read_config(path.parent)
-    label = str(path)
     if path.suffix == ".json":
-        files = _open_shards(path)
-    else:
-        files = [_File(path)]
-    places = {name: file for file in files for name in file.places}
+        return open_shards(path, FILE_NAME, _open_file)
+    return _open_file(path)
 
-    def close() -> None:
-        for file in files:
-            file.close()
 
+def _open_file(path: Path) -> source.Tensors:
+    config = read_config(path.parent)
+    file = _File(path)
     return source.Tensors(
-        {name: file.places[name][1] for name, file in places.items()},
-        lambda name: places[name].read(name),
-        label=label,
+        {name: shape for name, (_, shape, _) in file.places.items()},
+        file.read,
+        label=str(path),
         config=config,
-        close=close,
+        close=file.close,
     )
 
 
-def _read_config(folder: Path) -> dict[str, Any] | None:
+def read_config(folder: Path) -> dict[str, Any] | None:
+    """What the JSON files in a folder say of the weights there; None without them.
+
+    Raises:
+        errors.UserError: as `read_json`.
+    """
     config = read_json(folder / CONFIG)
     preprocessor = read_json(folder / f"{PREPROCESSOR}.json")
     if preprocessor is None:
@@ -109,46 +111,46 @@ def _find(path: Path) -> Path:
     for name in (FILE, INDEX):
         if (path / name).is_file():
             return path / name
-    found = sorted(p.name for p in path.iterdir())[:1000]
-    lines = [name[:100] for name in found if re.search(r"\.(bin|pth?|pt|ckpt)$", name)]
-    if lines:
-        raise errors.UserError(
-            errors.listing(
-                f"{path} has no {FILE}, only pickles, which are code:",
-                lines,
-                "Load them with the program that wrote them, in a place where that "
-                f"code may run,\nand save them as {SUFFIX}.",
-            )
-        )
     raise errors.UserError(
         f"{path} has neither {FILE} nor {INDEX}; name the {SUFFIX} file itself."
     )
 
 
-def _open_shards(path: Path) -> list["_File"]:
-    """Opens the files of an index, which must hold what it says and nothing else."""
+def open_shards(
+    path: Path, names: re.Pattern, open_file: Callable[[Path], source.Tensors]
+) -> source.Tensors:
+    """Opens the files of an index, which must hold what it says and nothing else.
+
+    Args:
+        path: The index: JSON with a `weight_map` of tensors' names to files.
+        names: Of files that may be in it.
+        open_file: Opens one.
+
+    Raises:
+        errors.UserError: a damaged index, or files that are not those it says.
+    """
     index = read_json(path)
     weight_map = index["weight_map"] if "weight_map" in index else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise errors.UserError(f'{path} has no "weight_map" of names to files.')
     for name in weight_map.values():
-        if not isinstance(name, str) or not FILE_NAME.fullmatch(name):
+        if not isinstance(name, str) or not names.fullmatch(name):
             raise errors.UserError(
-                f"{path} names {str(name)[:100]!r}, which is no {SUFFIX} file beside "
+                f"{path} names {str(name)[:100]!r}, which is no file of weights beside "
                 "it."
             )
-    names = sorted(set(weight_map.values()))
-    if len(names) > MAX_FILES:
-        raise errors.UserError(f"{path} names {len(names):,} files: no checkpoint.")
-    files: list[_File] = []
-    try:
-        for name in names:
+    shards = sorted(set(weight_map.values()))
+    if len(shards) > MAX_FILES:
+        raise errors.UserError(f"{path} names {len(shards):,} files: no checkpoint.")
+    with contextlib.ExitStack() as stack:
+        files: dict[str, source.Tensors] = {}
+        for name in shards:
             if not (path.parent / name).is_file():
                 raise errors.UserError(
                     f"{path} names {name}, which is not there: copy it beside it."
                 )
-            files.append(_File(path.parent / name))
-        held = {(name, file.path.name) for file in files for name in file.places}
+            files[name] = stack.enter_context(open_file(path.parent / name))
+        held = {(name, file) for file, tensors in files.items() for name in tensors}
         differ = sorted(held ^ set(weight_map.items()))
         if differ:
             lines = [f"{name[:80]} in {file}" for name, file in differ]
@@ -159,11 +161,20 @@ def _open_shards(path: Path) -> list["_File"]:
                     "They are not of one download: copy all of them again.",
                 )
             )
-    except BaseException:
-        for file in files:
-            file.close()
-        raise
-    return files
+        close = stack.pop_all().close
+    return source.Tensors(
+        {name: files[weight_map[name]].shapes[name] for name in _in_files(files)},
+        lambda name: files[weight_map[name]].read(name),
+        label=str(path),
+        config=files[shards[0]].config,
+        objects={k: v for file in files.values() for k, v in file.objects.items()},
+        close=close,
+    )
+
+
+def _in_files(files: Mapping[str, source.Tensors]) -> Iterator[str]:
+    """The names of all tensors, file by file, each in the cheapest order to read."""
+    return itertools.chain.from_iterable(file.names for file in files.values())
 
 
 class _File:
@@ -352,7 +363,7 @@ def write(tensors: source.Tensors, path: str | Path) -> None:
 
 
 def _described(config: Mapping[str, Any] | None) -> dict[str, bytes]:
-    """The files that say what `config` says, by name; undoes `_read_config`."""
+    """The files that say what `config` says, by name; undoes `read_config`."""
     if config is None:
         return {}
     model = {key: value for key, value in config.items() if key != PREPROCESSOR}

@@ -22,6 +22,7 @@ class Tensors(Mapping[str, np.ndarray]):
         shapes: Shape of each, by name; the order is the cheapest to read in.
         label: What messages call them, e.g. the path of the file.
         config: Of the `config.json` beside the weights; None without one.
+        objects: What lies among them and is no array, by name: what it is.
     """
 
     def __init__(
@@ -31,11 +32,13 @@ class Tensors(Mapping[str, np.ndarray]):
         *,
         label: str = "",
         config: Mapping[str, Any] | None = None,
+        objects: Mapping[str, str] | None = None,
         close: Callable[[], None] = lambda: None,
     ):
         self.shapes = dict(shapes)
         self.label = label
         self.config = config
+        self.objects = dict(objects or {})
         self._read = read
         self._close = close
 

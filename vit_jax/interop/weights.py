@@ -19,6 +19,7 @@ from vit_jax.interop import (
     rules,
     safetensors,
     tensorstore,
+    torchfile,
 )
 from vit_jax.interop.dialect import Dialect
 from vit_jax.interop.source import Tensors
@@ -27,17 +28,18 @@ from vit_jax.models.architecture import Architecture, by, pair
 
 
 class Container(NamedTuple):
-    """A file format: a suffix, and how it is opened and written."""
+    """A file format: a suffix, how it is opened, and written if it is."""
 
     suffix: str
     open: Callable[[Path], Tensors]
-    write: Callable[[Tensors, Path], None]
+    write: Callable[[Tensors, Path], None] | None
 
 
 CONTAINERS: dict[str, Container] = {
     "npz": Container(".npz", npz.open, npz.write),
     "safetensors": Container(safetensors.SUFFIX, safetensors.open, safetensors.write),
     "tensorstore": Container(".bv", tensorstore.open, tensorstore.write),
+    "torch": Container(".pth", torchfile.open, None),
 }
 
 
@@ -155,6 +157,8 @@ def _container_of(path: Path) -> str | None:
         return "tensorstore"
     if safetensors.is_one(path):
         return "safetensors"
+    if torchfile.is_one(path):
+        return "torch"
     return "npz" if path.is_file() else None
 
 
