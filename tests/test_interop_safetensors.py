@@ -256,9 +256,7 @@ def test_a_damaged_config_is_named(tmp_path, text, message):
         ours.open(tmp_path)
 
 
-def test_folders_of_pickles_are_not_opened(tmp_path):
+def test_a_folder_without_them_is_named(tmp_path):
     refused(tmp_path, "neither model.safetensors nor")
-    (tmp_path / "pytorch_model.bin").write_bytes(b"cos\nsystem\n")
-    refused(tmp_path, "only pickles, which are code:\n  pytorch_model.bin")
     assert not ours.is_one(tmp_path)
     refused(tmp_path / "none.safetensors", "is no file")

@@ -185,8 +185,8 @@ def open_weights(
     if text.startswith("augreg:"):
         text = augreg.resolve(text)
     local = remote.fetch(text) if remote.is_remote(text) else Path(text).expanduser()
-    if not local.exists() and ":" not in local.name:  # FILE.npz:SUBTREE
-        raise errors.UserError(f"{path} does not exist.")
+    if not interop.locate(local)[0].exists():
+        raise errors.UserError(f"{path} does not exist.{_on_the_hub(text)}")
     if local.is_dir() and checkpoint.find(local) is not None:
         stored = checkpoint.StoredParams(local)
         described = stored.description
@@ -206,8 +206,16 @@ def open_weights(
         raise errors.UserError(
             f"{path} is no checkpoint of vit_jax, expected a workdir or a folder in "
             f"its {checkpoint.FOLDER}/, and holds no weights of another code."
+            + interop.inside(local)
         )
     return interop.read(local, image_size=image_size, **options)
+
+
+def _on_the_hub(text: str) -> str:
+    """What a path that is none may mean, as the end of a message; or ""."""
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text, re.ASCII):
+        return ""
+    return f" For the model of that name on Hugging Face's hub: hf://{text}"
 
 
 def read_architecture(path: str | Path, **options: Any) -> models.Architecture:

@@ -36,7 +36,7 @@ MAX_JSON = 1 << 25  # a config.json of 21,843 classes has 2 MB
 MAX_FILES = 1000
 MAX_AXES = 8
 NAME = re.compile(r"[\w.+:/~-]{1,300}", re.ASCII)
-FILE_NAME = re.compile(r"[\w.+~-]{1,200}\.safetensors", re.ASCII)
+FILE_NAME = r"[\w.+~-]{1,200}"
 DTYPES = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
@@ -66,7 +66,7 @@ def open(path: str | Path) -> source.Tensors:
     """
     path = _find(Path(path))
     if path.suffix == ".json":
-        return open_shards(path, FILE_NAME, _open_file)
+        return open_shards(path, SUFFIX, _open_file)
     return _open_file(path)
 
 
@@ -117,13 +117,13 @@ def _find(path: Path) -> Path:
 
 
 def open_shards(
-    path: Path, names: re.Pattern, open_file: Callable[[Path], source.Tensors]
+    path: Path, suffix: str, open_file: Callable[[Path], source.Tensors]
 ) -> source.Tensors:
     """Opens the files of an index, which must hold what it says and nothing else.
 
     Args:
         path: The index: JSON with a `weight_map` of tensors' names to files.
-        names: Of files that may be in it.
+        suffix: Of the files in it.
         open_file: Opens one.
 
     Raises:
@@ -134,9 +134,10 @@ def open_shards(
     if not isinstance(weight_map, dict) or not weight_map:
         raise errors.UserError(f'{path} has no "weight_map" of names to files.')
     for name in weight_map.values():
-        if not isinstance(name, str) or not names.fullmatch(name):
+        named = re.fullmatch(FILE_NAME, str(name), re.ASCII)
+        if not named or not isinstance(name, str) or not name.endswith(suffix):
             raise errors.UserError(
-                f"{path} names {str(name)[:100]!r}, which is no file of weights beside "
+                f"{path} names {str(name)[:100]!r}, which is no {suffix} file beside "
                 "it."
             )
     shards = sorted(set(weight_map.values()))
@@ -214,7 +215,9 @@ class _File:
     def _places(self, size: int) -> dict[str, tuple[np.dtype, tuple[int, ...], int]]:
         if size < 8:
             raise errors.UserError(f"has {size} bytes, not even a header's length.")
-        (length,) = struct.unpack("<Q", os.pread(self._fd, 8, 0))
+        start = os.pread(self._fd, 64, 0)
+        source.check_pointer(start)
+        (length,) = struct.unpack_from("<Q", start)
         if length > min(size - 8, MAX_HEADER):
             raise errors.UserError(
                 f"claims a header of {length:,} bytes in {size:,}; headers have "

@@ -117,6 +117,15 @@ class Tensors(Mapping[str, np.ndarray]):
         )
 
 
+def check_pointer(start: bytes) -> None:
+    """Raises `UserError` if a file that starts so only says where its content is."""
+    if start.startswith(b"version https://git-lfs"):
+        raise errors.UserError(
+            "is a pointer of Git LFS, not the file itself: run `git lfs pull` there, "
+            "or download the file."
+        )
+
+
 @contextlib.contextmanager
 def reading(label: str, kind: str) -> Iterator[None]:
     """Turns whatever goes wrong while a file is read into one clear `UserError`.

@@ -32,7 +32,6 @@ from vit_jax.interop import npz, safetensors, source, torchpickle, unpickle
 SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".pth.tar")
 FILE = "pytorch_model.bin"
 INDEX = f"{FILE}.index.json"
-SHARD = re.compile(r"[\w.+~-]{1,200}\.bin", re.ASCII)
 KIND = "a file of torch.save"
 
 MAX_PICKLE = 1 << 26  # a training state of ViT-e has 3 MB
@@ -69,7 +68,7 @@ def open(path: str | Path) -> source.Tensors:
     """
     path = _find(Path(path))
     if path.suffix == ".json":
-        return safetensors.open_shards(path, SHARD, _open_file)
+        return safetensors.open_shards(path, ".bin", _open_file)
     return _open_file(path)
 
 
@@ -164,6 +163,7 @@ class _File:
             self.size = os.fstat(self._fd).st_size
             storages: dict[str, torchpickle.Storage] = {}
             start = os.pread(self._fd, 512, 0)
+            source.check_pointer(start)
             if start.startswith(ZIP):
                 self.root, self.places = self._archive(path, storages)
             elif LEGACY.match(start):
@@ -189,14 +189,6 @@ class _File:
             members = _members(archive)
             if "data.pkl" not in members:
                 raise errors.UserError("is a zip archive without a data.pkl.")
-            if "constants.pkl" in members or any(
-                m.startswith("code/") for m in members
-            ):
-                raise errors.UserError(
-                    "is a TorchScript program, not weights. In PyTorch:\n"
-                    "  model = torch.jit.load(PATH)\n"
-                    '  torch.save(model.state_dict(), "weights.pth")'
-                )
             places = {
                 name.removeprefix("data/"): self._place(archive, info)
                 for name, info in members.items()
@@ -327,6 +319,12 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
         raise errors.UserError(
             f"has {len(infos):,} members; no checkpoint has more than "
             f"{npz.MAX_MEMBERS:,}."
+        )
+    if any(re.match(r"[^/]+/(code/|constants\.pkl)", i.filename) for i in infos):
+        raise errors.UserError(
+            "is a TorchScript program, not weights. In PyTorch:\n"
+            "  model = torch.jit.load(PATH)\n"
+            '  torch.save(model.state_dict(), "weights.pth")'
         )
     folder = infos[0].filename.partition("/")[0] if infos else ""
     members: dict[str, zipfile.ZipInfo] = {}

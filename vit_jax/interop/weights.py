@@ -1,7 +1,9 @@
 """From a file of another code to our architecture and parameters, and back."""
 
+import itertools
 import logging
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from vit_jax.interop import (
     posemb,
     rules,
     safetensors,
+    source,
     tensorstore,
     torchfile,
 )
@@ -93,7 +96,8 @@ def read(
 
     Args:
         path: A file, or a folder of a format that is one. "FILE.npz:img" is the model
-            under `img/` of a file of several.
+            under `img/` of a file of several, "FILE.pth:teacher" the one under
+            `teacher/` or `teacher.`.
         image_size: Pixels (one number or height, width) to resample the position
             table for; None: the size it was trained at.
         **options: Fields of the architecture that the tensors do not decide (heads,
@@ -106,7 +110,9 @@ def read(
     """
     tensors, subtree = open(path)
     try:
-        prefix, names = dialects.select(tensors.names, subtree)
+        suffix = Path(tensors.label).suffix
+        prefix, names = dialects.select(tensors.names, subtree, suffix)
+        _check_objects(tensors, prefix)
         tensors = tensors.renamed({n.removeprefix(prefix): n for n in names})
         name = dialects.recognise(tensors.names)
         entry = dialects.DIALECTS[name]
@@ -129,22 +135,72 @@ def read(
         raise
 
 
+def _check_objects(tensors: Tensors, prefix: str) -> None:
+    """Raises `UserError` if what is no array lies where a tensor should."""
+    lines = [
+        f"{name}: {what}"
+        for name, what in tensors.objects.items()
+        if name.startswith(prefix) and what.startswith("torch.")
+    ]
+    if lines:
+        raise errors.UserError(
+            f"among its weights are {len(lines)} that we cannot read:\n"
+            f"{rules.listed(lines)}\n"
+            "Save them with PyTorch as plain tensors of float32."
+        )
+
+
 def open(path: str | Path) -> tuple[Tensors, str]:
     """Opens a file or folder of tensors; also returns the subtree its path asks for.
 
     Raises:
         errors.UserError: nothing there, or not what its name says.
     """
-    path, subtree = Path(path), ""
-    if not path.exists() and ":" in path.name:
-        parent, (name, _, subtree) = path.parent, path.name.partition(":")
-        path = parent / name
+    path, subtree = locate(path)
     container = _container_of(path)
     if container is None:
         if path.is_dir():
-            raise errors.UserError(f"{path} is a folder without weights.")
+            raise errors.UserError(f"{path} is a folder without weights.{inside(path)}")
         raise errors.UserError(f"{path} is no file.")
+    if container == "npz":
+        _check_zip(path)
     return CONTAINERS[container].open(path), subtree
+
+
+def locate(path: str | Path) -> tuple[Path, str]:
+    """Returns the file or folder of a path and what is asked for after a colon."""
+    path = Path(path)
+    text = str(path)
+    if not path.exists():
+        for colon in re.finditer("(?<=.):", text):
+            if Path(text[: colon.start()]).exists():
+                return Path(text[: colon.start()]), text[colon.end() :]
+    return path, ""
+
+
+def inside(folder: Path) -> str:
+    """Which of a folder's files hold weights, as the end of a message; or ""."""
+    names = sorted(path.name for path in itertools.islice(folder.iterdir(), 1000))
+    suffixes = (".npz", safetensors.SUFFIX, *torchfile.SUFFIXES)
+    found = [name for name in names if name.endswith(suffixes)]
+    if not found:
+        return ""
+    return f" To read one of its files, name the file: {', '.join(found[:5])[:300]}."
+
+
+def _check_zip(path: Path) -> None:
+    """Raises `UserError` for a file that is none of ours by name nor by content."""
+    with source.reading(str(path), npz.KIND):
+        with path.open("rb") as stream:
+            start = stream.read(64)
+        source.check_pointer(start)
+        if path.suffix != ".npz" and not start.startswith(b"PK"):
+            known = ", ".join([safetensors.SUFFIX, *torchfile.SUFFIXES])
+            raise errors.UserError(
+                f"{path} cannot be read as an .npz file, nor as another format that we "
+                f"know: {known}, and folders of tensorstore, transformers, timm and "
+                "ours."
+            )
 
 
 def is_weights(path: str | Path) -> bool:
