@@ -553,6 +553,15 @@ def test_a_model_of_the_hub_comes_with_its_description(web, hub, tmp_path):
     assert len(web.requests) == asked
 
 
+def test_a_model_of_the_hub_without_safetensors_is_its_bin_file(web, hub):
+    del web.files["/org/name/resolve/main/model.safetensors"]
+    where = "/org/name/resolve/main/"
+    web.files[f"{where}pytorch_model.bin"] = web.files.pop(f"{where}config.json")
+    found = Path(hub("hf://org/name").strip())
+    assert found.name == "pytorch_model.bin"
+    assert found.read_bytes() == b"of a later commit"
+
+
 def test_what_the_hub_has_not_is_one_error(web, hub, tmp_path):
     web.faults["/org/none/resolve/main/model.safetensors"] = [
         (404, {"X-Error-Code": "RepoNotFound"})

@@ -25,14 +25,14 @@ def fetch(
 ) -> Path:
     """Returns the local copy of a remote file, downloading it if it is not there.
 
-    Beside a `.safetensors` file lie its `config.json` and `preprocessor_config.json`,
-    where the server has them. An interrupted download goes on where it stopped; two
-    processes may ask for the same URL at once.
+    Beside a `.safetensors` or `.bin` file lie its `config.json` and
+    `preprocessor_config.json`, where the server has them. An interrupted download goes
+    on where it stopped; two processes may ask for the same URL at once.
 
     Args:
         url: `https://...` (`http://` of this machine only), `gs://bucket/object`, or
-            `hf://org/name[@revision][/file]`, by default the `model.safetensors` of
-            the main branch. It may end in `#sha256=HEX`.
+            `hf://org/name[@revision][/file]`, by default the `model.safetensors`, or
+            else `pytorch_model.bin`, of the main branch. It may end in `#sha256=HEX`.
         sha256: Of the file, in hexadecimal; another content is an error.
         cache_dir: Instead of the default cache.
 

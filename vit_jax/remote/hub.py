@@ -4,13 +4,14 @@ import contextlib
 import importlib
 import re
 import urllib.parse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from vit_jax import errors
 from vit_jax.remote import address, cache, server
 
-DEFAULT_FILE = "model.safetensors"
+DEFAULT_FILES = ("model.safetensors", "pytorch_model.bin")  # the first that is there
 
 _URL = re.compile(
     r"hf://(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[^/@]+))?(/(?P<file>.+))?",
@@ -59,20 +60,21 @@ def get(url: str, root: Path, path: Path, expected: str | None) -> Path:
             f"{address.shown(url)} needs the package huggingface_hub:\n"
             "  pip install 'vit_jax[hub]'"
         ) from None
-    name = match["file"] or DEFAULT_FILE
-    folder, _, _ = name.rpartition("/")
+    names = (match["file"],) if match["file"] else DEFAULT_FILES
     where: dict[str, Any] = {"repo_id": match["repository"], "cache_dir": root / "hub"}
     revision = match["revision"] and urllib.parse.unquote(match["revision"])
+    missing = problems.RemoteEntryNotFoundError
     try:
-        found = Path(hub.hf_hub_download(filename=name, revision=revision, **where))
+        found, name = _first(hub, missing, names, revision=revision, **where)
         # root/hub/models--org--name/snapshots/COMMIT/name
         commit = found.parents[name.count("/")].name
-        for companion in server.COMPANIONS if found.suffix == ".safetensors" else ():
+        folder, _, _ = name.rpartition("/")
+        for companion in server.COMPANIONS if server.is_described(found) else ():
             beside = f"{folder}/{companion}" if folder else companion
-            with contextlib.suppress(problems.RemoteEntryNotFoundError):
+            with contextlib.suppress(missing):
                 hub.hf_hub_download(filename=beside, revision=commit, **where)
     except Exception as error:  # a dozen of its own, httpx's, the file system's
-        raise _problem(url, name, error) from error
+        raise _problem(url, " or ".join(names), error) from error
     sha256 = cache.digest(found, "sha256")
     if expected and sha256 != expected:
         found.resolve().unlink()
@@ -81,6 +83,17 @@ def get(url: str, root: Path, path: Path, expected: str | None) -> Path:
     size = found.stat().st_size
     cache.keep(root, path, url, found, size=size, etag=commit, sha256=sha256)
     return found
+
+
+def _first(
+    hub: Any, missing: type[Exception], names: Sequence[str], **where: Any
+) -> tuple[Path, str]:
+    """Downloads the first of some files that a model has; returns it and its name."""
+    *others, last = names
+    for name in others:
+        with contextlib.suppress(missing):
+            return Path(hub.hf_hub_download(filename=name, **where)), name
+    return Path(hub.hf_hub_download(filename=last, **where)), last
 
 
 def _problem(url: str, name: str, error: Exception) -> errors.UserError:

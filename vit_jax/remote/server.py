@@ -83,7 +83,7 @@ def get(url: str, root: Path, path: Path, expected: str | None) -> Path:
     if problem:
         _forget(partial)
         raise problem
-    if path.suffix == ".safetensors":
+    if is_described(path):
         for name in COMPANIONS:
             _companion(url, path.with_name(name))
     size = partial.stat().st_size
@@ -91,6 +91,11 @@ def get(url: str, root: Path, path: Path, expected: str | None) -> Path:
     partial.replace(path)
     _forget(partial)
     return path
+
+
+def is_described(path: Path) -> bool:
+    """Whether a file is of a kind that `COMPANIONS` lie beside."""
+    return path.suffix in (".safetensors", ".bin")
 
 
 def _companion(url: str, path: Path) -> None:
