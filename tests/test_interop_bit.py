@@ -322,3 +322,22 @@ def test_timm_reads_a_dump_and_agrees(tmp_path, timm_resnetv2):
     with torch.no_grad():
         expected = model(torch.from_numpy(x.transpose(0, 3, 1, 2))).numpy()
     np.testing.assert_allclose(applied(arch, leaves, x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_size_changes_what_images_are_made_not_the_function(tmp_path):
+    """At any size the same weights, of their files and of our checkpoints."""
+    theirs = drawn(paper_shapes((1,)))
+    np.savez(tmp_path / "a.npz", **{f"params/{n}": a for n, a in theirs.items()})
+    convert.run(str(tmp_path / "a.npz"), tmp_path / "ours", "vit_jax")
+    pictures = [np.full((50, 50, 3), 200, np.uint8)]
+    x = jax.random.uniform(jax.random.key(0), (1, 40, 24, 3), minval=-1)
+    outputs = []
+    for path in (tmp_path / "a.npz", tmp_path / "ours"):
+        plain = vit_jax.load(path)
+        assert plain.architecture.image_size == (224, 224)
+        sized = vit_jax.load(path, image_size=(40, 24))
+        assert sized.architecture.image_size == (40, 24)
+        assert sized.images(pictures).shape == (1, 40, 24, 3)
+        outputs += [plain.model(x), sized.model(x)]
+    for output in outputs[1:]:
+        np.testing.assert_array_equal(output, outputs[0])

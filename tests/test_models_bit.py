@@ -383,7 +383,17 @@ def test_options_at_a_vits_defaults_are_accepted():
     assert arch == models.architecture("BiT-R50x1", num_classes=3)
 
 
-def test_images_of_another_size_are_refused():
-    model, _ = randomised(small(units=(1,)))
-    with pytest.raises(errors.UserError, match=r"\[batch, 40, 26, 3\]"):
-        model(jnp.zeros((1, 40, 27, 3)))
+@pytest.mark.parametrize("form", ["pre", "post"])
+def test_the_weights_take_images_of_any_size(form):
+    """What the architecture says of the size does not matter to the function."""
+    arch = small(form, units=(1,), image_size=(224, 224))
+    model, _ = randomised(arch)
+    for_size, _ = randomised(arch.replace(image_size=(40, 26)))
+    x = jax.random.uniform(jax.random.key(2), (2, 40, 26, 3), minval=-1)
+    assert np.array_equal(model(x), for_size(x))
+    for size in ((1, 1), (7, 300)):
+        image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+        assert jax.eval_shape(model, image).shape == (1, 5)
+    for shape in ((40, 26, 3), (1, 40, 26, 1), (1, 0, 26, 3)):
+        with pytest.raises(errors.UserError, match=r"\[batch, height, width, 3\]"):
+            model(jnp.zeros(shape))

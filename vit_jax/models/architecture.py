@@ -35,6 +35,9 @@ class Architecture:
     """
 
     family: ClassVar[str]
+    # Whether its weights take images of any size, `image_size` being what they are
+    # evaluated at.
+    any_size: ClassVar[bool] = False
     # Field -> known values, beyond those of the base.
     CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {}
 

@@ -72,6 +72,7 @@ class BitArchitecture(ResNetArchitecture):
     """
 
     family: ClassVar[str] = "bit"
+    any_size: ClassVar[bool] = True
     CHOICES: ClassVar[dict[str, tuple[str, ...]]] = ResNetArchitecture.CHOICES | {
         "form": ("pre", "post"),
         "pool_padding": ("zero", "lowest"),
@@ -145,7 +146,8 @@ class Classifier(resnet.Trunk):
 
         Args:
             images: float [b, height, width, 3], normalised (the released weights
-                expect [-1, 1]), of the architecture's size.
+                expect [-1, 1]), of the architecture's size, or of any if it is for
+                `any_size`.
             deterministic: As of every family; nothing here is random.
             rngs: The same.
             placement: Of feature maps on a mesh, after the root and every stage.

@@ -18,6 +18,7 @@ from vit_jax.models import (
     resnet,
     variants,
 )
+from vit_jax.models.architecture import Architecture
 from vit_jax.models.placement import NOWHERE, Placement, scan_blocks
 
 
@@ -232,28 +233,37 @@ def patches(images: jax.Array, arch: variants.VitArchitecture) -> jax.Array:
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, p, q, channels)
 
 
-def check_images(images: jax.Array, arch: variants.VitArchitecture) -> None:
-    """Raises `UserError` unless images are float [b, *image_size, 3]."""
+def check_images(images: jax.Array, arch: Architecture) -> None:
+    """Raises `UserError` unless images are float [b, *image_size, 3].
+
+    Of an architecture for `any_size`, height and width may be others.
+    """
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise errors.UserError(
             f"images are {images.dtype}; the model wants normalised floats, e.g. "
             "images / 127.5 - 1."
         )
+    shape = tuple(images.shape)
     height, width = arch.image_size
-    if images.ndim == 4 and images.shape[1:] == (height, width, 3):
+    if len(shape) == 4 and shape[1:] == (height, width, 3):
         return
-    message = (
-        f"images have shape {tuple(images.shape)}; this {arch.name} wants "
-        f"[batch, {height}, {width}, 3]."
-    )
-    if images.ndim == 4 and images.shape[3] == 3:
-        size = tuple(images.shape[1:3])
+    if len(shape) == 4 and arch.any_size and shape[3] == 3 and 0 not in shape[1:]:
+        return
+    wanted = "height, width" if arch.any_size else f"{height}, {width}"
+    message = f"images have shape {shape}; this {arch.name} wants [batch, {wanted}, 3]."
+    if len(shape) == 4 and shape[3] == 3 and not arch.any_size:
+        size = tuple(shape[1:3])
         message += (
             f"\nResize them, or make a model for that size: create_model(..., "
-            f"image_size={size}) or vit_jax.load(path, image_size={size}), which "
-            "resamples the position embedding."
+            f"image_size={size})"
         )
-    elif images.ndim == 3:
+        if arch.family == "vit":
+            message += (
+                f" or vit_jax.load(path, image_size={size}), which resamples the "
+                "position embedding"
+            )
+        message += "."
+    elif len(shape) == 3:
         message += "\nAdd a batch axis: images[None]."
     raise errors.UserError(message)
 
