@@ -125,7 +125,7 @@ class Network(nn.Module):
 
     google: bool = True
     pool: str = "token"
-    pre_logits: bool = False
+    pre_logits: int = 0
     sines: bool = False
     stages: tuple[int, ...] | None = None
     patch: int = 8
@@ -154,7 +154,7 @@ class Network(nn.Module):
         else:
             x = x[:, 0] if self.pool == "token" else x.mean(axis=1)
         if self.pre_logits:
-            x = nn.tanh(nn.Dense(WIDTH, name="pre_logits")(x))
+            x = nn.tanh(nn.Dense(self.pre_logits, name="pre_logits")(x))
         return nn.Dense(CLASSES, name="head")(x)
 
 
@@ -219,7 +219,7 @@ def logits_of(weights, images):
 CASES = {
     "google": ({}, None),
     "google gap": ({"pool": "gap"}, None),
-    "google pre_logits": ({"pre_logits": True}, None),
+    "google pre_logits": ({"pre_logits": 24}, None),
     "google hybrid": ({"stages": (2, 1), "patch": 2}, None),
     "google_old": ({}, pre_linen),
     "google_old hybrid": ({"stages": (1, 1), "patch": 2}, pre_linen),
@@ -227,7 +227,7 @@ CASES = {
     "big_vision gap": ({"google": False, "pool": "gap"}, None),
     "big_vision map": ({"google": False, "pool": "map"}, None),
     "big_vision map pre_logits": (
-        {"google": False, "pool": "map", "pre_logits": True},
+        {"google": False, "pool": "map", "pre_logits": WIDTH},
         None,
     ),
     "big_vision sines": ({"google": False, "pool": "gap", "sines": True}, None),

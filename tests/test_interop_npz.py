@@ -71,6 +71,9 @@ def fresh(name="mu/8", **options):
     "options",
     [
         {"pre_logits": True},
+        {"pre_logits": 256},
+        {"pre_logits": 256, "num_classes": 0},
+        {"pre_logits": 64, "pool": "token_mean"},
         {"pool": "mean"},
         {"num_classes": 0},
         {"patch": (8, 4), "image_size": (64, 32)},

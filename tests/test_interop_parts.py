@@ -249,6 +249,18 @@ def test_folders_of_transformers_with_bin_files(tmp_path):
         interop.read(folder)
 
 
+def test_a_pooler_of_another_width_is_said_to_transformers(tmp_path):
+    arch = ARCH.replace(num_classes=0, pre_logits=40, norm_epsilon=1e-12)
+    leaves = leaves_of(arch)
+    weights = interop.Weights(arch, leaves, Preprocessing((8, 8)), "hf_vit")
+    interop.write(weights, tmp_path / "x")
+    config = json.loads((tmp_path / "x/config.json").read_text())
+    assert config["pooler_output_size"] == 40
+    with interop.read(tmp_path / "x") as again:
+        assert again.architecture.pre_logits == 40
+        check_is(again, leaves)
+
+
 def test_of_two_containers_in_a_folder_it_is_safetensors(tmp_path):
     folder = write_folder(tmp_path / "one", config_of())
     torch_files.save(folder / "pytorch_model.bin", tensors_of(OTHER, "hf_vit"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from vit_jax import models, tree
+from vit_jax import errors, models, tree
 from vit_jax.models import heads
 
 
@@ -154,3 +154,19 @@ def test_registers_come_between_class_token_and_patches():
     registers = jnp.broadcast_to(model.registers[...], (3, 2, 16))
     expected = jnp.concatenate([cls, registers, patches], axis=1)
     assert jnp.array_equal(tokens, expected)
+
+
+def test_the_layer_before_the_head_has_the_width_it_is_given():
+    wide = small(pre_logits=24)
+    found = shapes(wide)
+    assert found["pre_logits/kernel"] == (16, 24) and found["head/kernel"] == (24, 5)
+    assert wide.feature_width == wide.pre_logits_width == 24
+    more = 16 * 24 + 24 * 5 - 16 * 5
+    assert models.forward_macs(wide) == models.forward_macs(small()) + more
+    assert small(pre_logits=16) == small(pre_logits=True)
+    assert small(pre_logits=0) == small(pre_logits=False) == small()
+    for arch in (wide, small(pre_logits=True)):
+        assert models.from_dict(arch.to_dict()) == arch
+    for wrong in (1, -1, "24", 2.0):
+        with pytest.raises(errors.UserError, match="pre_logits=.*want True"):
+            small(pre_logits=wrong)

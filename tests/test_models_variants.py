@@ -96,6 +96,7 @@ def test_parameter_counts_are_the_published_ones(name):
         ("B/16", {"layer_scale": 1e-5}, 86_567_656 + 12 * 2 * 768),
         ("B/16", {"qk_norm": True}, 86_567_656 + 12 * 4 * 64),
         ("B/16", {"pre_logits": True}, 87_158_248),
+        ("B/16", {"pre_logits": 2304}, 86_567_656 - 769_000 + 769 * 2304 + 2_305_000),
         ("B/16", {"pre_logits": True, "num_classes": 18_291}, 100_455_027),
         ("H/14", {"pre_logits": True, "num_classes": 18_291}, 655_835_251),
     ],

@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from vit_jax import checkpoint, errors, interop, models, pretrained, tree
-from vit_jax.data import preprocessing
+from configs import base
+from vit_jax import checkpoint, errors, experiment, interop, models, pretrained, tree
+from vit_jax.data import catalog, preprocessing
 from vit_jax.step import TrainState
 
 
@@ -98,6 +99,33 @@ def test_fine_tuning_drops_the_whole_head_and_resamples():
     assert sorted(line.split()[0] for line in report.dropped) == dropped
     assert "made new: head/bias (10,), head/kernel (32, 10)" in str(report)
     assert len(str(report).splitlines()) <= 4
+
+
+def test_a_layer_before_the_head_of_any_width():
+    source = small(pre_logits=24)
+    before, after, report = adapt(source, source)
+    assert before["pre_logits/kernel"].shape == (32, 24)
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+    _, after, report = adapt(source, small())
+    assert not after["head/kernel"].any() and after["head/kernel"].shape == (32, 10)
+    assert "pre_logits/kernel (32, 24)" in report.dropped
+    with pytest.raises(
+        errors.UserError, match=r"has \(32, 24\), this model \(32, 32\)"
+    ):
+        adapt(source, small(pre_logits=True))
+
+
+def test_a_run_keeps_the_width_of_a_checkpoints_layer(monkeypatch):
+    config = base.get_config().to_dict() | {"init_from": "x"}
+    for pre_logits in (24, False):
+        monkeypatch.setattr(
+            pretrained, "read_architecture", lambda _, p=pre_logits: small(pre_logits=p)
+        )
+        info = catalog.describe("digits")
+        for wanted in (True, False):
+            config["model"] |= {"name": "checkpoint", "pre_logits": wanted}
+            arch = experiment._architecture(config, info)
+            assert arch.pre_logits == (wanted and (pre_logits or True))
 
 
 def test_the_head_can_be_made_new_for_as_many_classes():

@@ -120,6 +120,8 @@ def _architecture(
             "want --config.init_from=PATH"
         )
     architecture = pretrained.read_architecture(config["init_from"])
+    if options["pre_logits"] and getattr(architecture, "pre_logits", False):
+        options["pre_logits"] = architecture.pre_logits  # of the checkpoint's width
     return models.with_options(architecture, {key: options[key] for key in OF_A_RUN})
 
 

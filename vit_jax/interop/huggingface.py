@@ -270,6 +270,12 @@ def _config(
     }
 
 
+def _pooler(arch: VitArchitecture) -> dict[str, int]:
+    """What says how wide the layer before the head is, where it is not the width."""
+    width = arch.pre_logits_width
+    return {"pooler_output_size": width} if width not in (0, arch.width) else {}
+
+
 def _vit_config(
     arch: VitArchitecture,
     preprocessing: Preprocessing | None,
@@ -281,6 +287,7 @@ def _vit_config(
         classifier="ViTForImageClassification",
         bare="ViTModel",
         intermediate_size=arch.mlp_width,
+        **_pooler(arch),
     )
 
 
@@ -295,6 +302,7 @@ def _deit_config(
         classifier="DeiTForImageClassification",
         bare="DeiTModel",
         intermediate_size=arch.mlp_width,
+        **_pooler(arch),
     )
 
 

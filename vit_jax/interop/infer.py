@@ -124,7 +124,6 @@ def _vit(
         "patch": _shape(shapes, "patch_embed/kernel", 4)[:2],
         "block": kind,
         "class_token": "yes" if "cls" in shapes else "no",
-        "pre_logits": "pre_logits/kernel" in shapes,
         "qkv_bias": f"{block}/attn/query/bias" in shapes,
         "qk_norm": f"{block}/attn/query_norm/scale" in shapes,
         "mlp": "swiglu" if f"{block}/mlp/gate/kernel" in shapes else "gelu",
@@ -147,14 +146,18 @@ def _sizes(shapes: Shapes, width: int) -> dict[str, Any]:
     """What the pooling, the head and the optional leaves show."""
     fields: dict[str, Any] = {
         "num_classes": 0,
+        "pre_logits": False,
         "registers": 0,
         "resnet": _resnet_units(shapes),
     }
     pool = "token" if "cls" in shapes else "mean"
+    pooled = width
     if "head/kernel" in shapes:
-        inputs, fields["num_classes"] = _shape(shapes, "head/kernel", 2)
-        if inputs == 2 * width and "cls" in shapes:
-            pool = "token_mean"
+        pooled, fields["num_classes"] = _shape(shapes, "head/kernel", 2)
+    if "pre_logits/kernel" in shapes:
+        pooled, fields["pre_logits"] = _shape(shapes, "pre_logits/kernel", 2)
+    if pooled == 2 * width and "cls" in shapes:
+        pool = "token_mean"
     fields["pool"] = "map" if "map/probe" in shapes else pool
     if fields["resnet"] is not None:
         fields["resnet_width"] = _shape(shapes, "resnet/root/conv/kernel", 4)[3]

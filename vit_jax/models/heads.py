@@ -51,6 +51,5 @@ def macs(arch: variants.VitArchitecture) -> int:
     if arch.pool == "map":
         total += 2 * d * d + 2 * arch.tokens * d * d + 2 * arch.tokens * d
         total += 2 * d * arch.mlp_width
-    if arch.pre_logits:
-        total += vectors * arch.pooled_width * d
+    total += vectors * arch.pooled_width * arch.pre_logits_width
     return total + vectors * arch.feature_width * arch.num_classes

@@ -93,7 +93,8 @@ class VitArchitecture(Architecture):
         posemb_at: "stem": added once; "every": a table of its own at the input of each
             block; "shared": one table added at the input of every block. Relative
             positions have no stem: there "stem" means "every".
-        pre_logits: A dense layer of width D and tanh before the head (pre-training).
+        pre_logits: A dense layer and tanh before the head (pre-training): True for one
+            of width D, or its width.
         dropout: Rate after the position embedding, the attention output, GELU and
             the MLP output.
         attention_dropout: Rate on the attention probabilities.
@@ -166,7 +167,7 @@ class VitArchitecture(Architecture):
     posemb_at: str = "stem"
     posemb_std: float = 0.02
     posemb_resample: str = "auto"
-    pre_logits: bool = False
+    pre_logits: bool | int = False
     dropout: float = 0.0
     attention_dropout: float = 0.0
     drop_path: float = 0.0
@@ -217,8 +218,22 @@ class VitArchitecture(Architecture):
             object.__setattr__(self, "class_token", "yes" if needed else "no")
         if needed and not self.has_class_token:
             raise errors.UserError(f"pool={self.pool!r} needs class_token='yes'.")
+        self._resolve_pre_logits()
         if self.posemb == "relative" and self.posemb_at == "stem":
             object.__setattr__(self, "posemb_at", "every")
+
+    def _resolve_pre_logits(self) -> None:
+        """One value for one function: no width is False, the tokens' is True."""
+        width = self.pre_logits
+        if isinstance(width, bool):
+            return
+        if not isinstance(width, int) or width < 0 or width == 1:
+            raise errors.UserError(
+                f"pre_logits={width!r}; want True for a layer of the width of the "
+                "tokens, its width from 2, or False."
+            )
+        if width in (0, self.width):
+            object.__setattr__(self, "pre_logits", width == self.width)
 
     def _check_combinations(self) -> None:
         if (self.attention_mask == "none") != (self.attention_window == 0):
@@ -342,9 +357,14 @@ class VitArchitecture(Architecture):
         return self.width * (2 if self.pool == "token_mean" else 1)
 
     @property
+    def pre_logits_width(self) -> int:
+        """Outputs of the layer before the head; 0 without one."""
+        return self.width if self.pre_logits is True else int(self.pre_logits)
+
+    @property
     def feature_width(self) -> int:
         """Width of what feeds the head."""
-        return self.width if self.pre_logits else self.pooled_width
+        return self.pre_logits_width or self.pooled_width
 
 
 def parse(name: str) -> dict[str, Any]:

@@ -275,7 +275,7 @@ def _resnet(arch: variants.VitArchitecture, rngs: nnx.Rngs) -> resnet.ResNet:
 def _pre_logits(arch: variants.VitArchitecture, rngs: nnx.Rngs) -> layers.Linear:
     return layers.Linear(
         (arch.pooled_width,),
-        (arch.width,),
+        (arch.pre_logits_width,),
         kernel_init=layers.lecun_normal,
         rngs=rngs,
     )
