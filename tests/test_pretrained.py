@@ -185,3 +185,31 @@ def test_what_is_no_checkpoint_is_said(tmp_path):
     }.items():
         with pytest.raises(errors.UserError, match=message):
             pretrained.load(path)
+
+
+def test_what_is_loaded_is_a_screenful():
+    arch = small(num_classes=1000, gelu="erf")
+    loaded = pretrained.Loaded(
+        model=models.merge(*models.abstract(arch)),
+        architecture=arch,
+        preprocessing=preprocessing.Preprocessing((32, 32), mean=(1.5, 2.0, 3.0)),
+        label_names=tuple(f"the {i}th class by its name" for i in range(1000)),
+        source="a/b.npz",
+        dialect="google",
+    )
+    text = str(loaded)
+    count = models.count_parameters(arch)
+    for part in (
+        *("a/b.npz", "google", "1,000 classes", f"{count:,} parameters", "gelu=erf"),
+        *("transform=resize", "mean=[1.5", "the 0th", "the 999th"),
+    ):
+        assert part in text, part
+    assert repr(loaded) == text and len(text.splitlines()) <= 24
+    assert max(map(len, text.splitlines())) <= 100
+    shown = f"VisionTransformer({arch.name}, 32x32 pixels, 1,000 classes, {count:,} "
+    assert str(loaded.model) == repr(loaded.model) == f"{shown}parameters)"
+    for name in ("Mixer-S/16", "BiT-R26x1", "AxialResNet50"):
+        other = models.architecture(name, num_classes=0, image_size=32)
+        text = str(models.merge(*models.abstract(other)))
+        assert f"({name}, 32x32 pixels, features, " in text
+        assert f"{models.count_parameters(other):,} parameters)" in text

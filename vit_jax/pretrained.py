@@ -1,7 +1,9 @@
 """Checkpoints of any kind as models, and their weights as the start of another run."""
 
+import dataclasses
 import math
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,10 +29,11 @@ MEANING = (
     "pool_padding",
 )
 # Leaves that come and go with what a model is trained for.
+_OF_TIMM = r"(vit|deit3?|flexivit|mixer|resnetv2)_\w+(\.\w+)?"
 OF_A_TASK = re.compile(r"head/|pre_logits/|mask_token$|patch_head/")
 
 
-@dataclass
+@dataclass(repr=False)
 class Loaded:
     """A model with its weights, and how it wants its images.
 
@@ -49,6 +52,16 @@ class Loaded:
     label_names: tuple[str, ...] | None
     source: str
     dialect: str
+
+    def __repr__(self) -> str:
+        """What there is to know of it, on a screen."""
+        lines = [f"Loaded from {self.source[:300]}"]
+        for name, text in _shown(self).items():
+            filled = textwrap.wrap(
+                f"{name}: {text}", 88, subsequent_indent="    ", max_lines=5
+            )
+            lines += [f"  {line}" for line in filled]
+        return "\n".join(lines)
 
     @property
     def params(self) -> Params:
@@ -78,6 +91,32 @@ class Loaded:
                 raise errors.UserError(f"{name} cannot be read: {error}") from error
         mean, std = np.float32(wanted.mean), np.float32(wanted.std)
         return (batch - mean[None, None, None]) / std[None, None, None]
+
+
+def _shown(loaded: Loaded) -> dict[str, str]:
+    """The lines of a loaded checkpoint, by what they are of."""
+    arch, names = loaded.architecture, loaded.label_names
+    fields = {
+        f.name: getattr(arch, f.name)
+        for f in dataclasses.fields(arch)
+        if f.name not in ("name", "image_size", "num_classes")
+        and getattr(arch, f.name) != f.default
+    }
+    if names is not None and len(names) > 8:
+        names = (*names[:6], "...", names[-1])
+    count = models.count_parameters(arch)
+    return {
+        "written in": loaded.dialect,
+        "model": f"{models.summary(arch)}, {count:,} parameters",
+        "architecture": f"{arch.family}, {_listed(fields)}",
+        "preprocessing": _listed(loaded.preprocessing.to_dict()),
+        "labels": "without names" if names is None else ", ".join(map(str, names)),
+    }
+
+
+def _listed(fields: Mapping[str, Any]) -> str:
+    said = {name: value for name, value in fields.items() if value not in ("", None)}
+    return ", ".join(f"{name}={value}" for name, value in said.items())
 
 
 def _content(image: Any) -> Any:
@@ -213,9 +252,12 @@ def open_weights(
 
 def _on_the_hub(text: str) -> str:
     """What a path that is none may mean, as the end of a message; or ""."""
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text, re.ASCII):
+    if text in augreg.MODELS:
+        return f" For the published weights of that model: augreg:{text}"
+    on_the_hub = f"timm/{text}" if re.fullmatch(_OF_TIMM, text, re.ASCII) else text
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", on_the_hub, re.ASCII):
         return ""
-    return f" For the model of that name on Hugging Face's hub: hf://{text}"
+    return f" For the model of that name on Hugging Face's hub: hf://{on_the_hub}"
 
 
 def read_architecture(path: str | Path, **options: Any) -> models.Architecture:

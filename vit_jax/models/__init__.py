@@ -10,6 +10,7 @@ from vit_jax.models.families import (
     list_names,
     with_options,
 )
+from vit_jax.models.shown import summary
 from vit_jax.models.variants import SIZES, VitArchitecture
 from vit_jax.models.vit import VisionTransformer
 
@@ -30,5 +31,6 @@ __all__ = [
     "merge",
     "pair",
     "split",
+    "summary",
     "with_options",
 ]

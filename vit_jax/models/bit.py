@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vit_jax import errors
-from vit_jax.models import layers, resnet, vit
+from vit_jax.models import layers, resnet, shown, vit
 from vit_jax.models.architecture import Architecture
 from vit_jax.models.placement import NOWHERE, Placement
 
@@ -99,7 +99,7 @@ class BitArchitecture(ResNetArchitecture):
         )
 
 
-class Classifier(resnet.Trunk):
+class Classifier(shown.Shown, resnet.Trunk):
     """A ResNet whose mean over the cells feeds a head.
 
     Arguments of the constructor beyond the architecture: see `resnet.Trunk`;

@@ -8,7 +8,7 @@ from typing import Any
 from flax import nnx
 
 from vit_jax import errors
-from vit_jax.models import axial_resnet, bit, mixer, variants, vit
+from vit_jax.models import axial_resnet, bit, mixer, names, variants, vit
 from vit_jax.models.architecture import Architecture, pair
 
 
@@ -101,7 +101,7 @@ def architecture(
             not divide.
     """
     family = family_of_name(name)
-    fields = family.parse(name) | _given(family, name, options)
+    fields = _parsed(family, name) | _given(family, name, options)
     if "patch" in fields:
         fields["patch"] = pair(fields["patch"])
     return family.architecture(
@@ -118,6 +118,16 @@ def chosen(options: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in options.items()
         if not (key in AUTO_OPTIONS and value == "auto")
     }
+
+
+def _parsed(family: Family, name: str) -> dict[str, Any]:
+    """The fields of a name; of one that another code has, the error says ours."""
+    try:
+        return family.parse(name)
+    except errors.UserError:
+        if advice := names.advice(name):
+            raise errors.UserError(advice) from None
+        raise
 
 
 def with_options(arch: Architecture, options: Mapping[str, Any]) -> Architecture:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vit_jax import errors
-from vit_jax.models import layers, vit
+from vit_jax.models import layers, shown, vit
 from vit_jax.models.architecture import Architecture, by
 from vit_jax.models.placement import NOWHERE, REMAT, Placement, scan_blocks
 
@@ -163,7 +163,7 @@ class MixerBlock(nnx.Module):
         return x + layers.drop_path(self.channels(self.norm2(x)), rate, keys[1])
 
 
-class MlpMixer(nnx.Module):
+class MlpMixer(shown.Shown, nnx.Module):
     """Images to logits. Leaf names are public: checkpoints and rules use them."""
 
     def __init__(self, architecture: MixerArchitecture, *, rngs: nnx.Rngs):

@@ -16,13 +16,14 @@ from vit_jax.models import (
     layers,
     posemb,
     resnet,
+    shown,
     variants,
 )
 from vit_jax.models.architecture import Architecture
 from vit_jax.models.placement import NOWHERE, Placement, scan_blocks
 
 
-class VisionTransformer(nnx.Module):
+class VisionTransformer(shown.Shown, nnx.Module):
     """Images to logits. Leaf names are public: checkpoints and rules use them."""
 
     def __init__(self, architecture: variants.VitArchitecture, *, rngs: nnx.Rngs):
