@@ -70,7 +70,8 @@ def load(
 
     Args:
         path: A workdir, a checkpoint in it, a file or folder of another code
-            (`.npz`, `.safetensors`, `.pth`; FILE.pth:PART of several), a URL (`https://`, `gs://`, `hf://ORG/NAME`), or
+            (`.npz`, `.safetensors`, `.pth`; "FILE.pth:teacher" of one that holds
+            several models), a URL (`https://`, `gs://`, `hf://ORG/NAME`), or
             "augreg:B/16" for the best published AugReg checkpoint of that name.
         image_size: Pixels, one number or (height, width): the position table is
             resampled for it. None: the checkpoint's.

@@ -248,6 +248,7 @@ def _config(
     acts = {"erf": "gelu", "tanh": "gelu_pytorch_tanh"}
     names = label_names or [f"LABEL_{i}" for i in range(arch.num_classes)]
     prepared = preprocessing or Preprocessing(arch.image_size)
+    pooler = {"pooler_output_size": arch.pre_logits_width} if arch.pre_logits else {}
     return {
         "architectures": [classifier if arch.num_classes else bare],
         "model_type": model_type,
@@ -265,15 +266,10 @@ def _config(
         "id2label": {str(i): name for i, name in enumerate(names)},
         "label2id": {name: i for i, name in enumerate(names)},
         "dtype": "float32",
+        **pooler,
         **more,
         PREPROCESSOR: _preprocessor(prepared),
     }
-
-
-def _pooler(arch: VitArchitecture) -> dict[str, int]:
-    """What says how wide the layer before the head is, where it is not the width."""
-    width = arch.pre_logits_width
-    return {"pooler_output_size": width} if width not in (0, arch.width) else {}
 
 
 def _vit_config(
@@ -287,7 +283,6 @@ def _vit_config(
         classifier="ViTForImageClassification",
         bare="ViTModel",
         intermediate_size=arch.mlp_width,
-        **_pooler(arch),
     )
 
 
@@ -302,7 +297,6 @@ def _deit_config(
         classifier="DeiTForImageClassification",
         bare="DeiTModel",
         intermediate_size=arch.mlp_width,
-        **_pooler(arch),
     )
 
 
