@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 
 from vit_jax import errors
-from vit_jax.interop import bit, google, huggingface, mixer, timm
+from vit_jax.interop import bit, google, huggingface, mixer, timm, torchvision
 from vit_jax.interop.dialect import Dialect
 from vit_jax.interop.rules import listed
 
@@ -17,6 +17,7 @@ DIALECTS: dict[str, Dialect] = {
     "mixer_old": Dialect(tuple(mixer.MIXER_OLD), mixer.MARKER_OLD, family="mixer"),
     **timm.DIALECTS,
     **huggingface.DIALECTS,
+    **torchvision.DIALECTS,
 }
 
 # What stands before the weights' names in a file of a whole training state.

@@ -1,0 +1,93 @@
+"""torchvision's Vision Transformers: its logits, its names, and back."""
+
+import numpy as np
+import pytest
+import torch_files
+
+from vit_jax import errors, interop, models, tree
+from vit_jax.data.preprocessing import Preprocessing
+from vit_jax.interop import safetensors
+
+SIZES = {"image_size": 32, "patch_size": 16, "num_layers": 2, "num_heads": 2}
+SIZES |= {"hidden_dim": 32, "mlp_dim": 48, "num_classes": 5}
+
+
+@pytest.mark.parametrize("representation", [None, 24])
+def test_logits_are_torchvisions(tmp_path, representation):
+    torch = pytest.importorskip("torch")
+    vision = pytest.importorskip("torchvision").models.vision_transformer
+    from torch_peers import images_of, model_of, randomized
+
+    peer = vision.VisionTransformer(**SIZES, representation_size=representation)
+    peer = randomized(peer).eval()
+    torch.save({"model": peer.state_dict()}, tmp_path / "x.pth")
+    with interop.read(tmp_path / "x.pth", heads=2) as weights:
+        arch = weights.architecture
+        assert weights.dialect == "torchvision"
+        assert arch.pre_logits == (representation or False)
+        images = images_of(arch)
+        with torch.no_grad():
+            expected = peer(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
+        found = model_of(weights)(images)
+        np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0)
+        interop.write(weights, tmp_path / "x.safetensors")
+    with safetensors.open(tmp_path / "x.safetensors") as back:
+        state = peer.state_dict()
+        assert set(back) == set(state)
+        assert all(np.array_equal(back.read(n), state[n].numpy()) for n in state)
+
+
+def weights_of(**options):
+    arch = models.architecture(
+        "B/16",
+        **{"num_classes": 5, "image_size": 32, "width": 32, "depth": 2, "heads": 2}
+        | {"mlp_width": 48, "gelu": "erf"}
+        | options,
+    )
+    rng = np.random.default_rng(0)
+    leaves = {
+        name: rng.standard_normal(leaf.shape).astype(np.float32)
+        for name, leaf in tree.named_leaves(models.abstract(arch)[1])
+    }
+    return interop.Weights(
+        arch, tree.from_named(leaves), Preprocessing((32, 32)), "torchvision"
+    )
+
+
+def test_both_spellings_are_one_model_and_the_way_back_is_exact(tmp_path):
+    weights = weights_of(pre_logits=24)
+    interop.write(weights, tmp_path / "x.safetensors")
+    with safetensors.open(tmp_path / "x.safetensors") as tensors:
+        state = {name: np.array(tensors.read(name)) for name in tensors}
+    assert "encoder.layers.encoder_layer_1.mlp.3.weight" in state
+    old = {".mlp.0.": ".mlp.linear_1.", ".mlp.3.": ".mlp.linear_2."}
+    spelled = dict(state)
+    for new, first in old.items():
+        spelled = {name.replace(new, first): a for name, a in spelled.items()}
+    assert set(spelled) != set(state)
+    for names in (state, spelled):
+        path = torch_files.save(tmp_path / "x.pth", names)
+        with interop.read(path, heads=2) as again:
+            name = again.architecture.name
+            assert again.architecture == weights.architecture.replace(name=name)
+            for leaf in weights.leaves.names:
+                assert np.array_equal(
+                    again.leaves.read(leaf), weights.leaves.read(leaf)
+                )
+            assert again.preprocessing.resize == 36  # a crop of 7/8
+            assert again.preprocessing.filter == "bilinear"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_classes": 0}, "without a head"),
+        ({"pool": "mean"}, "no way to say|has no name for"),
+        ({"registers": 2}, "has no name for"),
+        ({"gelu": "tanh"}, "gelu='tanh'"),
+    ],
+)
+def test_what_it_has_not_is_refused(tmp_path, options, message):
+    with pytest.raises(errors.UserError, match=message):
+        interop.write(weights_of(**options), tmp_path / "x.safetensors")
+    assert not list(tmp_path.iterdir())
