@@ -115,6 +115,14 @@ def test_a_layer_before_the_head_of_any_width():
         adapt(source, small(pre_logits=True))
 
 
+def test_convolutions_are_kept_whole_at_any_size():
+    options = {"units": (1,), "width": 0.5, "num_classes": 3}
+    source = models.architecture("BiT-R50x1", image_size=224, **options)
+    before, after, report = adapt(source, source.replace(image_size=(160, 96)))
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+    assert len(report.kept) == len(before) and not report.resized
+
+
 def test_a_run_keeps_the_width_of_a_checkpoints_layer(monkeypatch):
     config = base.get_config().to_dict() | {"init_from": "x"}
     for pre_logits in (24, False):
