@@ -1,7 +1,7 @@
 """One pass over an evaluation split, shared by the evaluators."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import jax
@@ -17,10 +17,22 @@ Forward = Callable[[Params, jax.Array], dict[str, jax.Array]]
 Reduce = Callable[[dict[str, jax.Array], dict[str, jax.Array]], Any]
 
 
-@functools.cache
-def reduced(reduce: Reduce, mesh: Mesh) -> Reduce:
-    """Compiles `reduce` with a result that every process holds whole."""
-    return jax.jit(reduce, out_shardings=mesh_lib.replicated(mesh))
+@functools.lru_cache(maxsize=16)
+def reduced(reduce: Callable[..., Any], mesh: Mesh, **options: Hashable) -> Reduce:
+    """Compiles `reduce` with a result that every process holds whole.
+
+    What was compiled for the same function, mesh and options is used again, so give a
+    function of a module, and what it depends on as options: a closure or a partial is
+    another function each time. At most 16 are held.
+
+    Args:
+        reduce: (outputs, batch, **options) -> what is left on the host.
+        mesh: of all devices.
+        **options: of `reduce`.
+    """
+    return jax.jit(
+        functools.partial(reduce, **options), out_shardings=mesh_lib.replicated(mesh)
+    )
 
 
 def run(

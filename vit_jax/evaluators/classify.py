@@ -1,6 +1,5 @@
 """Top-1, top-5 and loss over a split, every example counted exactly once."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -89,7 +88,7 @@ def evaluator(
     """
     errors.lookup(objectives.LOSSES, loss, "loss")
 
-    compiled = batches.reduced(functools.partial(sums, loss=loss), mesh)
+    compiled = batches.reduced(sums, mesh, loss=loss)
 
     def evaluate(params: Any) -> dict[str, float]:
         totals: dict[str, float] = {}

@@ -25,15 +25,19 @@ def _histogram(colors: jax.Array, seen: jax.Array) -> jax.Array:
 
 
 def sums(
-    masked: masked_lib.Masked, seed: int, outputs: dict[str, Any], batch: dict[str, Any]
+    outputs: dict[str, Any],
+    batch: dict[str, Any],
+    *,
+    masked: masked_lib.Masked,
+    seed: int,
 ) -> dict[str, jax.Array]:
     """Returns what one batch adds to each figure.
 
     Args:
-        masked: the run's masked prediction.
-        seed: the corruption of an example is a function of it and of its index.
         outputs: "params" and uint8 "image".
         batch: "index" int32 [b] and "mask" [b], 0 on rows that are no example.
+        masked: the run's masked prediction.
+        seed: the corruption of an example is a function of it and of its index.
     """
     task, images, seen = masked.task, outputs["image"], batch["mask"] > 0
     key = jax.random.key(seed)
@@ -83,11 +87,7 @@ def evaluator(
     Raises:
         UserError: when it runs: no example that can be read.
     """
-
-    def reduce(outputs: dict[str, Any], batch: dict[str, Any]) -> dict[str, jax.Array]:
-        return sums(masked, seed, outputs, batch)
-
-    compiled = batches.reduced(reduce, mesh)
+    compiled = batches.reduced(sums, mesh, masked=masked, seed=seed)
 
     def evaluate(params: Any) -> dict[str, float]:
         totals: dict[str, Any] = {}
