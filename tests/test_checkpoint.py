@@ -1,5 +1,6 @@
 """Saving and restoring: bit for bit, onto any mesh, and what damaged files do."""
 
+import dataclasses
 import json
 import resource
 import shutil
@@ -51,6 +52,27 @@ def describe(number, architecture=ARCHITECTURE):
         step=number,
         versions=checkpoint.versions(),
     )
+
+
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        ({"loss": "softmax"}, "single_label"),
+        ({"loss": "sigmoid"}, "multi_label"),
+        ({}, "single_label"),
+    ],
+)
+def test_what_outputs_are_follows_the_loss_where_nothing_says_it(config, problem):
+    described = dataclasses.replace(describe(1), config=config, problem="")
+    assert described.problem == problem
+    stored = described.to_dict()
+    assert checkpoint.Description.from_dict(stored) == described
+    del stored["problem"]  # as older versions wrote it
+    assert checkpoint.Description.from_dict(stored) == described
+    said = dataclasses.replace(described, problem="regression")
+    assert checkpoint.Description.from_dict(said.to_dict()) == said
+    with pytest.raises(errors.UserError, match="problem='ranking' is unknown"):
+        dataclasses.replace(described, problem="ranking")
 
 
 def same(left, right):

@@ -492,6 +492,7 @@ def test_preprocessing_and_labels_come_from_the_config(tmp_path):
     )
     again = interop.read(tmp_path)
     assert again.label_names == ("tench, Tinca", "n2", "shark", "n4", "n5")
+    assert again.label_ids == ("n1", "n2", "n3", "n4", "n5")
     wanted = again.preprocessing
     assert (wanted.transform, wanted.resize) == ("resize_small_crop", 73)
     assert wanted.filter == "bilinear"
@@ -507,3 +508,28 @@ def test_another_image_size_is_another_table(tmp_path):
     larger = interop.read(tmp_path, image_size=64)
     assert larger.architecture.image_size == larger.preprocessing.image_size == (64, 64)
     assert larger.leaves.shapes["posemb"] == (1, 65, 32)
+
+
+@pytest.mark.parametrize(
+    ("said", "names"),
+    [
+        ({"label_names": list("abcde")}, tuple("abcde")),
+        ({"labels": list("abcde")}, tuple("abcde")),  # its older name
+        ({"label_names": dict(zip("40213", "eacbd"))}, tuple("abcde")),
+        ({"pretrained_cfg": {"label_names": list("abcde")}}, tuple("abcde")),
+        ({"label_names": list("abc")}, None),
+        ({"label_names": {"0": "a", "4": "e"}}, None),
+        ({"label_names": [1, 2, None, 4, 5]}, None),
+        ({"label_names": "abcde"}, None),
+        ({}, None),
+    ],
+)
+def test_names_are_one_for_each_output_or_none(tmp_path, said, names, caplog):
+    interop.write(random_weights(), tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | said))
+    again = interop.read(tmp_path)
+    assert again.label_names == again.label_ids == names
+    warned = [r for r in caplog.records if "config.json" in r.getMessage()]
+    assert len(warned) == (names is None and bool(said))

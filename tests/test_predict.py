@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 
@@ -6,10 +7,20 @@ import jax
 import numpy as np
 import optax
 import pytest
+from cases import CASES, expected
 from flax import nnx
 from PIL import Image
 
-from vit_jax import checkpoint, errors, models, predict, pretrained, step
+from vit_jax import (
+    checkpoint,
+    convert,
+    errors,
+    interop,
+    models,
+    predict,
+    pretrained,
+    step,
+)
 from vit_jax.data import catalog, preprocessing
 
 NAMES = ("ant", "bee", "cat", "dog", "elk", "fox", "gnu")
@@ -115,3 +126,138 @@ def test_what_cannot_be_predicted_is_a_clear_error(tmp_path, photos):
         predict.run("any", photos, top_k=0)
     with pytest.raises(errors.UserError, match="has no head"):
         predict.run(write_checkpoint(tmp_path, num_classes=0), photos)
+
+
+def scores(checkpoint_path):
+    """{output: entry} of one image."""
+    image = str(CASES / "predict_hf_folder" / "image.png")
+    (entry,) = predict.run(str(checkpoint_path), [image])
+    return {c["label"]: c for c in entry["top"]}
+
+
+def changed(tmp_path, name, **changes):
+    """A copy of a case's folder with some of its config.json replaced."""
+    folder = tmp_path / "hf"
+    shutil.copytree(CASES / name / "hf", folder)
+    config = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_a_folder_of_transformers_is_what_its_file_is():
+    case = CASES / "predict_hf_folder"
+    found = scores(case / "hf")
+    assert found == scores(case / "hf" / "model.safetensors")
+    probabilities = [found[i]["probability"] for i in range(5)]
+    right = expected("predict_hf_folder")["probabilities"]
+    np.testing.assert_allclose(probabilities, right, atol=1e-5)
+
+
+def test_a_multi_label_checkpoint_has_one_sigmoid_a_class():
+    case = CASES / "multi_label_sigmoid"
+    (entry,) = predict.run(str(case / "hf"), [str(case / "image.png")])
+    right = expected("multi_label_sigmoid")["pipeline"]
+    assert [c["name"] for c in entry["top"]] == sorted(right, key=right.get)[::-1]
+    for found in entry["top"]:
+        assert found["probability"] == pytest.approx(right[found["name"]], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"0": "a", "1": "b", "2": "c"},
+        {str(i): "a" for i in range(6)},
+        {str(i): "a" for i in range(1, 6)},
+        {"0": "a", "1": "b", "2": "c", "3": "d", "x": "e"},
+        {str(i): None for i in range(5)},
+        {str(i): {"name": "a"} for i in range(5)},
+        ["a", "b", "c"],
+        "abcde",
+        7,
+        {},
+    ],
+)
+def test_names_that_do_not_fit_the_outputs_are_left_out(tmp_path, names, caplog):
+    folder = changed(tmp_path, "id2label_short", id2label=names)
+    found = scores(folder)
+    assert len(found) == 5 and {c["name"] for c in found.values()} == {None}
+    warned = [r for r in caplog.records if r.levelname == "WARNING"]
+    assert len(warned) == (1 if names else 0)
+
+
+def test_short_names_are_left_out_with_one_warning(caplog):
+    found = scores(CASES / "id2label_short" / "hf")
+    assert {c["name"] for c in found.values()} == {None}
+    assert "names 3 classes, its head has 5 outputs" in caplog.text
+
+
+def test_a_regression_is_numbers(tmp_path):
+    folder = changed(tmp_path, "predict_hf_folder", problem_type="regression")
+    image = str(CASES / "predict_hf_folder" / "image.png")
+    loaded = pretrained.load(folder)
+    logits = np.asarray(loaded.model(loaded.images([image])))[0]
+    (entry,) = predict.run(str(folder), [image], top_k=1)
+    assert [v["value"] for v in entry["values"]] == pytest.approx(logits.tolist())
+    assert [v["name"] for v in entry["values"]] == list(loaded.label_names)
+    assert "top" not in entry
+    assert predict._line(entry).startswith(f"c0 {logits[0]:.4f}, c1 ")
+
+
+def test_an_unknown_problem_is_an_error(tmp_path):
+    folder = changed(tmp_path, "predict_hf_folder", problem_type="ranking")
+    with pytest.raises(errors.UserError, match="problem_type='ranking'; ours: single"):
+        pretrained.load(folder)
+
+
+def weights(num_classes, problem, names=None):
+    options = dict(width=16, depth=1, mlp_width=32, heads=2, num_classes=num_classes)
+    arch = models.architecture(
+        "Ti/8", image_size=16, pre_logits=False, gelu="erf", **options
+    )
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: rng.standard_normal(leaf.shape).astype(np.float32),
+        models.abstract(arch)[1],
+    )
+    prepared = preprocessing.Preprocessing((16, 16), filter="bilinear")
+    return interop.Weights(arch, params, prepared, "", names, problem=problem)
+
+
+def test_one_output_is_a_sigmoid(tmp_path, photos):
+    interop.write(weights(1, "multi_label"), tmp_path, "hf_vit")
+    (entry,) = predict.run(str(tmp_path), photos[:1])
+    loaded = pretrained.load(tmp_path)
+    logit = float(loaded.model(loaded.images(photos[:1]))[0, 0])
+    (found,) = entry["top"]
+    assert found["probability"] == pytest.approx(1 / (1 + np.exp(-logit)), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "classes", "kept"),
+    [
+        ("hf_vit", 7, ["single_label", "multi_label", "regression"]),
+        ("hf_vit", 1, ["multi_label", "regression"]),
+        ("timm", 7, ["single_label"]),
+        ("timm", 1, ["multi_label"]),
+    ],
+)
+def test_a_dialect_keeps_what_outputs_are_or_says_that_it_cannot(
+    tmp_path, dialect, classes, kept, caplog
+):
+    for problem in ("single_label", "multi_label", "regression"):
+        caplog.clear()
+        path = tmp_path / problem
+        interop.write(weights(classes, problem), path, dialect)
+        assert (interop.read(path, heads=2).problem == problem) == (problem in kept)
+        said = f"does not say that outputs are of the kind {problem}" in caplog.text
+        assert said == (problem not in kept)
+
+
+def test_converting_to_ours_keeps_what_outputs_are(tmp_path):
+    names = tuple("abcdefg")
+    interop.write(weights(7, "regression", names), tmp_path / "hf", "hf_vit")
+    convert.run(str(tmp_path / "hf"), tmp_path / "ours", "vit_jax")
+    loaded = pretrained.load(tmp_path / "ours")
+    assert (loaded.problem, loaded.label_names) == ("regression", names)
+    other = pretrained.load(tmp_path / "ours", num_classes=4)
+    assert (other.problem, other.label_names) == ("single_label", None)

@@ -126,9 +126,8 @@ def test_convolutions_are_kept_whole_at_any_size():
 def test_a_run_keeps_the_width_of_a_checkpoints_layer(monkeypatch):
     config = base.get_config().to_dict() | {"init_from": "x"}
     for pre_logits in (24, False):
-        monkeypatch.setattr(
-            pretrained, "read_architecture", lambda _, p=pre_logits: small(pre_logits=p)
-        )
+        weights = interop.Weights(small(pre_logits=pre_logits), {}, None, "google")
+        monkeypatch.setattr(pretrained, "describe", lambda _, w=weights: w)
         info = catalog.describe("digits")
         for wanted in (True, False):
             config["model"] |= {"name": "checkpoint", "pre_logits": wanted}

@@ -25,7 +25,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from vit_jax import errors, models, tree
+from vit_jax import errors, models, objectives, tree
 from vit_jax.data import preprocessing as preprocessing_lib
 from vit_jax.step import TrainState
 
@@ -45,6 +45,8 @@ class Description:
         config: the resolved configuration of the run, plain nested dict.
         step: updates done.
         versions: of this package and of those that wrote the arrays.
+        problem: what the outputs are, a key of `objectives.PROBLEMS`; "": what the loss
+            in `config` trains, one label an image where that is empty.
     """
 
     architecture: models.Architecture
@@ -53,6 +55,15 @@ class Description:
     config: dict[str, Any]
     step: int
     versions: dict[str, str] = field(default_factory=dict)
+    problem: str = ""
+
+    def __post_init__(self):
+        problem = self.problem
+        if not problem:
+            loss = self.config["loss"] if "loss" in self.config else "softmax"
+            problem = objectives.problem_of(loss)
+        errors.lookup(objectives.PROBLEMS, problem, "problem")
+        object.__setattr__(self, "problem", problem)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns a JSON-able dict; the inverse of `from_dict`."""

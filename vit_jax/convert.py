@@ -6,6 +6,7 @@ format (`.npz`, `.safetensors`, `.bv`). The last line of standard output is JSON
 """
 
 import ast
+import dataclasses
 import logging
 import shutil
 from pathlib import Path
@@ -108,23 +109,15 @@ def _changed(
     num_classes: int | None,
 ) -> interop.Weights:
     """The same weights for another size or head, still read one by one."""
-    source = weights.architecture
-    changes: dict[str, Any] = {}
-    if image_size is not None:
-        changes["image_size"] = image_size
-    if num_classes is not None:
-        changes["num_classes"] = num_classes
-    target = source.replace(**changes)
-    if target == source:
+    target = pretrained.changed(weights, image_size, num_classes)
+    if target.architecture == weights.architecture:
         return weights
-    _, like = models.abstract(target)
-    params, report = pretrained.adapt(weights.leaves, source, target, like)
-    logging.info("%s", report)
-    names = weights.label_names if target.num_classes == source.num_classes else None
-    preprocessing = pretrained.preprocessing_at(
-        weights.preprocessing, target.image_size
+    _, like = models.abstract(target.architecture)
+    params, report = pretrained.adapt(
+        weights.leaves, weights.architecture, target.architecture, like
     )
-    return interop.Weights(target, params, preprocessing, weights.dialect, names)
+    logging.info("%s", report)
+    return dataclasses.replace(target, leaves=params)
 
 
 def _write(weights: interop.Weights, target: Path, dialect: str) -> None:
@@ -141,6 +134,7 @@ def _write(weights: interop.Weights, target: Path, dialect: str) -> None:
                 config={},
                 step=0,
                 versions=checkpoint.versions(),
+                problem=weights.problem,
             )
             checkpoint.write_params(partial, weights.params, described)
         else:

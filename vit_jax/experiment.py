@@ -119,7 +119,7 @@ def _architecture(
             'model.name="checkpoint" is the model in init_from, which is empty; '
             "want --config.init_from=PATH"
         )
-    architecture = pretrained.read_architecture(config["init_from"])
+    architecture = pretrained.describe(config["init_from"]).architecture
     if options["pre_logits"] and getattr(architecture, "pre_logits", False):
         options["pre_logits"] = architecture.pre_logits  # of the checkpoint's width
     return models.with_options(architecture, {key: options[key] for key in OF_A_RUN})

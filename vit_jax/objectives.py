@@ -67,6 +67,24 @@ LOSSES: dict[str, Loss] = {
 }
 
 
+# What outputs are -> the loss that trains such; None: numbers, which none here does.
+PROBLEMS: dict[str, str | None] = {
+    "single_label": "softmax",
+    "multi_label": "sigmoid",
+    "regression": None,
+}
+
+
+def problem_of(loss: str) -> str:
+    """Returns the key of `PROBLEMS` that a key of `LOSSES` trains.
+
+    Raises:
+        UserError: unknown loss.
+    """
+    errors.lookup(LOSSES, loss, "loss")
+    return next(problem for problem, name in PROBLEMS.items() if name == loss)
+
+
 def is_hit(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Returns bool [b]: the class with the highest score is one of the image's labels.
 

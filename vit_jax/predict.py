@@ -6,31 +6,44 @@ place, the others their prediction, and the exit code is 2.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
 
-from vit_jax import cli, errors, evaluators, metrics, objectives, pretrained
+from vit_jax import cli, errors, metrics, objectives, pretrained
 
 BATCH = 32
 
 
 def _top(
-    probabilities: np.ndarray, names: Sequence[str] | None, top_k: int
-) -> list[dict[str, Any]]:
-    """Returns the best classes of one image, best first."""
-    order = np.argsort(-probabilities, kind="stable")[:top_k]
-    return [
+    scores: np.ndarray, names: Sequence[str] | None, problem: str, top_k: int
+) -> dict[str, Any]:
+    """Returns the best classes of one image, best first, or all numbers in order."""
+    key, value, shown = "top", "probability", np.argsort(-scores, kind="stable")[:top_k]
+    if problem == "regression":
+        key, value, shown = "values", "value", range(len(scores))
+    entries = [
         {
             "label": int(label),
             "name": names[label] if names else None,
-            "probability": metrics.json_number(probabilities[label]),
+            value: metrics.json_number(scores[label]),
         }
-        for label in order
+        for label in shown
     ]
+    return {key: entries}
+
+
+def _as_is(logits: jax.Array) -> jax.Array:
+    return logits
+
+
+def _meaning(problem: str) -> Callable[[jax.Array], jax.Array]:
+    """From logits to what they say: probabilities, or the numbers themselves."""
+    loss = objectives.PROBLEMS[problem]
+    return _as_is if loss is None else objectives.LOSSES[loss].probabilities
 
 
 def _read(loaded: pretrained.Loaded, paths: Sequence[str]) -> Iterator[Any]:
@@ -48,7 +61,7 @@ def run(
     """Classifies images.
 
     Args:
-        checkpoint: a workdir, one checkpoint in it, or a file in a known dialect.
+        checkpoint: whatever `pretrained.load` takes.
         paths: image files.
         top_k: classes to return of each; all where there are fewer.
 
@@ -56,7 +69,9 @@ def run(
         For each path, in order: {"image", "top": [{"label", "name", "probability"}]},
         or {"image", "error"} where it could not be read. `name` is None where the
         checkpoint has no label names. Probabilities are those that the checkpoint was
-        trained for: one sigmoid a class, or their softmax.
+        trained for: one sigmoid a class, or their softmax. A checkpoint of a
+        regression gives {"image", "values": [{"label", "name", "value"}]}: all its
+        outputs in their order.
 
     Raises:
         UserError: no such checkpoint, one without a head, no paths, top_k < 1.
@@ -70,8 +85,7 @@ def run(
         raise errors.UserError(
             f"{checkpoint} has no head, so it predicts no classes; fine-tune one first"
         )
-    loss = evaluators.trained_loss(checkpoint)
-    probabilities = objectives.LOSSES[loss].probabilities
+    meaning = _meaning(loaded.problem)
     result = []
     for start in range(0, len(paths), BATCH):
         part = paths[start : start + BATCH]
@@ -80,20 +94,30 @@ def run(
         scores = iter(())
         if pixels:
             logits = loaded.model(np.stack(pixels))
-            scores = iter(jax.device_get(probabilities(logits)))
+            scores = iter(jax.device_get(meaning(logits)))
         for path, value in zip(part, read, strict=True):
             if isinstance(value, errors.UserError):
                 reason = str(value)
                 named = reason if path in reason else f"{path}: {reason}"
                 result.append({"image": path, "error": named})
             else:
-                top = _top(next(scores), loaded.label_names, top_k)
-                result.append({"image": path, "top": top})
+                found = _top(next(scores), loaded.label_names, loaded.problem, top_k)
+                result.append({"image": path} | found)
     return result
 
 
+def _line(entry: dict[str, Any]) -> str:
+    """What was found in an image, for a log."""
+    words = []
+    for output in entry["top"] if "top" in entry else entry["values"]:
+        number = output["probability"] if "top" in entry else output["value"]
+        name = output["label"] if output["name"] is None else output["name"]
+        words.append(f"{name} {'nan' if number is None else format(number, '.4f')}")
+    return ", ".join(words)
+
+
 def _define_flags() -> None:
-    flags.DEFINE_string("checkpoint", None, "Workdir, checkpoint in it, or .npz file.")
+    flags.DEFINE_string("checkpoint", None, "Workdir, file, folder or URL.")
     flags.DEFINE_integer("top_k", 5, "Classes to show of each image.")
 
 
@@ -107,10 +131,7 @@ def _main(argv: list[str]) -> int:
             failed += 1
             logging.error("%s", entry["error"])
             continue
-        shown = (
-            f"{c['name'] or c['label']} {c['probability']:.4f}" for c in entry["top"]
-        )
-        logging.info("%s: %s", entry["image"], ", ".join(shown))
+        logging.info("%s: %s", entry["image"], _line(entry))
     cli.print_figures({"predictions": predictions})
     return errors.EXIT_BAD_INPUT if failed else errors.EXIT_DONE
 

@@ -44,6 +44,9 @@ class Loaded:
         label_names: One a class, or None where the checkpoint has none.
         source: Where it came from.
         dialect: What it was written in: "vit_jax" or a key of `interop.DIALECTS`.
+        problem: What its outputs are: "single_label" (their softmax are probabilities),
+            "multi_label" (one sigmoid each) or "regression" (numbers).
+        label_ids: Other names of the classes, where the checkpoint has both.
     """
 
     model: nnx.Module
@@ -52,6 +55,8 @@ class Loaded:
     label_names: tuple[str, ...] | None
     source: str
     dialect: str
+    problem: str = "single_label"
+    label_ids: tuple[str, ...] | None = None
 
     def __repr__(self) -> str:
         """What there is to know of it, on a screen."""
@@ -172,27 +177,81 @@ def load(
         errors.UserError: a path that holds no checkpoint, or a damaged or unknown one.
     """
     weights = open_weights(path, image_size=image_size, **options)
+    return from_weights(
+        weights,
+        source=str(path),
+        image_size=image_size,
+        num_classes=num_classes,
+        mesh=mesh,
+    )
+
+
+def from_weights(
+    weights: interop.Weights,
+    *,
+    source: str,
+    image_size: int | tuple[int, int] | None = None,
+    num_classes: int | None = None,
+    mesh: Mesh | None = None,
+) -> Loaded:
+    """Loads what `open_weights` opened, and closes it; arguments as `load`.
+
+    Args:
+        weights: Of a checkpoint.
+        source: Where they came from.
+        image_size: As `load`.
+        num_classes: As `load`.
+        mesh: As `load`.
+
+    Raises:
+        errors.UserError: a damaged checkpoint.
+    """
     with weights.leaves as leaves:
-        source = weights.architecture
-        changes: dict[str, Any] = {}
-        if image_size is not None:
-            changes["image_size"] = pair(image_size)
-        if num_classes is not None:
-            changes["num_classes"] = num_classes
-        target = source.replace(**changes)
-        graphdef, like = models.abstract(target)
+        target = changed(weights, image_size, num_classes)
+        graphdef, like = models.abstract(target.architecture)
         if mesh is not None:
             like = mesh_lib.with_shardings(like, mesh_lib.shardings(like, mesh))
-        params, _ = adapt(leaves, source, target, like, place=_place)
-    preprocessing = preprocessing_at(weights.preprocessing, target.image_size)
-    names = weights.label_names if target.num_classes == source.num_classes else None
+        params, _ = adapt(
+            leaves, weights.architecture, target.architecture, like, place=_place
+        )
     return Loaded(
         models.merge(graphdef, params),
-        target,
-        preprocessing,
-        names,
-        str(path),
+        target.architecture,
+        target.preprocessing,
+        target.label_names,
+        source,
         weights.dialect,
+        target.problem,
+        target.label_ids,
+    )
+
+
+def changed(
+    weights: interop.Weights,
+    image_size: int | tuple[int, int] | None,
+    num_classes: int | None,
+) -> interop.Weights:
+    """Returns what weights say once they are at another size or have another head.
+
+    The leaves stay as they are: `adapt` changes them. A new head has no names.
+
+    Args:
+        weights: Of a checkpoint.
+        image_size: As `load`.
+        num_classes: As `load`.
+    """
+    source, changes = weights.architecture, {}
+    if image_size is not None:
+        changes["image_size"] = pair(image_size)
+    if num_classes is not None:
+        changes["num_classes"] = num_classes
+    target = source.replace(**changes)
+    new_head = {"label_names": None, "label_ids": None, "problem": "single_label"}
+    return dataclasses.replace(
+        weights,
+        architecture=target,
+        preprocessing=preprocessing_at(weights.preprocessing, target.image_size),
+        **(new_head if target.num_classes != source.num_classes else {}),
     )
 
 
@@ -239,7 +298,11 @@ def open_weights(
             interop.Tensors(stored.shapes, stored.read, label=text),
             described.preprocessing,
             "vit_jax",
-            described.label_names,
+            interop.fitting(
+                described.label_names, described.architecture.num_classes, text
+            ),
+            problem=described.problem,
+            config=described.config,
         )
     if local.is_dir() and not interop.is_weights(local):
         raise errors.UserError(
@@ -260,14 +323,14 @@ def _on_the_hub(text: str) -> str:
     return f" For the model of that name on Hugging Face's hub: hf://{on_the_hub}"
 
 
-def read_architecture(path: str | Path, **options: Any) -> models.Architecture:
-    """The architecture of a checkpoint, as `load` would find it.
+def describe(path: str | Path, **options: Any) -> interop.Weights:
+    """What a checkpoint says, as `load` would find it; its leaves cannot be read.
 
     Raises:
         errors.UserError: as `load`.
     """
     with (weights := open_weights(path, **options)).leaves:
-        return weights.architecture
+        return weights
 
 
 def preprocessing_at(
@@ -320,14 +383,10 @@ def adapt(
             *(leaves, source.replace(**cut), target.image_size),
             method=None if said == "auto" else said,
         )
-    # A head reads what the pre-logits layer writes: they stay or go together.
-    same = all(
-        getattr(source, field, None) == getattr(target, field, None)
-        for field in ("num_classes", "pre_logits")
-    )
+    keep_head = keep_head and keeps_head(source, target)
     wanted = dict(tree.named_leaves(like))
     shapes = {name: tuple(leaf.shape) for name, leaf in wanted.items()}
-    new = _made_new(shapes, leaves, target, keep_head and same, fresh or {})
+    new = _made_new(shapes, leaves, target, keep_head, fresh or {})
     report = _report(shapes, leaves.shapes, before, set(new))
     _check_fit(shapes, leaves.shapes, set(new), source, target)
     result = {}
@@ -337,6 +396,15 @@ def adapt(
         else:
             result[name] = place(leaves.read(name), wanted[name])
     return tree.from_named({name: result[name] for name in wanted}), report
+
+
+def keeps_head(source: models.Architecture, target: models.Architecture) -> bool:
+    """Whether a head fits another architecture."""
+    # A head reads what the pre-logits layer writes: they stay or go together.
+    return all(
+        getattr(source, field, None) == getattr(target, field, None)
+        for field in ("num_classes", "pre_logits")
+    )
 
 
 def _made_new(

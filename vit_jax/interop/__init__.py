@@ -1,6 +1,7 @@
 """Weights of other codes: one table of names a dialect, used in both directions."""
 
 from vit_jax.interop.dialects import DIALECTS
+from vit_jax.interop.outputs import fitting
 from vit_jax.interop.posemb import at_size, resample_posemb
 from vit_jax.interop.source import Tensors
 from vit_jax.interop.weights import (
@@ -20,6 +21,7 @@ __all__ = [
     "Weights",
     "at_size",
     "check_shapes",
+    "fitting",
     "grid_option",
     "inside",
     "is_weights",

@@ -12,7 +12,7 @@ from vit_jax.models.architecture import Architecture
 Config = Mapping[str, Any]
 
 
-def _nothing(tensors: Tensors) -> dict[str, Any]:
+def _nothing(of: Any) -> dict[str, Any]:
     return {}
 
 
@@ -29,7 +29,7 @@ def half(arch: Architecture, config: Config | None) -> Preprocessing:
     return Preprocessing(image_size=arch.image_size)
 
 
-def _no_names(config: Config | None) -> tuple[str, ...] | None:
+def _unsaid(config: Config | None) -> None:
     return None
 
 
@@ -57,8 +57,11 @@ class Dialect:
             where the path does not say.
         preprocessing: How that code evaluates, of the architecture and `config`.
         label_names: One a class, of `config`.
+        label_ids: Other names of the same classes, of `config`.
+        problem: What the outputs are, of `config`: see `outputs.problem`.
         config: The `config.json` that is written beside the weights, of architecture,
             preprocessing and label names; None: there is none.
+        says_problem: From the problem to what that config says of it.
     """
 
     rules: tuple[Rule, ...]
@@ -73,5 +76,8 @@ class Dialect:
     prefix: str = ""
     containers: tuple[str, ...] = ("npz", "tensorstore")
     preprocessing: Callable[[Any, Config | None], Preprocessing] = half
-    label_names: Callable[[Config | None], tuple[str, ...] | None] = _no_names
+    label_names: Callable[[Config | None], tuple[str, ...] | None] = _unsaid
+    label_ids: Callable[[Config | None], tuple[str, ...] | None] = _unsaid
+    problem: Callable[[Config | None], str | None] = _unsaid
     config: Callable[[Any, Preprocessing, Any], dict[str, Any]] | None = None
+    says_problem: Callable[[str], dict[str, Any]] = _nothing

@@ -14,7 +14,7 @@ import numpy as np
 
 from vit_jax import errors
 from vit_jax.data.preprocessing import Preprocessing
-from vit_jax.interop import pytorch
+from vit_jax.interop import huggingface_outputs, pytorch
 from vit_jax.interop.dialect import Config, Dialect
 from vit_jax.interop.pytorch import linear, norm
 from vit_jax.interop.rules import Rule, Sizes
@@ -429,19 +429,6 @@ def _dinov2_preprocessing(
     return _preprocessing(arch, config, _DINOV2_DEFAULTS)
 
 
-def _label_names(config: Config | None) -> tuple[str, ...] | None:
-    names = _value(config, "id2label")
-    if not isinstance(names, Mapping):
-        return None
-    numbers = [str(i) for i in range(len(names))]
-    if set(names) != set(numbers):
-        logging.warning("config.json: id2label does not count from 0: not read.")
-        return None
-    listed = tuple(str(names[number]) for number in numbers)
-    unnamed = tuple(f"LABEL_{number}" for number in numbers)
-    return None if listed == unnamed else listed
-
-
 def _rules(parts: list[Rule], *bases: str) -> tuple[Rule, ...]:
     """The head, and the rest under each base, the first of which is written."""
     head = linear("head", "classifier")
@@ -452,7 +439,9 @@ _FIELDS = {"gelu": "erf", "norm_epsilon": 1e-12, "prefix_positions": 1} | pytorc
 _COMMON: dict[str, Any] = {
     "says_heads": False,
     "containers": ("safetensors",),
-    "label_names": _label_names,
+    "label_names": huggingface_outputs.label_names,
+    "problem": huggingface_outputs.problem,
+    "says_problem": huggingface_outputs.says_problem,
 }
 DIALECTS: dict[str, Dialect] = {
     "hf_deit": Dialect(

@@ -16,7 +16,7 @@ import numpy as np
 
 from vit_jax import errors
 from vit_jax.data.preprocessing import Preprocessing
-from vit_jax.interop import pytorch
+from vit_jax.interop import outputs, pytorch
 from vit_jax.interop.dialect import Config, Dialect
 from vit_jax.interop.pytorch import linear, norm
 from vit_jax.interop.rules import Rule
@@ -260,14 +260,19 @@ def _preprocessing(arch: Any, config: Config | None) -> Preprocessing:
     )
 
 
+def _label_ids(config: Config | None) -> tuple[str, ...] | None:
+    """Names of the classes; older files have them under "labels"."""
+    said = (config or {}) | dict(_prepared(config))
+    key = next((key for key in ("label_names", "labels") if key in said), None)
+    return None if key is None else outputs.names(said[key], f"config.json: {key}")
+
+
 def _label_names(config: Config | None) -> tuple[str, ...] | None:
     said = (config or {}) | dict(_prepared(config))
-    names = said.get("label_names")
-    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
-        return None
     described = said.get("label_descriptions")
     described = described if isinstance(described, Mapping) else {}
-    return tuple(str(described.get(name, name)) for name in names)
+    listed = _label_ids(config)
+    return listed and tuple(str(described.get(name, name)) for name in listed)
 
 
 def _vit_loaded(leaves: Tensors) -> Tensors:
@@ -470,6 +475,7 @@ _COMMON: dict[str, Any] = {
     "containers": ("safetensors",),
     "preprocessing": _preprocessing,
     "label_names": _label_names,
+    "label_ids": _label_ids,
 }
 DIALECTS: dict[str, Dialect] = {
     "timm": Dialect(

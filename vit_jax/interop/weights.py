@@ -5,7 +5,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -17,6 +17,7 @@ from vit_jax.interop import (
     dialects,
     infer,
     npz,
+    outputs,
     posemb,
     rules,
     safetensors,
@@ -57,6 +58,9 @@ class Weights:
         preprocessing: How the code that wrote them evaluates.
         dialect: Key of `dialects.DIALECTS`.
         label_names: One a class, where the file has them.
+        label_ids: Other names of the same classes, where it has both.
+        problem: What the outputs are: "single_label", "multi_label" or "regression".
+        config: Of the run that trained them; empty where nothing says.
     """
 
     architecture: Architecture
@@ -64,6 +68,9 @@ class Weights:
     preprocessing: preprocessing_lib.Preprocessing | None
     dialect: str
     label_names: tuple[str, ...] | None = None
+    label_ids: tuple[str, ...] | None = None
+    problem: str = outputs.SINGLE
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
         if not isinstance(self.leaves, Tensors):
@@ -125,7 +132,7 @@ def read(
             _warning_of_zeros(leaves),
             entry.preprocessing(arch, tensors.config),
             name,
-            entry.label_names(tensors.config),
+            **_outputs(tensors.config, entry, arch.num_classes),
         )
     except errors.UserError as error:
         tensors.close()
@@ -259,6 +266,18 @@ def _loaded(leaves: Tensors, entry: Dialect, given: Mapping[str, Any]) -> Tensor
     return changed
 
 
+def _outputs(
+    config: Mapping[str, Any] | None, entry: Dialect, num_classes: int
+) -> dict[str, Any]:
+    """The fields of `Weights` that say what the outputs of a model are."""
+    names = outputs.fitting(entry.label_names(config), num_classes, "config.json")
+    return {
+        "label_names": names,
+        "label_ids": None if names is None else entry.label_ids(config),
+        "problem": outputs.problem(entry.problem(config), num_classes),
+    }
+
+
 def _warning_of_zeros(leaves: Tensors) -> Tensors:
     """The same leaves, which say so when a head of zeros is read."""
     name = "head/kernel"
@@ -335,7 +354,7 @@ def _in_dialect(weights: Weights, name: str, entry: Dialect) -> Tensors:
     said = {} if entry.config is not None else grid_option(saved)
     if entry.config is not None:
         config = entry.config(saved, wanted, weights.label_names)
-        tensors = tensors.configured(config)
+        tensors = tensors.configured(config | entry.says_problem(weights.problem))
     try:
         back = interpret(tensors, entry, said, saved.image_size)[1]
     except infer.UnknownHeads:
@@ -346,6 +365,13 @@ def _in_dialect(weights: Weights, name: str, entry: Dialect) -> Tensors:
             f"{name} has no way to say of this {arch.name}:\n{rules.listed(lines)}"
         )
     _warn_of_positions(saved, back, name, entry)
+    meant = outputs.problem(entry.problem(tensors.config), saved.num_classes)
+    if saved.num_classes and meant != weights.problem:
+        logging.warning(
+            "%s does not say that outputs are of the kind %s: its readers will take "
+            "them as %s",
+            *(name, weights.problem, meant),
+        )
     read = entry.preprocessing(saved, tensors.config)
     if wanted is not None and wanted != read:
         logging.warning(
