@@ -84,8 +84,9 @@ def get_config() -> ConfigDict:
     config.data.threads = 0  # decoding threads; 0: one a core
     config.data.max_corrupt = 0.02  # share of unreadable images that stops the run
     config.data.flip = True  # random horizontal flip
-    config.data.mean = (127.5, 127.5, 127.5)  # (x - mean) / std, x in 0..255
-    config.data.std = (127.5, 127.5, 127.5)
+    # (x - mean) / std, x in 0..255; (): as init_from wants them, else (127.5,) * 3
+    config.data.mean = ()
+    config.data.std = ()
     config.data.train = ConfigDict()
     config.data.train.transform = "inception_crop"  # see vit_jax/data/transforms.py
     config.data.train.area = (0.05, 1.0)  # inception_crop: share of the image
@@ -93,8 +94,11 @@ def get_config() -> ConfigDict:
     config.data.train.resize = 0  # resize_crop, resize_small_crop: pixels
     config.data.train.pad = 4  # random_crop_pad: pixels
     config.data.eval = ConfigDict()
-    config.data.eval.transform = "resize"  # resize | resize_small_crop | none
+    # resize | resize_small_crop | none; "": as init_from wants them, else resize
+    config.data.eval.transform = ""
     config.data.eval.resize = 0  # resize_small_crop: pixels of the short side
+    # bilinear | bicubic: Pillow's | default: ours; "": that of init_from, else ours
+    config.data.eval.filter = ""
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "adam"  # adam | sgd | adafactor

@@ -123,15 +123,14 @@ def test_convolutions_are_kept_whole_at_any_size():
     assert len(report.kept) == len(before) and not report.resized
 
 
-def test_a_run_keeps_the_width_of_a_checkpoints_layer(monkeypatch):
+def test_a_run_keeps_the_width_of_a_checkpoints_layer():
     config = base.get_config().to_dict() | {"init_from": "x"}
     for pre_logits in (24, False):
         weights = interop.Weights(small(pre_logits=pre_logits), {}, None, "google")
-        monkeypatch.setattr(pretrained, "describe", lambda _, w=weights: w)
         info = catalog.describe("digits")
         for wanted in (True, False):
             config["model"] |= {"name": "checkpoint", "pre_logits": wanted}
-            arch = experiment._architecture(config, info)
+            arch = experiment._architecture(config, info, weights)
             assert arch.pre_logits == (wanted and (pre_logits or True))
 
 

@@ -21,20 +21,19 @@ from vit_jax import (
     compiler,
     errors,
     fitting,
+    inputs,
+    interop,
     layouts,
     masked,
     models,
-    objectives,
     optim,
+    passes,
     pretrained,
     validation,
 )
 from vit_jax import mesh as mesh_lib
 from vit_jax import step as step_lib
 from vit_jax.data import augment, catalog, preprocessing, transforms
-from vit_jax.models.placement import NOWHERE, Placement
-
-Forward = Callable[[Any, jax.Array], dict[str, jax.Array]]
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class Experiment:
     batch: step_lib.Batch
     init: Callable[[], step_lib.TrainState]
     train_step: Callable[..., tuple[step_lib.TrainState, step_lib.Metrics]]
-    forward: Forward
+    forward: passes.Forward
     prediction: masked.Masked | None
     train_transform: Any
 
@@ -105,7 +104,9 @@ OF_A_RUN = (
 
 
 def _architecture(
-    config: Mapping[str, Any], info: catalog.DatasetInfo
+    config: Mapping[str, Any],
+    info: catalog.DatasetInfo,
+    start: interop.Weights | None,
 ) -> models.Architecture:
     options = dict(config["model"])
     name = options.pop("name")
@@ -114,12 +115,12 @@ def _architecture(
     options |= {"num_classes": info.num_classes, "image_size": _image_size(config)}
     if name != "checkpoint":
         return models.architecture(name, **options)
-    if not config["init_from"]:
+    if start is None:
         raise errors.UserError(
             'model.name="checkpoint" is the model in init_from, which is empty; '
             "want --config.init_from=PATH"
         )
-    architecture = pretrained.describe(config["init_from"]).architecture
+    architecture = start.architecture
     if options["pre_logits"] and getattr(architecture, "pre_logits", False):
         options["pre_logits"] = architecture.pre_logits  # of the checkpoint's width
     return models.with_options(architecture, {key: options[key] for key in OF_A_RUN})
@@ -200,36 +201,6 @@ def _optimizer(
     return tx, schedule
 
 
-def make_forward(
-    graphdef: Any,
-    *,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    dtype: str,
-    enter: Callable[[Any], Any] = lambda params: params,
-    placement: Placement = NOWHERE,
-) -> Forward:
-    """Returns the jitted evaluation: uint8 images in, features and logits out.
-
-    Args:
-        graphdef: of the model, from `models.split` or `models.abstract`.
-        mean: subtracted from pixels in 0..255, then divided by `std`.
-        std: see `mean`.
-        dtype: of the normalised images.
-        enter: from stored parameters to those the model is called with.
-        placement: of tokens and weights on a mesh.
-    """
-
-    @jax.jit
-    def forward(params: Any, images: jax.Array) -> dict[str, jax.Array]:
-        model = models.merge(graphdef, enter(params))
-        pixels = augment.normalize(images, mean=mean, std=std, dtype=dtype)
-        features = model.features(pixels, placement=placement)
-        return {"features": features, "logits": model.classify(features)}
-
-    return forward
-
-
 def _layout(
     config: Mapping[str, Any],
     architecture: models.Architecture,
@@ -290,61 +261,21 @@ def _abstract_batch(
 
 
 def _pixels(
-    config: Mapping[str, Any], architecture: models.Architecture
+    prepared: preprocessing.Preprocessing, architecture: models.Architecture
 ) -> dict[str, Any]:
     """How images are normalised, as `augment.normalize` takes it."""
-    data = config["data"]
-    mean, std = tuple(data["mean"]), tuple(data["std"])
-    return {"mean": mean, "std": std, "dtype": architecture.compute_dtype}
-
-
-def _prediction(
-    graphdef: Any,
-    pixels: Mapping[str, Any],
-    task: masked.Task | None,
-    enter: Callable[[Any], Any],
-    placement: Placement,
-) -> masked.Masked | None:
-    def apply(
-        params: Any, images: jax.Array, corruption: masked.Corruption, key: Any
-    ) -> jax.Array:
-        return masked.predict(
-            models.merge(graphdef, enter(params)),
-            augment.normalize(images, **pixels),
-            corruption,
-            key,
-            placement=placement,
-        )
-
-    return None if task is None else masked.Masked(task, apply)
+    dtype = architecture.compute_dtype
+    return {"mean": prepared.mean, "std": prepared.std, "dtype": dtype}
 
 
 def _loss(
-    config: Mapping[str, Any],
-    graphdef: Any,
-    pixels: Mapping[str, Any],
-    classes: int,
-    prediction: masked.Masked | None,
-    layout: layouts.Layout,
+    config: Mapping[str, Any], info: catalog.DatasetInfo, *parts: Any
 ) -> step_lib.LossFn:
-    """The objective over raw batches; a microbatch is normalised when it is used."""
-    if prediction is not None:
-        return masked.masked_patches(prediction)
-
-    def model_apply(params: Any, images: jax.Array, key: jax.Array) -> jax.Array:
-        model = models.merge(graphdef, layout.enter(params))
-        return model(
-            augment.normalize(images, **pixels),
-            deterministic=False,
-            rngs=nnx.Rngs(dropout=key),
-            placement=layout.placement,
-        )
-
-    return objectives.classification(
-        model_apply,
+    return passes.make_loss(
+        *parts,
         loss=config["loss"],
         label_smoothing=config["label_smoothing"],
-        num_classes=classes,
+        num_classes=info.num_classes,
     )
 
 
@@ -387,7 +318,8 @@ def assemble(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
     info = catalog.describe(data["dataset"], data_dir=data["data_dir"])
     examples = catalog.num_examples(info, data["train_split"])
     durations = _durations(config, info, examples)
-    architecture = _architecture(config, info)
+    start = pretrained.describe(config["init_from"]) if config["init_from"] else None
+    architecture = _architecture(config, info, start)
     architecture, task = _with_outputs(config, architecture)
     tx, schedule = _optimizer(config["optimizer"], durations)
 
@@ -399,11 +331,12 @@ def assemble(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
     abstract = jax.eval_shape(make_state)
     architecture, layout = _layout(config, architecture, abstract, mesh)
     graphdef, _ = models.abstract(architecture)
-    pixels = _pixels(config, architecture)
-    predicting = functools.partial(_prediction, graphdef, pixels, task)
+    prepared = _preprocessing(config, start)
+    pixels = _pixels(prepared, architecture)
+    predicting = functools.partial(passes.make_prediction, graphdef, pixels, task)
     learned = predicting(layout.enter, layout.placement)
     train_step = step_lib.make_train_step(
-        _loss(config, graphdef, pixels, info.num_classes, learned, layout),
+        _loss(config, info, graphdef, pixels, learned, layout),
         tx,
         seed=config["seed"],
         microbatches=config["microbatches"],
@@ -413,11 +346,11 @@ def assemble(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
         scatter=layout.scatter,
     )
     return Experiment(
-        config=config,
+        config=_with_defaults(config, prepared),
         mesh=mesh,
         architecture=architecture,
         layout=layout,
-        preprocessing=_preprocessing(config),
+        preprocessing=prepared,
         info=info,
         durations=durations,
         tx=tx,
@@ -426,7 +359,7 @@ def assemble(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
         batch=_abstract_batch(config, info, mesh),
         init=jax.jit(make_state, out_shardings=layout.state),
         train_step=_jit_step(train_step, layout, mesh),
-        forward=make_forward(
+        forward=passes.make_forward(
             graphdef, enter=_entered(layout), placement=layout.placement, **pixels
         ),
         prediction=predicting(_entered(layout), layout.placement),
@@ -457,15 +390,33 @@ def make_mesh(
     return mesh_lib.make_mesh(**axes, devices=devices)
 
 
-def _preprocessing(config: Mapping[str, Any]) -> preprocessing.Preprocessing:
-    data = config["data"]
-    return preprocessing.Preprocessing(
-        image_size=_image_size(config),
-        transform=data["eval"]["transform"],
-        resize=data["eval"]["resize"],
+def _preprocessing(
+    config: Mapping[str, Any], start: interop.Weights | None
+) -> preprocessing.Preprocessing:
+    data, size = config["data"], _image_size(config)
+    wanted = start and pretrained.preprocessing_at(start.preprocessing, size)
+    return inputs.resolve(
+        size,
         mean=tuple(data["mean"]),
         std=tuple(data["std"]),
+        transform=data["eval"]["transform"],
+        resize=data["eval"]["resize"],
+        filter=data["eval"]["filter"],
+        wanted=wanted,
+        source=config["init_from"],
     )
+
+
+def _with_defaults(
+    config: Mapping[str, Any], prepared: preprocessing.Preprocessing
+) -> dict[str, Any]:
+    """The configuration with what it left to us; what is a checkpoint's stays so."""
+    if config["init_from"]:
+        return dict(config)
+    evaluated = {"transform": prepared.transform, "filter": prepared.filter}
+    data = {"mean": prepared.mean, "std": prepared.std}
+    data["eval"] = config["data"]["eval"] | evaluated
+    return config | {"data": config["data"] | data}
 
 
 # The parameters of `data.train` that each training transform takes.

@@ -102,8 +102,8 @@ def _range(low: float, high: float) -> tuple[Callable[[Any], bool], str]:
 
 def _triple(low: float, high: float) -> tuple[Callable[[Any], bool], str]:
     return (
-        lambda x: len(x) == 3 and all(low <= v <= high for v in x),
-        f"three numbers from {low:g} to {high:g}",
+        lambda x: len(x) in (0, 3) and all(low <= v <= high for v in x),
+        f"three numbers from {low:g} to {high:g}, or ()",
     )
 
 

@@ -1,0 +1,87 @@
+"""How a run's images are prepared: as its recipe says, or as its checkpoint wants."""
+
+import logging
+from typing import Any
+
+from vit_jax.data.preprocessing import Preprocessing
+
+# data.eval.filter for the filter of a run without a checkpoint, where one has another.
+OURS = "default"
+
+
+def resolve(
+    image_size: tuple[int, int],
+    *,
+    mean: tuple[float, ...] = (),
+    std: tuple[float, ...] = (),
+    transform: str = "",
+    resize: int = 0,
+    filter: str = "",
+    wanted: Preprocessing | None = None,
+    source: str = "",
+) -> Preprocessing:
+    """Returns how images are prepared; each value that is empty is the checkpoint's.
+
+    A transform that is said comes with its own `resize`. Without a checkpoint, what is
+    empty is the default of `Preprocessing`: whole images, from -1 to 1.
+
+    Args:
+        image_size: (height, width) of the run, pixels.
+        mean: In units of 0..255, as `data.mean`.
+        std: As `data.std`.
+        transform: As `data.eval.transform`.
+        resize: As `data.eval.resize`.
+        filter: As `data.eval.filter`; `OURS` is that of a run without a checkpoint.
+        wanted: Of the checkpoint that the run starts from, at the run's size.
+        source: The checkpoint.
+
+    Raises:
+        errors.UserError: values that cannot work.
+    """
+    said: dict[str, Any] = {"image_size": image_size} | {
+        key: value
+        for key, value in {
+            "mean": mean,
+            "std": std,
+            "transform": transform,
+            "resize": resize,
+            "filter": filter,
+        }.items()
+        if value
+    }
+    if filter == OURS:
+        said["filter"] = ""
+    if wanted is None:
+        return Preprocessing(**said)
+    base = wanted.to_dict()
+    if transform:
+        kept = ("mean", "std") if transform == "none" else ("mean", "std", "filter")
+        base = {key: base[key] for key in kept}
+    prepared = Preprocessing.from_dict(base | said)
+    _log(prepared, wanted, said, source)
+    return prepared
+
+
+def _log(
+    prepared: Preprocessing, wanted: Preprocessing, said: dict[str, Any], source: str
+) -> None:
+    """Says whose values were taken, and where a configuration's are others."""
+    shown = ", ".join(f"{key} {value}" for key, value in prepared.to_dict().items())
+    keys = {"mean": "data.mean", "std": "data.std"}
+    others = [
+        f"{keys[key] if key in keys else f'data.eval.{key}'}={value!r} where it has "
+        f"{getattr(wanted, key)!r}"
+        for key, value in said.items()
+        if getattr(wanted, key) != getattr(prepared, key)
+    ]
+    if others:
+        logging.warning(
+            "images are not prepared as %s wants them, because the configuration says "
+            "%s: %s",
+            *(source, ", ".join(others), shown),
+        )
+    else:
+        logging.info(
+            "images are prepared as %s wants them (training ones: mean and std): %s",
+            *(source, shown),
+        )
