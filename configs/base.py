@@ -24,6 +24,9 @@ def get_config() -> ConfigDict:
     config.ema = 0.0  # factor of the Polyak average, evaluated and saved; 0: none
     config.init_from = ""  # checkpoint to fine-tune, ours or a Google .npz
     config.keep_head = False  # keep its head when the number of classes is the same
+    # How its classes and those of evaluations are matched with the data's: auto: by
+    # name where both have names | names | order
+    config.labels = "auto"
     config.log_every = "50 steps"
     config.eval_every = "5%"
     config.save_every = "1000 steps"

@@ -5,10 +5,13 @@ import subprocess
 import sys
 
 import numpy as np
+import optax
 import pytest
+from cases import CASES
+from flax import nnx
 
-from vit_jax import errors, evaluate, evaluators, pretrained
-from vit_jax.data import catalog
+from vit_jax import checkpoint, errors, evaluate, evaluators, models, pretrained, step
+from vit_jax.data import catalog, preprocessing
 
 SPLIT = "test[:300]"
 
@@ -161,3 +164,76 @@ def test_what_cannot_be_evaluated_is_a_clear_error(published, options, message):
 def test_a_checkpoint_that_is_not_there_is_a_clear_error(tmp_path):
     with pytest.raises(errors.UserError, match="does not exist"):
         evaluate.run(str(tmp_path / "none"), "digits")
+
+
+def run_of(workdir, config, *, names=None, problem=""):
+    """A checkpoint as a run on the digits leaves it."""
+    options = dict(width=16, depth=1, mlp_width=32, heads=2, num_classes=10)
+    arch = models.architecture("Ti/8", image_size=8, **options)
+    params = models.split(models.create(arch, rngs=nnx.Rngs(0)))[1]
+    described = checkpoint.Description(
+        *(arch, preprocessing.Preprocessing((8, 8)), names),
+        *({"loss": "softmax"} | config, 0),
+        problem=problem,
+    )
+    checkpoints = checkpoint.Checkpoints(workdir)
+    checkpoints.save(step.init_state(params, optax.identity(), ema=False), described)
+    checkpoints.close()
+    return str(workdir)
+
+
+def test_a_runs_own_dataset_is_the_default(tmp_path):
+    path = run_of(tmp_path, {"data": {"dataset": "digits", "data_dir": "nowhere"}})
+    own = evaluate.run(path, batch_size=360)
+    assert own == evaluate.run(path, "digits", batch_size=360)
+    assert (own["dataset"], own["examples"]) == ("digits", 359)
+    assert evaluate._data(path, {}, "cifar10", "") == ("cifar10", "", {})
+    config = {"data": {"dataset": "cifar10", "data_dir": "there"}}
+    assert evaluate._data(path, config, "", "")[:2] == ("cifar10", "there")
+    assert evaluate._data(path, config, "cifar10", "here")[:2] == ("cifar10", "here")
+    assert evaluate._data(path, config, "pets", "")[:2] == ("pets", "")
+
+
+def test_a_split_of_no_usual_name_is_the_one_the_run_evaluated(tmp_path):
+    info = catalog.describe("jft")
+    evaluation = {"type": "classify", "dataset": "", "split": "train[99%:]"}
+    config = {"evals": {"few": evaluation | {"type": "fewshot"}, "dev": evaluation}}
+    assert evaluate.default_split(info, config) == "train[99%:]"
+
+
+def test_a_checkpoint_that_names_no_dataset_asks_for_one(published):
+    with pytest.raises(errors.UserError, match="want --dataset=NAME"):
+        evaluate.run(published)
+
+
+def test_a_regression_has_no_top1(tmp_path):
+    path = run_of(tmp_path, {}, problem="regression")
+    with pytest.raises(errors.UserError, match="is a regression.*--fewshot"):
+        evaluate.run(path, "digits")
+    figures = evaluate.run(path, "digits", fewshot=True, shots=(1,), seeds=1)
+    assert figures["examples"] == 359
+
+
+def test_the_loss_is_the_one_of_what_the_outputs_are(tmp_path):
+    """Outputs of zero: a sigmoid each costs log 2, a softmax over ten log 10."""
+    for problem, loss in (
+        ("multi_label", 10 * np.log(2)),
+        ("single_label", np.log(10)),
+    ):
+        path = run_of(tmp_path / problem, {}, problem=problem)
+        figures = evaluate.run(path, "digits", batch_size=360)
+        assert figures["loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_evaluating_again_compiles_and_keeps_nothing_more():
+    case = CASES / "eval_cache_growth"
+    arguments = str(case / "hf"), f"folder:{case / 'data'}"
+    first = evaluate.run(*arguments, batch_size=8)
+    caches = (evaluators.batches.reduced, evaluate._forward)
+    misses = [cache.cache_info().misses for cache in caches]
+    sizes = [cache.cache_info().currsize for cache in caches]
+    for _ in range(3):
+        assert evaluate.run(*arguments, batch_size=8) == first
+    assert [cache.cache_info().misses for cache in caches] == misses
+    assert [cache.cache_info().currsize for cache in caches] == sizes
+    assert all(cache.cache_info().maxsize <= 16 for cache in caches)

@@ -34,6 +34,7 @@ LEVELS = {
     "cli": 1,
     "distributed": 1,
     "data": 1,
+    "labels": 1,
     "inputs": 2,
     "models": 2,
     "objectives": 2,

@@ -1,13 +1,14 @@
-"""`python -m vit_jax.evaluate --checkpoint=PATH --dataset=NAME [--fewshot]`.
+"""`python -m vit_jax.evaluate --checkpoint=PATH [--dataset=NAME] [--fewshot]`.
 
 Measures a checkpoint, of this package or any that can be read, on a split of a dataset
-with the checkpoint's own preprocessing. The last line of standard output is JSON. On a
-pod all hosts run the same command, as with `vit_jax.main`; process 0 prints.
+(a run's own without --dataset) with the checkpoint's own preprocessing. Classes are
+matched by name, see `labels`. The last line of standard output is JSON. On a pod all
+hosts run the same command, as with `vit_jax.main`; process 0 prints.
 """
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,11 +19,14 @@ from vit_jax import (
     distributed,
     errors,
     evaluators,
-    experiment,
+    interop,
     metrics,
     models,
+    objectives,
+    passes,
     pretrained,
 )
+from vit_jax import labels as labels_lib
 from vit_jax import mesh as mesh_lib
 from vit_jax.data import catalog
 from vit_jax.evaluators import fewshot as fewshot_lib
@@ -30,13 +34,54 @@ from vit_jax.evaluators import fewshot as fewshot_lib
 SHOTS = (1, 5, 10, 25)
 
 
+# Compiled once for each model, however often it is evaluated in a process.
+_forward = functools.lru_cache(maxsize=4)(passes.make_forward)
+
+
+def default_split(
+    info: catalog.DatasetInfo, config: Mapping[str, Any] | None = None
+) -> str:
+    """Returns the split to report figures on.
+
+    Args:
+        info: of the dataset.
+        config: of the run that was trained on it; its first evaluation's split is
+            taken where the dataset has none of the usual names.
+
+    Raises:
+        UserError: neither.
+    """
+    if not set(info.splits) & set(catalog.TEST_SPLITS):
+        evals = config["evals"] if config and "evals" in config else {}
+        for evaluation in evals.values():
+            if evaluation["type"] == "classify" and not evaluation["dataset"]:
+                return evaluation["split"]
+    return catalog.usual_split(info)
+
+
+def _data(
+    checkpoint: str, config: Mapping[str, Any], dataset: str, data_dir: str
+) -> tuple[str, str, Mapping[str, Any]]:
+    """What to evaluate on, where it is, and the configuration if it is the run's."""
+    own = config["data"] if "data" in config else None
+    if own is None and not dataset:
+        raise errors.UserError(
+            f"{checkpoint} does not say which dataset it was trained on; want "
+            "--dataset=NAME"
+        )
+    if own is None or dataset not in ("", own["dataset"]):
+        return dataset, data_dir, {}
+    return own["dataset"], data_dir or own["data_dir"], config
+
+
 def run(
     checkpoint: str,
-    dataset: str,
+    dataset: str = "",
     *,
     split: str = "",
     data_dir: str = "",
     batch_size: int = 256,
+    labels: str = "auto",
     fewshot: bool = False,
     train_split: str = "train",
     shots: Sequence[int] = SHOTS,
@@ -46,11 +91,14 @@ def run(
     """Evaluates a checkpoint on all devices.
 
     Args:
-        checkpoint: a workdir, one checkpoint in it, or a file in a known dialect.
-        dataset: as `data.catalog` takes it.
+        checkpoint: whatever `pretrained.load` takes.
+        dataset: as `data.catalog` takes it; "" for that of the checkpoint's run.
         split: "" for the usual test split.
-        data_dir: of TFDS; "" for $TFDS_DATA_DIR or its default.
+        data_dir: of TFDS; "" for that of the run where the dataset is its own, else
+            $TFDS_DATA_DIR or its default.
         batch_size: over all devices; rounded up to a multiple of them.
+        labels: how the dataset's classes are matched with the checkpoint's, a key of
+            `labels.MODES`.
         fewshot: least squares on frozen features, instead of the checkpoint's head.
         train_split: where the few-shot evaluation takes its examples from.
         shots: examples a class.
@@ -61,45 +109,30 @@ def run(
         The checkpoint, dataset and split, and the figures.
 
     Raises:
-        UserError: bad input; a head for another number of classes.
+        UserError: bad input; a head for other classes.
     """
     if batch_size < 1:
         raise errors.UserError(f"--batch_size={batch_size}; want at least 1")
-    info = catalog.describe(dataset, data_dir=data_dir)
-    split = split or catalog.usual_split(info)
-    loaded = pretrained.load(checkpoint)
-    mesh = mesh_lib.make_mesh()
-    graphdef, params = models.split(loaded.model)
-    forward = experiment.make_forward(
-        graphdef,
-        mean=loaded.preprocessing.mean,
-        std=loaded.preprocessing.std,
-        dtype=loaded.architecture.compute_dtype,
-    )
-    classify_options = {"type": "classify", "split": split}
-    fewshot_options = {
-        "type": "fewshot",
-        "split": split,
-        "train_split": train_split,
-        "shots": shots,
-        "seeds": seeds,
-        "l2": l2,
-    }
-    evaluate = evaluators.make(
-        fewshot_options if fewshot else classify_options,
-        dataset=dataset,
-        data_dir=data_dir,
-        forward=forward,
-        preprocessing=loaded.preprocessing,
-        num_classes=loaded.architecture.num_classes,
-        batch_size=batch_size + -batch_size % jax.device_count(),
-        mesh=mesh,
-        loss=evaluators.trained_loss(checkpoint),
-        prefix="fewshot_" if fewshot else "",
-    )
+    options = {"type": "classify"}
+    if fewshot:
+        options = {"type": "fewshot", "train_split": train_split}
+        options |= {"shots": shots, "seeds": seeds, "l2": l2}
+    with pretrained.open_weights(checkpoint) as weights:
+        dataset, data_dir, config = _data(checkpoint, weights.config, dataset, data_dir)
+        info = catalog.describe(dataset, data_dir=data_dir)
+        options["split"] = split or default_split(info, config)
+        if not fewshot:
+            evaluators.check_problem(weights.problem, checkpoint)
+        evaluate = _evaluator(
+            weights, checkpoint, options, dataset, data_dir, batch_size, labels
+        )
+        loaded = pretrained.from_weights(weights, source=checkpoint)
+    split = options["split"]
     logging.info(
         "%s from %s on %s %s", loaded.architecture.name, loaded.source, dataset, split
     )
+    params = models.split(loaded.model)[1]
+    mesh = mesh_lib.make_mesh()
     figures = evaluate(jax.device_put(params, mesh_lib.replicated(mesh)))
     named = {name: metrics.json_number(value) for name, value in figures.items()}
     data = {"dataset": dataset, "split": split}
@@ -108,12 +141,50 @@ def run(
     return {"checkpoint": checkpoint} | data | named
 
 
+def _evaluator(
+    weights: interop.Weights,
+    checkpoint: str,
+    options: Mapping[str, Any],
+    dataset: str,
+    data_dir: str,
+    batch_size: int,
+    labels: str,
+) -> evaluators.Evaluator:
+    """Opens the data and checks that the classes fit, before any weight is read."""
+    arch, wanted = weights.architecture, weights.preprocessing
+    forward = _forward(
+        models.abstract(arch)[0],
+        mean=wanted.mean,
+        std=wanted.std,
+        dtype=arch.compute_dtype,
+    )
+    return evaluators.make(
+        options,
+        dataset=dataset,
+        data_dir=data_dir,
+        forward=forward,
+        preprocessing=wanted,
+        num_classes=arch.num_classes,
+        batch_size=batch_size + -batch_size % jax.device_count(),
+        mesh=mesh_lib.make_mesh(),
+        loss=objectives.PROBLEMS[weights.problem] or "softmax",
+        prefix="fewshot_" if options["type"] == "fewshot" else "",
+        outputs=labels_lib.Side(
+            checkpoint, arch.num_classes, weights.label_names, weights.label_ids
+        ),
+        mode=labels,
+    )
+
+
 def _define_flags() -> None:
-    flags.DEFINE_string("checkpoint", None, "Workdir, checkpoint in it, or .npz file.")
-    flags.DEFINE_string("dataset", None, "TFDS name, digits, or folder:PATH.")
+    flags.DEFINE_string("checkpoint", None, "Workdir, file, folder or URL.")
+    flags.DEFINE_string("dataset", "", "TFDS name, digits, folder:PATH; '': the run's.")
     flags.DEFINE_string("split", "", "As in test or validation[:1000]; '': test.")
     flags.DEFINE_string("data_dir", "", "Of TFDS; '': $TFDS_DATA_DIR.")
     flags.DEFINE_integer("batch_size", 256, "Images at a time, over all devices.")
+    flags.DEFINE_enum(
+        "labels", "auto", list(labels_lib.MODES), "Classes by name, or by their order."
+    )
     flags.DEFINE_bool("fewshot", False, "Few-shot accuracy of the features instead.")
     flags.DEFINE_string("train_split", "train", "Few-shot: where the shots are from.")
     flags.DEFINE_list("shots", [str(k) for k in SHOTS], "Few-shot: images a class.")
@@ -134,9 +205,8 @@ def _main(argv: list[str]) -> int:
     if argv[1:]:
         raise errors.UserError(f"what is {argv[1]!r}? Want flags only; see --help")
     given = flags.FLAGS
-    for name in ("checkpoint", "dataset"):
-        if not given[name].value:
-            raise errors.UserError(f"want --{name}=...; --help lists the flags")
+    if not given.checkpoint:
+        raise errors.UserError("want --checkpoint=...; --help lists the flags")
     evaluate = functools.partial(
         run,
         given.checkpoint,
@@ -144,6 +214,7 @@ def _main(argv: list[str]) -> int:
         split=given.split,
         data_dir=given.data_dir,
         batch_size=given.batch_size,
+        labels=given.labels,
         fewshot=given.fewshot,
         train_split=given.train_split,
         shots=_parse_shots(given.shots),

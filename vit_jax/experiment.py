@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
@@ -23,6 +24,7 @@ from vit_jax import (
     fitting,
     inputs,
     interop,
+    labels,
     layouts,
     masked,
     models,
@@ -69,6 +71,8 @@ class Experiment:
         forward: (params, uint8 images) -> features and logits; jitted.
         prediction: of masked patches, in a run with that objective, else None.
         train_transform: host part of the training preprocessing.
+        head_order: the output of `init_from` that becomes each one of this run, where
+            the head is kept and its classes come in another order, else None.
     """
 
     config: dict[str, Any]
@@ -87,6 +91,7 @@ class Experiment:
     forward: passes.Forward
     prediction: masked.Masked | None
     train_transform: Any
+    head_order: np.ndarray | None
 
 
 def _image_size(config: Mapping[str, Any]) -> tuple[int, int]:
@@ -124,6 +129,29 @@ def _architecture(
     if options["pre_logits"] and getattr(architecture, "pre_logits", False):
         options["pre_logits"] = architecture.pre_logits  # of the checkpoint's width
     return models.with_options(architecture, {key: options[key] for key in OF_A_RUN})
+
+
+def _head_order(
+    config: Mapping[str, Any],
+    info: catalog.DatasetInfo,
+    start: interop.Weights | None,
+    architecture: models.Architecture,
+) -> np.ndarray | None:
+    """The checkpoint's output of each class, where its head is kept in another order.
+
+    Raises:
+        UserError: it is kept for other classes.
+    """
+    if start is None or not (config["keep_head"] and architecture.num_classes):
+        return None
+    if not pretrained.keeps_head(start.architecture, architecture):
+        return None
+    count = architecture.num_classes
+    return labels.align(
+        labels.Side(config["init_from"], count, start.label_names, start.label_ids),
+        labels.Side(info.name, info.num_classes, info.label_names),
+        config["labels"],
+    )
 
 
 def _with_outputs(
@@ -364,6 +392,7 @@ def assemble(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
         ),
         prediction=predicting(_entered(layout), layout.placement),
         train_transform=_train_transform(config),
+        head_order=_head_order(config, info, start, architecture),
     )
 
 

@@ -17,9 +17,11 @@ from vit_jax import (
     checkpoint,
     errors,
     evaluators,
-    experiment,
+    labels,
     metrics,
     models,
+    objectives,
+    passes,
     pretrained,
     validation,
 )
@@ -30,7 +32,8 @@ from vit_jax.evaluators import available
 # What a run of no steps reads; the rest of a configuration is about training, or is
 # the checkpoint's to say.
 READ = (
-    *("init_from", "total", "batch_size", "model.image_size", "data.dataset"),
+    *("init_from", "total", "batch_size", "labels", "model.image_size"),
+    "data.dataset",
     *("data.data_dir", "mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.slices"),
     "evals.",
 )
@@ -149,8 +152,10 @@ def _open(
         image_size=size * 2 if len(size) == 1 else size or None,
         mesh=mesh,
     )
+    if any(config["evals"][name]["type"] == "classify" for name in names):
+        evaluators.check_problem(loaded.problem, loaded.source)
     graphdef, params = models.split(loaded.model)
-    forward = experiment.make_forward(
+    forward = passes.make_forward(
         graphdef,
         mean=loaded.preprocessing.mean,
         std=loaded.preprocessing.std,
@@ -162,6 +167,12 @@ def _open(
         models.count_parameters(loaded.architecture),
         *loaded.preprocessing.image_size,
     )
+    outputs = labels.Side(
+        loaded.source,
+        loaded.architecture.num_classes,
+        loaded.label_names,
+        loaded.label_ids,
+    )
     return params, {
         name: evaluators.make(
             config["evals"][name],
@@ -172,7 +183,9 @@ def _open(
             num_classes=loaded.architecture.num_classes,
             batch_size=config["batch_size"],
             mesh=mesh,
-            loss=evaluators.trained_loss(config["init_from"]),
+            loss=objectives.PROBLEMS[loaded.problem] or "softmax",
+            outputs=outputs,
+            mode=config["labels"],
         )
         for name in names
     }

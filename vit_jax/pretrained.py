@@ -350,6 +350,7 @@ def adapt(
     like: Params,
     *,
     keep_head: bool = True,
+    head_order: np.ndarray | None = None,
     place: Callable[[np.ndarray, Any], Any] = lambda array, like: array,
     fresh: Mapping[str, Any] | None = None,
 ) -> tuple[Params, Report]:
@@ -365,6 +366,8 @@ def adapt(
         target: What they shall fit.
         like: Parameters or shapes of the target.
         keep_head: Keep the head when the number of classes is the same.
+        head_order: int [classes], the source's output that becomes each of the
+            target's, where the head is kept; None: they stay where they are.
         place: From an array and its part of `like` to what is returned.
         fresh: Initial values of the target's leaves, by name, for what its task adds.
 
@@ -384,6 +387,8 @@ def adapt(
             method=None if said == "auto" else said,
         )
     keep_head = keep_head and keeps_head(source, target)
+    if keep_head and head_order is not None:
+        leaves = _reordered(leaves, head_order)
     wanted = dict(tree.named_leaves(like))
     shapes = {name: tuple(leaf.shape) for name, leaf in wanted.items()}
     new = _made_new(shapes, leaves, target, keep_head, fresh or {})
@@ -405,6 +410,16 @@ def keeps_head(source: models.Architecture, target: models.Architecture) -> bool
         getattr(source, field, None) == getattr(target, field, None)
         for field in ("num_classes", "pre_logits")
     )
+
+
+def _reordered(leaves: interop.Tensors, order: np.ndarray) -> interop.Tensors:
+    """The same leaves, the outputs of their head in another order."""
+    read = {
+        name: (shape, lambda name=name: leaves.read(name)[..., order])
+        for name, shape in leaves.shapes.items()
+        if name.startswith("head/")
+    }
+    return leaves.changed(read)
 
 
 def _made_new(

@@ -23,6 +23,7 @@ from vit_jax import (
     evaluators,
     experiment,
     hardware,
+    labels,
     measuring,
     metrics,
     models,
@@ -79,6 +80,12 @@ def make_evaluations(exp: experiment.Experiment) -> list[Evaluation]:
             mesh=exp.mesh,
             loss=exp.config["loss"],
             prediction=exp.prediction,
+            outputs=labels.Side(
+                f"this run on {exp.info.name}",
+                exp.architecture.num_classes,
+                exp.info.label_names,
+            ),
+            mode=exp.config["labels"],
         )
         result.append(Evaluation(name, every or exp.durations.eval_every, run_))
     return result
@@ -116,6 +123,7 @@ def _start(exp: experiment.Experiment) -> TrainState:
             exp.architecture,
             exp.state.params,
             keep_head=exp.config["keep_head"],
+            head_order=exp.head_order,
             place=lambda array, like: mesh_lib.place(array, like.sharding),
             fresh=dict(tree.named_leaves(state.params)),
         )

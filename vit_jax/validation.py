@@ -120,6 +120,7 @@ CHECKS: list[tuple[str, Callable[[Any], bool], str]] = [
     (r"^objective$", *_one_of("classification", "masked_patches")),
     (r"^masked\.(rate|mask|replace)$", *_number(0, 1)),
     (r"^loss$", *_one_of("sigmoid", "softmax")),
+    (r"^labels$", *_one_of("auto", "names", "order")),
     (r"^label_smoothing$", *_number(0, 0.999)),
     (r"^ema$", *_number(0, 0.9999999)),
     (

@@ -1,12 +1,13 @@
 """What is measured on a model: `EVALUATORS` by name, each a factory of functions."""
 
+import logging
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jax.sharding import Mesh
 
-from vit_jax import checkpoint, errors
+from vit_jax import errors, labels
 from vit_jax import masked as masked_lib
 from vit_jax.data import catalog
 from vit_jax.data.preprocessing import Preprocessing
@@ -22,29 +23,38 @@ EVALUATORS: dict[str, Callable[..., Evaluator]] = {
 }
 
 
-def trained_loss(path: str | Path) -> str:
-    """Returns the key in `objectives.LOSSES` that a checkpoint was trained with.
+def match(
+    outputs: labels.Side, info: catalog.DatasetInfo, mode: str = "auto"
+) -> np.ndarray | None:
+    """Returns the output of each class of a dataset, None where they are the same.
 
-    Only checkpoints of this package say so; "softmax", the loss of the published
-    fine-tunings, for any other file.
+    Args:
+        outputs: of the model.
+        info: of the dataset.
+        mode: key of `labels.MODES`.
+
+    Raises:
+        UserError: the model does not classify, or has other classes.
     """
-    if Path(path).expanduser().is_dir():
-        return checkpoint.describe(Path(path).expanduser()).config["loss"]
-    return "softmax"
-
-
-def _check_classes(info: catalog.DatasetInfo, num_classes: int) -> None:
-    if not num_classes:
+    if not outputs.count:
         raise errors.UserError(
             "the model has no head, so it has no top-1: fine-tune one for "
             f"{info.name}, or measure the features with a few-shot evaluation "
             "(--fewshot)"
         )
-    if info.num_classes != num_classes:
+    if outputs.count == 1:
+        logging.warning("the best of one output is always right: top-1 says nothing")
+    classes = labels.Side(info.name, info.num_classes, info.label_names)
+    return labels.align(outputs, classes, mode)
+
+
+def check_problem(problem: str, checkpoint: str) -> None:
+    """Raises `UserError` where a checkpoint's outputs are numbers and no classes."""
+    if problem == "regression":
         raise errors.UserError(
-            f"{info.name} has {info.num_classes} classes, the model's head has "
-            f"{num_classes}: top-1 means nothing. Fine-tune a head for {info.name}, "
-            "or measure the features with a few-shot evaluation (--fewshot)"
+            f"{checkpoint} is a regression: its outputs are numbers and no classes, so "
+            "it has no top-1; vit_jax.predict prints the numbers, and a few-shot "
+            "evaluation (--fewshot) measures its features"
         )
 
 
@@ -70,6 +80,8 @@ def make(
     loss: str = "softmax",
     prediction: masked_lib.Masked | None = None,
     prefix: str = "",
+    outputs: labels.Side | None = None,
+    mode: str = "auto",
 ) -> Evaluator:
     """Opens the splits of a dataset and returns the evaluator over them.
 
@@ -87,6 +99,8 @@ def make(
         loss: that `classify` reports.
         prediction: of masked patches, which `masked` measures; None: there is none.
         prefix: of the names of the figures.
+        outputs: of the model, with the names of its classes; None: they have none.
+        mode: how classes are matched with them, a key of `labels.MODES`.
 
     Raises:
         UserError: unknown type, dataset or split; a dataset that is not prepared; a
@@ -96,8 +110,10 @@ def make(
     kind = options["type"]
     factory = errors.lookup(EVALUATORS, kind, "evaluator type")
     info = catalog.describe(dataset, data_dir=data_dir)
+    order = None
     if kind == "classify":
-        _check_classes(info, num_classes)
+        outputs = outputs or labels.Side("the model", num_classes)
+        order = match(outputs, info, mode)
     if kind == "fewshot":
         _check_single_label(info)
 
@@ -119,6 +135,9 @@ def make(
             )
         return factory(masked=prediction, seed=options["seed"], **shared)
     if kind == "classify":
+        if order is not None:
+            source = labels.Relabelled(shared["source"], order, num_classes)
+            shared["source"] = source
         return factory(forward=forward, loss=loss, **shared)
     return factory(
         forward=forward,
