@@ -65,6 +65,17 @@ def test_without_a_checkpoint_nothing_changes():
     assert inputs.resolve((8, 8), mean=half, std=half) == Preprocessing((8, 8))
 
 
+@pytest.mark.parametrize(
+    ("size", "resize"), [((64, 64), 73), ((32, 32), 36), ((32, 96), 96), ((96, 32), 96)]
+)
+def test_a_crop_keeps_its_share_at_another_size_as_far_as_it_fits(size, resize):
+    found = pretrained.preprocessing_at(WANTED, size)
+    changes = {"image_size": size, "resize": resize}
+    assert found == Preprocessing.from_dict(WANTED.to_dict() | changes)
+    whole = Preprocessing((64, 64))
+    assert pretrained.preprocessing_at(whole, size) == Preprocessing(size)
+
+
 def test_a_value_without_a_meaning_is_an_error():
     with pytest.raises(errors.UserError, match="resize=9 has no meaning"):
         inputs.resolve((8, 8), wanted=Preprocessing((8, 8)), source="C", resize=9)

@@ -336,8 +336,13 @@ def describe(path: str | Path, **options: Any) -> interop.Weights:
 def preprocessing_at(
     old: preprocessing_lib.Preprocessing, image_size: tuple[int, int]
 ) -> preprocessing_lib.Preprocessing:
-    """Returns the same evaluation at another size; a crop keeps its share."""
+    """Returns the same evaluation at another size; a crop keeps its share.
+
+    Of a size that is longer than its share allows, the crop is all that fits.
+    """
     resize = round(old.resize * min(image_size) / min(old.image_size))
+    if old.resize:
+        resize = max(resize, *image_size)
     return preprocessing_lib.Preprocessing.from_dict(
         old.to_dict() | {"image_size": list(image_size), "resize": resize}
     )
