@@ -72,6 +72,14 @@ def test_leaf_names_are_these_for_ever():
     assert found["pre_logits/kernel"] == (32, 16) and found["head/kernel"] == (16, 5)
     assert found["norm/scale"] == (32,)
     assert shapes(small(pool="token_mean"))["head/kernel"] == (32, 5)
+    found = shapes(small(pool="distilled", registers=1))
+    both = {"head/kernel": (16, 5), "head/bias": (5,)}
+    both |= {name.replace("head", "head_dist"): s for name, s in both.items()}
+    assert set(found) == {*token, "registers", *both}
+    assert {name: found[name] for name in both} == both
+    assert set(token) - set(shapes(small(final_norm="none"))) == {
+        *("norm/scale", "norm/bias"),
+    }
 
 
 @pytest.mark.parametrize(
@@ -122,6 +130,47 @@ def test_map_pool_is_attention_of_the_probe_to_all_tokens():
 def test_the_probe_starts_with_the_spread_of_a_matrix_of_one_row():
     head = heads.MapHead(small(width=512, heads=2), rngs=nnx.Rngs(0))
     assert abs(head.probe[...]).max() == pytest.approx((6 / 513) ** 0.5, rel=0.02)
+
+
+def test_a_distilled_model_is_the_mean_of_two_heads():
+    arch = small(pool="distilled", registers=2)
+    model = noisy(arch)
+    x = encoded(model)
+    pooled = model.pool(x)
+    assert pooled.shape == (2, arch.pooled_width) == (2, 2 * arch.width)
+    token, distilled = (
+        np.asarray(x[:, i] @ head.kernel[...]) + np.asarray(head.bias[...])
+        for i, head in enumerate((model.head, model.head_dist))
+    )
+    np.testing.assert_allclose(
+        model.classify(pooled), (token + distilled) / 2, atol=1e-5
+    )
+    bare = noisy(arch.replace(num_classes=0))
+    assert bare.head is bare.head_dist is None
+    np.testing.assert_allclose(bare.classify(pooled), x[:, :2].mean(1), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"registers": 0}, "registers=0 does not"),
+        ({"registers": 1, "pre_logits": True}, "pre_logits=True does not"),
+        ({"registers": 1, "final_norm": "pooled"}, "final_norm='pooled' does not"),
+        ({"registers": 1, "class_token": "no"}, "class_token='yes'"),
+    ],
+)
+def test_two_heads_need_their_tokens(options, message):
+    with pytest.raises(errors.UserError, match=message):
+        small(pool="distilled", **options)
+
+
+def test_two_heads_cost_two():
+    one = small(registers=1)
+    two = one.replace(pool="distilled")
+    extra = 16 * 5
+    assert models.forward_macs(two) - models.forward_macs(one) == extra
+    counts = [models.count_parameters(arch) for arch in (two, one)]
+    assert counts[0] - counts[1] == extra + 5
 
 
 @pytest.mark.parametrize("pool", ["mean", "token_mean", "map", "none"])

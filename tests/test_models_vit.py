@@ -453,3 +453,75 @@ def test_a_wider_result_has_the_gradients_of_its_rounded_cotangent():
     np.testing.assert_allclose(dk, half.astype(jnp.float32).T @ g, atol=0.05)
     np.testing.assert_array_equal(dk, dk.astype(jnp.bfloat16).astype(jnp.float32))
     np.testing.assert_allclose(dx.astype(jnp.float32), g @ rounded.T, atol=0.05)
+
+
+def without_leaves(model, arch, *starts):
+    """The same leaves but some, as another architecture."""
+    named = tree.named_leaves(models.split(model)[1])
+    kept = {n: leaf for n, leaf in named if not n.startswith(starts)}
+    return models.merge(models.abstract(arch)[0], tree.from_named(kept))
+
+
+def test_a_stem_norm_is_a_layer_norm_of_the_tokens():
+    arch = small(stem_norm=True, depth=1)
+    names = {n for n, _ in tree.named_leaves(models.abstract(arch)[1])}
+    assert names - set(LEAVES) == {"stem_norm/scale", "stem_norm/bias"}
+    model = noisy(arch)
+    plain = without_leaves(model, small(depth=1), "stem_norm/")
+    tokens = model.embed(images())
+    normed = model.stem_norm(tokens)
+    np.testing.assert_allclose(model.encode(tokens), plain.encode(normed), atol=1e-6)
+    assert not np.allclose(plain.encode(tokens), plain.encode(normed), atol=1e-2)
+
+
+def test_without_a_last_norm_tokens_leave_as_they_are():
+    arch = small(final_norm="none", depth=1)
+    model = noisy(small(depth=1))
+    bare = without_leaves(model, arch, "norm/")
+    tokens = model.embed(images())
+    encoded = bare.encode(tokens)
+    np.testing.assert_allclose(model.norm(encoded), model.encode(tokens), atol=1e-6)
+
+
+def test_patches_without_a_bias_are_those_with_a_bias_of_zero():
+    arch = small(patch_bias=False)
+    names = {n for n, _ in tree.named_leaves(models.abstract(arch)[1])}
+    assert "patch_embed/bias" not in names
+    model = noisy(small())
+    bare = without_leaves(model, arch, "patch_embed/bias")
+    bias = model.patch_embed.bias[...].reshape(1, 1, -1)
+    found = bare.patch_embeddings(images()) + bias
+    np.testing.assert_allclose(found, model.patch_embeddings(images()), atol=1e-6)
+
+
+def test_the_quick_gelu_is_its_definition():
+    x = jnp.linspace(-4, 4, 33)
+    np.testing.assert_allclose(
+        layers.GELU["quick"](x), x / (1 + np.exp(-1.702 * x)), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("name", ["mu/8", "Mixer-S/8", "BiT-R50x1", "R+Ti/16"])
+def test_images_of_other_channels(name, channels):
+    options = {"num_classes": 2, "image_size": 32}
+    color = models.architecture(name, **options)
+    arch = models.architecture(name, channels=channels, **options)
+    leaves = [dict(tree.named_leaves(models.abstract(a)[1])) for a in (color, arch)]
+    changed = [n for n in leaves[0] if leaves[0][n].shape != leaves[1][n].shape]
+    (kernel,) = changed
+    assert kernel.endswith(("patch_embed/kernel", "root/conv/kernel"))
+    assert leaves[1][kernel].shape[2] == channels
+    per_channel = np.prod(leaves[0][kernel].shape) // 3
+    counts = [models.count_parameters(a) for a in (arch, color)]
+    assert counts[0] - counts[1] == (channels - 3) * per_channel
+    places = 16 if "/8" in name else 16 * 16  # patches, or cells of the first layer
+    macs = models.forward_macs(arch) - models.forward_macs(color)
+    assert macs == (channels - 3) * per_channel * places
+
+
+def test_images_of_the_wrong_channels_are_refused():
+    model = noisy(small(channels=1, depth=1))
+    assert model(images((2, 32, 32, 1))).shape == (2, 10)
+    with pytest.raises(errors.UserError, match=r"wants \[batch, 32, 32, 1\]"):
+        model(images())

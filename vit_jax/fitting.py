@@ -131,7 +131,7 @@ def bytes_per_example(architecture: models.Architecture, remat: str) -> int:
     graphdef, params = models.abstract(architecture.replace(remat=remat, **loop))
 
     def residuals(batch: int) -> int:
-        shape = (batch, *architecture.image_size, 3)
+        shape = (batch, *architecture.image_size, architecture.channels)
         images = jax.ShapeDtypeStruct(shape, jnp.float32)
 
         def backward(params: Any, images: jax.Array) -> Any:

@@ -51,7 +51,7 @@ LAYOUTS: dict[str, Kind] = {
 # it to that before its first use. ResNets standardise float32 kernels.
 CAST: tree.Rules[bool] = (
     (r"^blocks/.*(kernel|posemb.*)$", True),
-    (r"^(patch_embed|pre_logits|head|patch_head|map/.*)/kernel$", True),
+    (r"^(patch_embed|pre_logits|head|head_dist|patch_head|map/.*)/kernel$", True),
     (r"^posemb", True),
     (r".*", False),
 )

@@ -35,7 +35,7 @@ SHARDED_DIMENSION: tree.Rules[int | None] = (
     (r"(mlp|tokens|channels)/(up|gate)/kernel$", 2),
     (r"(mlp|tokens|channels)/down/kernel$", 1),
     (r"(patch_embed|conv\w*)/kernel$", 3),
-    (r"(pre_logits|head|patch_head)/kernel$", 0),
+    (r"(pre_logits|head|head_dist|patch_head)/kernel$", 0),
     (r"blocks/posemb$", 3),
     (r"posemb$", 2),
     (r".*", None),

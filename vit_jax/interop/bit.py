@@ -151,6 +151,7 @@ def infer(
         name=bit.name_of(units, width, form),
         image_size=pair(image_size or IMAGE_SIZE),
         num_classes=shapes[head][1] if head in shapes else 0,
+        channels=shapes[root][2],
         units=units,
         width=width,
         form=form,

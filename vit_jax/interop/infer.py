@@ -117,18 +117,22 @@ def _vit(
     kind, block = _block(shapes)
     depth, width, hidden = _encoder(shapes)
     inferred = {
+        "channels": _shape(shapes, _first_kernel(shapes), 4)[2],
         "width": width,
         "depth": depth,
         "mlp_width": hidden,
         "heads": _shape(shapes, f"{block}/attn/query/kernel", 4)[2],
         "patch": _shape(shapes, "patch_embed/kernel", 4)[:2],
         "block": kind,
+        "patch_bias": "patch_embed/bias" in shapes,
         "class_token": "yes" if "cls" in shapes else "no",
         "qkv_bias": f"{block}/attn/query/bias" in shapes,
         "qk_norm": f"{block}/attn/query_norm/scale" in shapes,
         "mlp": "swiglu" if f"{block}/mlp/gate/kernel" in shapes else "gelu",
         "layer_scale": 1e-5 if f"{block}/scale1" in shapes else 0.0,
         "mask_token": "mask_token" in shapes,
+        "stem_norm": "stem_norm/scale" in shapes,
+        "final_norm": "tokens" if "norm/scale" in shapes else "none",
         "prefix_positions": 1,
         **_sizes(shapes, width),
     }
@@ -140,6 +144,15 @@ def _vit(
     return variants.VitArchitecture(
         name=variants.name_of(fields), **(positions | fields)
     )
+
+
+def _first_kernel(shapes: Shapes) -> str:
+    """The leaf that images meet first."""
+    return "resnet/root/conv/kernel" if _is_hybrid(shapes) else "patch_embed/kernel"
+
+
+def _is_hybrid(shapes: Shapes) -> bool:
+    return any(name.startswith("resnet/") for name in shapes)
 
 
 def _sizes(shapes: Shapes, width: int) -> dict[str, Any]:
@@ -158,6 +171,8 @@ def _sizes(shapes: Shapes, width: int) -> dict[str, Any]:
         pooled, fields["pre_logits"] = _shape(shapes, "pre_logits/kernel", 2)
     if pooled == 2 * width and "cls" in shapes:
         pool = "token_mean"
+    if "head_dist/kernel" in shapes:
+        pool = "distilled"
     fields["pool"] = "map" if "map/probe" in shapes else pool
     if fields["resnet"] is not None:
         fields["resnet_width"] = _shape(shapes, "resnet/root/conv/kernel", 4)[3]
@@ -169,9 +184,9 @@ def _sizes(shapes: Shapes, width: int) -> dict[str, Any]:
 
 
 def _resnet_units(shapes: Shapes) -> tuple[int, ...] | None:
-    names = [name.split("/") for name in shapes if name.startswith("resnet/")]
-    if not names:
+    if not _is_hybrid(shapes):
         return None
+    names = [name.split("/") for name in shapes if name.startswith("resnet/")]
     units = {(n[1], n[2]) for n in names if n[1] != "root"}
     stages = {stage for stage, _ in units}
     return tuple(

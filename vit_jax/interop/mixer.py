@@ -70,7 +70,7 @@ def infer(
         errors.UserError: leaves that every Mixer has are missing or misshapen, or the
             number of patches is no square and the image size unknown.
     """
-    p, q, _, width = _shape(shapes, "patch_embed/kernel", 4)
+    p, q, channels, width = _shape(shapes, "patch_embed/kernel", 4)
     depth, tokens, tokens_width = _shape(shapes, "blocks/tokens/up/kernel", 3)
     size = mixer.Size(
         width, depth, tokens_width, _shape(shapes, "blocks/channels/up/kernel", 3)[2]
@@ -83,6 +83,7 @@ def infer(
         name=f"{mixer.PREFIX}{name}/{p if p == q else by((p, q))}",
         image_size=_image_size(tokens, (p, q), image_size),
         num_classes=_shape(shapes, head, 2)[1] if head in shapes else 0,
+        channels=channels,
         patch=(p, q),
         width=width,
         depth=depth,

@@ -25,6 +25,7 @@ class Architecture:
     Attributes:
         name: What it was asked for as, e.g. "B/16"; nothing is computed from it.
         image_size: (height, width) in pixels.
+        channels: Of the images; 3: red, green and blue.
         num_classes: Outputs of the head; 0: no head, the forward pass returns features.
         head_bias: Initial value of the head's bias.
         compute_dtype: Of activations; parameters, statistics of normalisations,
@@ -44,6 +45,7 @@ class Architecture:
     name: str
     image_size: tuple[int, int]
     num_classes: int
+    channels: int = 3
     head_bias: float = 0.0
     compute_dtype: str = "float32"
 
@@ -53,6 +55,7 @@ class Architecture:
             errors.lookup(dict.fromkeys(known), getattr(self, field), field)
         self.check_pair("image_size")
         self.check_least(0, "num_classes")
+        self.check_least(1, "channels")
 
     def check_pair(self, field: str) -> None:
         """Raises `UserError` unless a field is (height, width), both positive."""

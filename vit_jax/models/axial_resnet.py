@@ -207,6 +207,10 @@ def forward_macs(arch: AxialResNetArchitecture) -> int:
     Convolutions, attention and the head.
     """
     trunk = resnet.trunk_macs(
-        arch.units, arch.root_width, arch.image_size, middle_macs=_attention_macs
+        arch.units,
+        arch.root_width,
+        arch.image_size,
+        middle_macs=_attention_macs,
+        channels=arch.channels,
     )
     return trunk + arch.feature_width * arch.num_classes

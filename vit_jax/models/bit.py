@@ -124,6 +124,7 @@ class Classifier(shown.Shown, resnet.Trunk):
             root_norm=root_norm,
             style=style,
             remat=arch.remat == "full",
+            channels=arch.channels,
             rngs=rngs,
         )
         self.architecture = arch
@@ -145,7 +146,7 @@ class Classifier(shown.Shown, resnet.Trunk):
         """Returns logits [b, classes], or the features without a head.
 
         Args:
-            images: float [b, height, width, 3], normalised (the released weights
+            images: float [b, height, width, channels], normalised (the released weights
                 expect [-1, 1]), of the architecture's size, or of any if it is for
                 `any_size`.
             deterministic: As of every family; nothing here is random.
@@ -236,5 +237,7 @@ def forward_macs(arch: BitArchitecture) -> int:
 
     Convolutions and the head only, as the paper's exaFLOPs count them.
     """
-    trunk = resnet.trunk_macs(arch.units, arch.root_width, arch.image_size)
+    trunk = resnet.trunk_macs(
+        arch.units, arch.root_width, arch.image_size, channels=arch.channels
+    )
     return trunk + arch.feature_width * arch.num_classes

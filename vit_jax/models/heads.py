@@ -16,6 +16,9 @@ POOLS: dict[str, Callable[[jax.Array, int], jax.Array]] = {
     "token_mean": lambda tokens, prefix: jnp.concatenate(
         [tokens[:, 0], jnp.mean(tokens[:, prefix:], axis=1)], axis=-1
     ),
+    "distilled": lambda tokens, prefix: jnp.concatenate(
+        [tokens[:, 0], tokens[:, 1]], axis=-1
+    ),
     "none": lambda tokens, prefix: tokens,
 }
 

@@ -29,6 +29,7 @@ _recomputed = functools.partial(jax.checkpoint, prevent_cse=False)
 GELU: dict[str, Callable[[jax.Array], jax.Array]] = {
     "tanh": _recomputed(lambda x: jax.nn.gelu(x, approximate=True)),
     "erf": _recomputed(lambda x: jax.nn.gelu(x, approximate=False)),
+    "quick": _recomputed(lambda x: x * jax.nn.sigmoid(1.702 * x)),
 }
 
 

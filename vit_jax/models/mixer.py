@@ -171,7 +171,7 @@ class MlpMixer(shown.Shown, nnx.Module):
         self.architecture = arch
         self.deterministic = True  # what `train()` and `eval()` set
         self.patch_embed = layers.Linear(
-            (*arch.patch, 3),
+            (*arch.patch, arch.channels),
             (arch.width,),
             kernel_init=layers.lecun_normal,
             rngs=rngs,
@@ -196,7 +196,7 @@ class MlpMixer(shown.Shown, nnx.Module):
         """Returns logits [b, classes], or the features [b, width] without a head.
 
         Args:
-            images: float [b, height, width, 3], normalised (the released weights
+            images: float [b, height, width, channels], normalised (the released weights
                 expect [-1, 1]), of the architecture's size.
             deterministic: No branch is dropped; None: as `train()` or `eval()`, the
                 default, left it.
@@ -284,4 +284,5 @@ def forward_macs(arch: MixerArchitecture) -> int:
     """Multiply-adds of one image's forward pass; matrix products only."""
     n, d = arch.tokens, arch.width
     block = 2 * n * d * (arch.tokens_mlp_width + arch.channels_mlp_width)
-    return n * math.prod(arch.patch) * 3 * d + arch.depth * block + d * arch.num_classes
+    patch = math.prod(arch.patch) * arch.channels
+    return n * patch * d + arch.depth * block + d * arch.num_classes

@@ -44,6 +44,11 @@ class Style:
 
 
 POST = Style(norm_epsilon=1e-6, standardize="deviation", padding="same")
+# Of the ResNet in a hybrid: Google's, and timm's arithmetic on the same weights.
+STYLES: dict[str, Style] = {
+    "google": POST,
+    "timm": Style(norm_epsilon=1e-5, standardize="variance_1e-8", padding="same"),
+}
 
 
 def _variance(kernel: jax.Array) -> jax.Array:
@@ -54,6 +59,7 @@ def _variance(kernel: jax.Array) -> jax.Array:
 STANDARDIZE: dict[str, Callable[[jax.Array], jax.Array]] = {
     "deviation": lambda kernel: jnp.sqrt(_variance(kernel)) + 1e-5,
     "variance": lambda kernel: jnp.sqrt(_variance(kernel) + 1e-10),
+    "variance_1e-8": lambda kernel: jnp.sqrt(_variance(kernel) + 1e-8),
 }
 
 
@@ -112,13 +118,21 @@ class GroupNorm(nnx.Module):
 class Root(nnx.Module):
     """7x7 convolution and 3x3 max pooling, each of stride 2."""
 
-    def __init__(self, width: int, *, norm: bool, style: Style, rngs: nnx.Rngs):
-        self.conv = StdConv(3, width, size=7, stride=2, style=style, rngs=rngs)
+    def __init__(
+        self,
+        width: int,
+        *,
+        norm: bool,
+        style: Style,
+        channels: int = 3,
+        rngs: nnx.Rngs,
+    ):
+        self.conv = StdConv(channels, width, size=7, stride=2, style=style, rngs=rngs)
         self.norm = GroupNorm(width, epsilon=style.norm_epsilon) if norm else None
         self.style = style
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Maps [b, H, W, 3] to [b, H / 4, W / 4, width], sizes rounded up."""
+        """Maps [b, H, W, channels] to [b, H / 4, W / 4, width], sizes rounded up."""
         x = self.conv(images)
         if self.norm is not None:
             x = jax.nn.relu(self.norm(x))
@@ -218,6 +232,7 @@ class Trunk(nnx.Module):
             unit, stages from 0.
         root_norm: Whether the root normalises and activates.
         remat: Whether the backward pass computes the inside of units again.
+        channels: Of the images.
     """
 
     def __init__(
@@ -229,9 +244,12 @@ class Trunk(nnx.Module):
         root_norm: bool,
         style: Style,
         remat: bool,
+        channels: int = 3,
         rngs: nnx.Rngs,
     ):
-        self.root = Root(width, norm=root_norm, style=style, rngs=rngs)
+        self.root = Root(
+            width, norm=root_norm, style=style, channels=channels, rngs=rngs
+        )
         self.stages = len(units)
         inputs = width
         for i, count in enumerate(units):
@@ -265,14 +283,23 @@ def units_of(kind: type[Unit] | type[PreUnit], style: Style) -> MakeUnit:
 class ResNet(Trunk):
     """The ResNet in front of a hybrid's Transformer."""
 
-    def __init__(self, units: tuple[int, ...], width: int, *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        units: tuple[int, ...],
+        width: int,
+        *,
+        channels: int = 3,
+        style: Style = POST,
+        rngs: nnx.Rngs,
+    ):
         super().__init__(
             units,
             width,
-            make=units_of(Unit, POST),
+            make=units_of(Unit, style),
             root_norm=True,
-            style=POST,
+            style=style,
             remat=False,
+            channels=channels,
             rngs=rngs,
         )
 
@@ -326,6 +353,7 @@ def trunk_macs(
     image_size: tuple[int, int],
     *,
     middle_macs: Callable[..., int] = _conv_macs,
+    channels: int = 3,
 ) -> int:
     """Multiply-adds of root and stages on one image.
 
@@ -335,9 +363,10 @@ def trunk_macs(
         image_size: (height, width).
         middle_macs: Of a unit's middle layer, from the sizes before and after it and
             its width.
+        channels: Of the image.
     """
     height, columns = (-(-size // 2) for size in image_size)
-    total = height * columns * 7 * 7 * 3 * width
+    total = height * columns * 7 * 7 * channels * width
     sizes = stage_sizes(units, image_size)
     inputs = width
     for i, count in enumerate(units):
@@ -357,4 +386,6 @@ def macs(arch: variants.VitArchitecture) -> int:
     """Multiply-adds of a hybrid's ResNet on one image; 0 without a ResNet."""
     if arch.resnet is None:
         return 0
-    return trunk_macs(arch.resnet, arch.resnet_width, arch.image_size)
+    return trunk_macs(
+        arch.resnet, arch.resnet_width, arch.image_size, channels=arch.channels
+    )

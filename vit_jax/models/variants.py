@@ -76,8 +76,10 @@ class VitArchitecture(Architecture):
             feature map for a hybrid.
         pool: What feeds the head. "token": the class token; "mean": the mean over the
             patches; "map": attention of a learned query to all tokens;
-            "token_mean": class token and mean, concatenated; "none": every token, each
-            with its own logits.
+            "token_mean": class token and mean, concatenated; "distilled": class token
+            and first register, DeiT's distillation token, each with a head of its own,
+            and the logits are the mean of both; "none": every token, each with its own
+            logits.
         class_token: "yes", "no" or "auto": as the pool needs it.
         registers: Learned tokens between the class token and the patches.
         prefix_positions: How many of the tokens before the patches (class token first)
@@ -104,9 +106,12 @@ class VitArchitecture(Architecture):
             the bottom and right is not seen (the released code's VALID convolution).
         norm: "pre": x + f(norm(x)), the paper's; "post": x + norm(f(x)).
         norm_epsilon: Of every LayerNorm.
-        final_norm: Whether the last LayerNorm is of the "tokens" or of the "pooled".
+        stem_norm: A LayerNorm of the tokens before the first block (CLIP).
+        final_norm: Whether the last LayerNorm is of the "tokens" or of the "pooled";
+            "none": there is none.
         mlp: "gelu": two dense layers; "swiglu": silu(gate(x)) * up(x), then down.
-        gelu: "tanh": the approximation of Google's code; "erf": exact.
+        gelu: "tanh": the approximation of Google's code; "erf": exact; "quick":
+            x * sigmoid(1.702 x) (CLIP).
         layer_scale: Initial factor of each channel of each branch; 0: no such leaf.
         qk_norm: LayerNorm over each head of queries and keys.
         qkv_bias: Whether queries, keys and values have biases.
@@ -122,9 +127,11 @@ class VitArchitecture(Architecture):
         attention_window: See `attention_mask`; 0 without one.
         mask_token: A learned embedding that stands for masked patches.
         patch_outputs: Outputs of a head over every patch (masked prediction); 0: none.
+        patch_bias: Whether the embedding of the patches has a bias.
         resnet: Units of each stage of a hybrid's ResNet, () for its root alone, None
             for no ResNet.
         resnet_width: Channels of the ResNet's root.
+        resnet_style: The arithmetic of its norms, a key of `resnet.STYLES`.
         unroll: Blocks a loop iteration; 0: all of them, a flat program.
         remat: What a block's backward pass computes again: "none", everything but the
             matrix products ("dots"), but those without batch ("dots_nb"), or "full".
@@ -132,7 +139,7 @@ class VitArchitecture(Architecture):
 
     family: ClassVar[str] = "vit"
     CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
-        "pool": ("token", "mean", "map", "token_mean", "none"),
+        "pool": ("token", "mean", "map", "token_mean", "distilled", "none"),
         "class_token": ("auto", "yes", "no"),
         "posemb": (
             *("none", "learned", "learned_2d", "relative", "sincos_1d", "sincos_2d"),
@@ -144,9 +151,10 @@ class VitArchitecture(Architecture):
         ),
         "crop": ("error", "valid"),
         "norm": ("pre", "post"),
-        "final_norm": ("tokens", "pooled"),
+        "final_norm": ("tokens", "pooled", "none"),
         "mlp": ("gelu", "swiglu"),
-        "gelu": ("tanh", "erf"),
+        "gelu": ("tanh", "erf", "quick"),
+        "resnet_style": ("google", "timm"),
         "block": ("standard", "axial"),
         "attention": ("einsum", "dot_product"),
         "logits_dtype": ("compute", "float32"),
@@ -174,6 +182,7 @@ class VitArchitecture(Architecture):
     crop: str = "error"
     norm: str = "pre"
     norm_epsilon: float = 1e-6
+    stem_norm: bool = False
     final_norm: str = "tokens"
     mlp: str = "gelu"
     gelu: str = "tanh"
@@ -187,8 +196,10 @@ class VitArchitecture(Architecture):
     attention_window: int = 0
     mask_token: bool = False
     patch_outputs: int = 0
+    patch_bias: bool = True
     resnet: tuple[int, ...] | None = None
     resnet_width: int = 64
+    resnet_style: str = "google"
     unroll: int = 0
     remat: str = "none"
 
@@ -213,7 +224,7 @@ class VitArchitecture(Architecture):
         self._check_image()
 
     def _resolve(self) -> None:
-        needed = self.pool in ("token", "token_mean")
+        needed = self.pool in ("token", "token_mean", "distilled")
         if self.class_token == "auto":
             object.__setattr__(self, "class_token", "yes" if needed else "no")
         if needed and not self.has_class_token:
@@ -254,6 +265,19 @@ class VitArchitecture(Architecture):
                 f"attention='dot_product' has no attention_dropout="
                 f"{self.attention_dropout}; take attention='einsum'."
             )
+        if self.pool == "distilled":
+            unfit = {
+                "registers": self.registers < 1,
+                "pre_logits": self.pre_logits,
+                "final_norm": self.final_norm == "pooled",
+            }
+            for field, wrong in unfit.items():
+                if wrong:
+                    raise errors.UserError(
+                        f"pool='distilled' has two heads, on the class token and on "
+                        f"the first register: {field}={getattr(self, field)!r} does "
+                        "not fit it."
+                    )
         if self.block == "axial":
             unfit = {
                 "pool": self.pool not in ("mean", "map"),
@@ -311,7 +335,7 @@ class VitArchitecture(Architecture):
     def feature_channels(self) -> int:
         """Channels of what the patches are cut from."""
         if self.resnet is None:
-            return 3
+            return self.channels
         stages = len(self.resnet)
         return self.resnet_width * (4 * 2 ** (stages - 1) if stages else 1)
 
@@ -354,7 +378,7 @@ class VitArchitecture(Architecture):
     @property
     def pooled_width(self) -> int:
         """Width of what the pool gives."""
-        return self.width * (2 if self.pool == "token_mean" else 1)
+        return self.width * (2 if self.pool in ("token_mean", "distilled") else 1)
 
     @property
     def pre_logits_width(self) -> int:
@@ -363,8 +387,13 @@ class VitArchitecture(Architecture):
 
     @property
     def feature_width(self) -> int:
-        """Width of what feeds the head."""
+        """Width of what feeds the head, or both heads of a distilled model."""
         return self.pre_logits_width or self.pooled_width
+
+    @property
+    def head_inputs(self) -> int:
+        """Width of what one head reads."""
+        return self.width if self.pool == "distilled" else self.feature_width
 
 
 def parse(name: str) -> dict[str, Any]:

@@ -36,6 +36,7 @@ class VisionTransformer(shown.Shown, nnx.Module):
             (*arch.patch, arch.feature_channels),
             (width,),
             kernel_init=layers.lecun_normal,
+            bias=arch.patch_bias,
             rngs=rngs,
         )
         cls = jnp.zeros((1, 1, width), jnp.float32)
@@ -43,17 +44,21 @@ class VisionTransformer(shown.Shown, nnx.Module):
         every = arch.posemb_at == "every"
         self.posemb = None if every else posemb.create(arch, rngs)
         self.blocks = blocks.stacked(arch, rngs)
+        norm = functools.partial(layers.LayerNorm, epsilon=arch.norm_epsilon)
+        self.stem_norm = norm(width) if arch.stem_norm else None
         normed = arch.pooled_width if arch.final_norm == "pooled" else width
-        self.norm = layers.LayerNorm(normed, epsilon=arch.norm_epsilon)
+        self.norm = None if arch.final_norm == "none" else norm(normed)
         self.map = heads.MapHead(arch, rngs=rngs) if arch.pool == "map" else None
         self.pre_logits = _pre_logits(arch, rngs) if arch.pre_logits else None
-        self.head = layers.new_head(
-            arch.feature_width, arch.num_classes, bias=arch.head_bias, rngs=rngs
+        head = functools.partial(
+            layers.new_head, arch.head_inputs, arch.num_classes, bias=arch.head_bias
         )
+        self.head = head(rngs=rngs)
         token = functools.partial(posemb.parameter, rngs=rngs)
         self.registers = token((1, arch.registers, width)) if arch.registers else None
         self.mask_token = token((1, 1, width)) if arch.mask_token else None
         self.patch_head = _patch_head(arch, rngs) if arch.patch_outputs else None
+        self.head_dist = head(rngs=rngs) if arch.pool == "distilled" else None
         split = arch.heads, arch.head_width
         shared = arch.posemb == "relative" and not every
         self.relative = (
@@ -71,8 +76,8 @@ class VisionTransformer(shown.Shown, nnx.Module):
         """Returns logits [b, classes], or the features without a head.
 
         Args:
-            images: float [b, height, width, 3], normalised (the released weights
-                expect [-1, 1]), of the architecture's size.
+            images: float [b, height, width, channels], normalised (the released
+                weights expect [-1, 1]), of the architecture's size.
             deterministic: No dropout; None: as `train()` or `eval()`, the default,
                 left it.
             rngs: Source of the dropout keys (its stream "dropout"); needed when
@@ -92,9 +97,17 @@ class VisionTransformer(shown.Shown, nnx.Module):
         return self.classify(features)
 
     def classify(self, features: jax.Array) -> jax.Array:
-        """Maps features to logits, float32; without a head, returns the features."""
+        """Maps features to logits, float32; without a head, returns the features.
+
+        With pool="distilled" the mean of what both heads say; without heads, of what
+        both tokens are.
+        """
         dtype = self.architecture.compute_dtype
-        return layers.classify(self.head, features, dtype)
+        if self.architecture.pool != "distilled":
+            return layers.classify(self.head, features, dtype)
+        token, distilled = jnp.split(features, 2, axis=-1)
+        logits = layers.classify(self.head, token, dtype)
+        return (logits + layers.classify(self.head_dist, distilled, dtype)) / 2
 
     def features(
         self,
@@ -163,7 +176,8 @@ class VisionTransformer(shown.Shown, nnx.Module):
     ) -> jax.Array:
         """Runs dropout, the blocks and the final LayerNorm: [b, n, d] to the same.
 
-        With final_norm="pooled" there is no LayerNorm here: `pool` has it.
+        With final_norm="pooled" there is no LayerNorm here: `pool` has it. That of the
+        stem comes after the dropout.
         """
         arch = self.architecture
         keys = paths = None
@@ -175,6 +189,8 @@ class VisionTransformer(shown.Shown, nnx.Module):
             keys = jax.random.split(rest, arch.depth)
             if arch.drop_path:
                 paths = jnp.linspace(0, arch.drop_path, arch.depth)
+        if self.stem_norm is not None:
+            tokens = self.stem_norm(tokens)
         shared = None
         if arch.posemb_at == "shared":
             shared = posemb.embedding(arch, self.posemb)
@@ -189,7 +205,7 @@ class VisionTransformer(shown.Shown, nnx.Module):
             arch=arch,
             placement=placement,
         )
-        return tokens if arch.final_norm == "pooled" else self.norm(tokens)
+        return self.norm(tokens) if arch.final_norm == "tokens" else tokens
 
     def pool(self, tokens: jax.Array) -> jax.Array:
         """Maps encoded tokens [b, n, d] to what feeds `pre_logits` or the head.
@@ -235,7 +251,7 @@ def patches(images: jax.Array, arch: variants.VitArchitecture) -> jax.Array:
 
 
 def check_images(images: jax.Array, arch: Architecture) -> None:
-    """Raises `UserError` unless images are float [b, *image_size, 3].
+    """Raises `UserError` unless images are float [b, *image_size, channels].
 
     Of an architecture for `any_size`, height and width may be others.
     """
@@ -244,15 +260,18 @@ def check_images(images: jax.Array, arch: Architecture) -> None:
             f"images are {images.dtype}; the model wants normalised floats, e.g. "
             "images / 127.5 - 1."
         )
-    shape = tuple(images.shape)
+    shape, channels = tuple(images.shape), arch.channels
     height, width = arch.image_size
-    if len(shape) == 4 and shape[1:] == (height, width, 3):
-        return
-    if len(shape) == 4 and arch.any_size and shape[3] == 3 and 0 not in shape[1:]:
+    fits = len(shape) == 4 and shape[3] == channels
+    any_size = arch.any_size and 0 not in shape[1:]
+    if fits and (shape[1:3] == (height, width) or any_size):
         return
     wanted = "height, width" if arch.any_size else f"{height}, {width}"
-    message = f"images have shape {shape}; this {arch.name} wants [batch, {wanted}, 3]."
-    if len(shape) == 4 and shape[3] == 3 and not arch.any_size:
+    message = (
+        f"images have shape {shape}; this {arch.name} wants "
+        f"[batch, {wanted}, {channels}]."
+    )
+    if fits and not arch.any_size:
         size = tuple(shape[1:3])
         message += (
             f"\nResize them, or make a model for that size: create_model(..., "
@@ -270,7 +289,13 @@ def check_images(images: jax.Array, arch: Architecture) -> None:
 
 
 def _resnet(arch: variants.VitArchitecture, rngs: nnx.Rngs) -> resnet.ResNet:
-    return resnet.ResNet(arch.resnet, arch.resnet_width, rngs=rngs)
+    return resnet.ResNet(
+        arch.resnet,
+        arch.resnet_width,
+        channels=arch.channels,
+        style=resnet.STYLES[arch.resnet_style],
+        rngs=rngs,
+    )
 
 
 def _pre_logits(arch: variants.VitArchitecture, rngs: nnx.Rngs) -> layers.Linear:
