@@ -1,6 +1,7 @@
 """timm's names and configs: against timm itself where it is installed, else by name."""
 
 import contextlib
+import functools
 import importlib.machinery
 import importlib.util
 import json
@@ -118,6 +119,13 @@ KINDS = {
     "no positions": ({"pos_embed": "none"}, {"pos_embed": "none", "img_size": 32}),
     "wide": ({"img_size": (16, 32), "reg_tokens": 1}, {"img_size": [16, 32]}),
     "no head": ({"num_classes": 0}, {}),
+    "clip": (
+        {"pre_norm": True, "norm_layer": "LayerNormOfClip"},
+        {"architecture": "vit_base_patch16_clip_224"},
+    ),
+    "quick": ({"act_layer": "quick_gelu"}, {"act_layer": "quick_gelu"}),
+    "no last norm": ({"final_norm": False}, {}),
+    "one channel": ({"in_chans": 1}, {}),
 }
 
 
@@ -133,6 +141,8 @@ def test_logits_are_timms(timm, tmp_path, kind):
         else value
         for key, value in options.items()
     }
+    if "norm_layer" in options:
+        options["norm_layer"] = functools.partial(layers.LayerNorm, eps=1e-5)
     theirs = randomized(vit.VisionTransformer(**TINY | options))
     name = said.get("architecture", "vit_base_patch16_224")
     config = {"architecture": name, "model_args": {"num_heads": 4} | said}
@@ -171,6 +181,15 @@ OPTIONS = {
     "sincos": {"posemb": "sincos_2d", "pool": "mean", "class_token": "yes"},
     "wide": {"image_size": (16, 32), "patch": (8, 4), "registers": 1},
     "no head": {"num_classes": 0},
+    "clip": {"stem_norm": True, "patch_bias": False, "norm_epsilon": 1e-5},
+    "clip, quick": {
+        **{"stem_norm": True, "patch_bias": False, "norm_epsilon": 1e-5},
+        **{"gelu": "quick", "pool": "mean", "final_norm": "pooled"},
+    },
+    "quick": {"gelu": "quick"},
+    "distilled": {"pool": "distilled", "registers": 1, "prefix_positions": 2},
+    "no last norm": {"final_norm": "none", "registers": 1, "prefix_positions": 0},
+    "four channels": {"channels": 4},
 }
 
 
@@ -295,7 +314,7 @@ def abstract(model, architecture):
     )
 
 
-ACTS = {"GELU": "erf", "GELUTanh": "tanh", "SiLU": "erf"}
+ACTS = {"GELU": "erf", "GELUTanh": "tanh", "SiLU": "erf", "QuickGELU": "quick"}
 
 
 def test_the_whole_zoo_is_read_as_it_is_or_refused(timm):
@@ -326,16 +345,19 @@ def test_the_whole_zoo_is_read_as_it_is_or_refused(timm):
         assert arch.norm_epsilon == block.norm1.eps, name
         post = isinstance(block, ResPostBlock)
         assert arch.norm == ("post" if post else "pre"), name
-        patch, size = arch.patch[0], model.patch_embed.img_size[0]
+        patch, size = arch.patch[0] * arch.resnet_stride, model.patch_embed.img_size[0]
         assert arch.image_size == (size // patch * patch,) * 2, name
-        assert arch.registers == model.num_reg_tokens, name
+        assert arch.prefix == model.num_prefix_tokens, name
+        assert arch.stem_norm == ("norm_pre.weight" in model.state_dict()), name
         assert (arch.positioned == 0) == (model.no_embed_class or not arch.prefix)
         read.append(name)
     assert {"deit3_base_patch16_224", "vit_base_patch14_reg4_dinov2"} <= set(read)
     assert {"vit_base_patch16_siglip_224", "vit_huge_patch14_224"} <= set(read)
-    for part in ("_clip_", "distilled", "_rope_", "dinov3", "reg4_map"):
+    assert {"vit_base_patch32_clip_quickgelu_224", "vit_base_r50_s16_224"} <= set(read)
+    assert "deit_tiny_distilled_patch16_224" in read
+    for part in ("_pe_", "_rope_", "dinov3", "reg4_map", "resnet50d", "relpos"):
         assert not [name for name in read if part in name]
-    assert len(read) > 90
+    assert len(read) > 130
 
 
 def renamed(folder, change):
@@ -406,7 +428,7 @@ def with_config(folder, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"act_layer": "quick_gelu"}, "act_layer='quick_gelu'"),
+        ({"act_layer": "relu"}, "act_layer='relu'"),
         ({"act_layer": "silu"}, "act_layer='silu'"),
         ({"norm_layer": "rmsnorm"}, "norm_layer='rmsnorm'"),
         ({"global_pool": "avgmax"}, "global_pool='avgmax'"),
@@ -427,7 +449,7 @@ def test_what_ours_cannot_be_is_refused(tmp_path, changes, message):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("dist_token", "mean of two heads"), ("norm_pre.weight", "have no place")],
+    [("dist_tokens", "have no place"), ("blocks.0.ls3.gamma", "have no place")],
 )
 def test_tensors_without_a_place_are_refused(tmp_path, name, message):
     interop.write(random_weights(), tmp_path)

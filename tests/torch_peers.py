@@ -14,7 +14,7 @@ def model_of(weights):
 
 
 def images_of(arch):
-    shape = (2, *arch.image_size, 3)
+    shape = (2, *arch.image_size, arch.channels)
     return np.random.default_rng(1).standard_normal(shape).astype(np.float32)
 
 

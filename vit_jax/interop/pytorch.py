@@ -87,6 +87,11 @@ def into_heads(ours: str, theirs: str) -> list[Rule]:
     ]
 
 
+def head_bias(ours: str, theirs: str) -> list[Rule]:
+    """The rule of a bias of queries, keys or values that is a tensor of its own."""
+    return [Rule(f"{ours}/bias", theirs, _split, _merge)]
+
+
 def _from_heads(array: np.ndarray, sizes: Sizes) -> np.ndarray:
     return array.T.reshape(sizes.heads, -1, array.shape[0])
 
@@ -288,11 +293,16 @@ def size_of(config: Mapping[str, Any], key: str) -> tuple[int, int] | None:
 def channels(
     config: Mapping[str, Any], key: str, factor: float
 ) -> tuple[float, float, float] | None:
-    """Returns three numbers of a config times a factor, None without them."""
+    """Returns three numbers of a config times a factor, None without them.
+
+    One number is that of all channels; of more than three, which are not of color
+    images, the first three are taken.
+    """
     value = config[key] if key in config else None
     if value is None:
         return None
-    values = value if isinstance(value, list | tuple) else [value] * 3
+    values = value if isinstance(value, list | tuple) else [value]
+    values = values * 3 if len(values) == 1 else values[:3]
     good = [isinstance(v, int | float) and not isinstance(v, bool) for v in values]
     if len(good) != 3 or not all(good):
         raise errors.UserError(

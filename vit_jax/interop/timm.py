@@ -16,11 +16,12 @@ import numpy as np
 
 from vit_jax import errors
 from vit_jax.data.preprocessing import Preprocessing
-from vit_jax.interop import outputs, pytorch
+from vit_jax.interop import outputs, pytorch, timm_zoo
 from vit_jax.interop.dialect import Config, Dialect
 from vit_jax.interop.pytorch import linear, norm
 from vit_jax.interop.rules import Rule
 from vit_jax.interop.source import Tensors
+from vit_jax.interop.timm_zoo import part, refused
 from vit_jax.models import mixer
 from vit_jax.models.mixer import MixerArchitecture
 from vit_jax.models.variants import SIZES, VitArchitecture
@@ -29,6 +30,11 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 _BLOCK = "blocks.{layer}"
 _FC_NORM = "fc_norm"
+# Stand for "registers" and "resnet", which timm counts and numbers in its own way.
+_DISTILLATION = "distillation"
+_BACKBONE = "backbone"
+_STAGES = "patch_embed.backbone.stages.{stage}.blocks.{unit}"
+_UNIT = f"{_BACKBONE}/stage{{stage}}/unit{{unit}}"
 _GATE = "blocks/mlp/gate/kernel"
 
 _VIT = (
@@ -36,6 +42,7 @@ _VIT = (
     Rule("cls", "cls_token"),
     Rule("registers", "reg_token"),
     Rule("posemb", "pos_embed"),
+    *norm("stem_norm", "norm_pre"),
     *norm("blocks/norm1", f"{_BLOCK}.norm1"),
     *pytorch.fused(
         ("blocks/attn/query", "blocks/attn/key", "blocks/attn/value"),
@@ -61,6 +68,12 @@ _VIT = (
     *linear("map/mlp/down", "attn_pool.mlp.fc2"),
     *linear("pre_logits", "pre_logits.fc"),
     *linear("head", "head"),
+    # Of a distilled DeiT.
+    Rule(_DISTILLATION, "dist_token"),
+    *linear("head_dist", "head_dist"),
+    # Of an EVA, whose keys have no bias.
+    *pytorch.head_bias("blocks/attn/query", f"{_BLOCK}.attn.q_bias"),
+    *pytorch.head_bias("blocks/attn/value", f"{_BLOCK}.attn.v_bias"),
     # Its SwiGLU that is not packed.
     *linear("blocks/mlp/gate", f"{_BLOCK}.mlp.fc1_g"),
     *linear("blocks/mlp/up", f"{_BLOCK}.mlp.fc1_x"),
@@ -70,6 +83,17 @@ _VIT = (
     Rule("blocks/scale2", f"{_BLOCK}.gamma_2"),
     *linear("blocks/mlp/up", f"{_BLOCK}.mlp.w12"),
     *linear("blocks/mlp/down", f"{_BLOCK}.mlp.w3"),
+)
+# The ResNet in a hybrid; the one that is a root alone has no "stem".
+_RESNET = (
+    *pytorch.conv(f"{_BACKBONE}/root/conv", "patch_embed.backbone.stem.conv"),
+    *norm(f"{_BACKBONE}/root/norm", "patch_embed.backbone.stem.norm"),
+    *pytorch.conv(f"{_BACKBONE}/root/conv", "patch_embed.backbone.conv"),
+    *norm(f"{_BACKBONE}/root/norm", "patch_embed.backbone.norm"),
+    *pytorch.conv(f"{_UNIT}/conv{{i}}", f"{_STAGES}.conv{{i}}"),
+    *norm(f"{_UNIT}/norm{{i}}", f"{_STAGES}.norm{{i}}"),
+    *pytorch.conv(f"{_UNIT}/conv_proj", f"{_STAGES}.downsample.conv"),
+    *norm(f"{_UNIT}/norm_proj", f"{_STAGES}.downsample.norm"),
 )
 _MIXER = (
     *pytorch.conv("patch_embed", "stem.proj"),
@@ -85,140 +109,20 @@ _MIXER = (
 # Of timm's models inside transformers.
 _WRAPPER = "timm_model."
 
-# What an architecture of its zoo has and neither tensors nor config say.
-_ZOO: tuple[tuple[str, dict[str, Any]], ...] = (
-    (r"vit_so400m_patch16_siglip.*", {"heads": 16, "gelu": "tanh"}),
-    (r"vit_giantopt_patch16_siglip.*", {"heads": 16, "gelu": "tanh"}),
-    (r"vit_base_patch32_siglip.*", {"gelu": "tanh"}),
-    (r"vit_large_patch16_siglip.*_512", {"gelu": "tanh"}),
-    (r"(vit|deit3)_(huge|gigantic|so400m)_.*", {"heads": 16}),
-    (r"vit_giant_patch14_224|vit_giant_patch16_gap_224", {"heads": 16}),
-    (r"vit_base_patch16_gap_224", {"heads": 16}),
-    (r"vit_base_patch16_rpn_224", {"norm": "post"}),
-    (r"test_vit[24]?", {"heads": 2}),
-    # As its weights are loaded for another size.
-    (r"flexivit_.*", {"posemb_resample": "bilinear"}),
-)
-# Its other architectures' heads are 64 wide.
-_IN_ZOO = r"(vit|deit3?|flexivit)_.*"
-# These have no tensors of their own for their positions.
-_ROTARY = r"_rope_|_dinov3|_lingbot"
-_POOLS_PREFIX = "test_vit3"
-_REGISTERS = ("reg_token", "register_tokens")
-_TOKENS = ("cls_token", "pos_embed", *_REGISTERS)
-_POOLS = {"token": "token", "avg": "mean", "map": "map", "": "none"}
-_GELUS = {"gelu": "erf", "gelu_tanh": "tanh"}
-_SILUS = ("silu", "swish")
-
-
-def _part(config: Config | None, key: str) -> Mapping[str, Any]:
-    """An object in a config, empty where there is none."""
-    found = config[key] if config is not None and key in config else None
-    return found if isinstance(found, Mapping) else {}
-
-
-def _argument(config: Config | None, key: str) -> Any:
-    """An argument of the model, which a config has in its own place or at its top."""
-    for values in (_part(config, "model_args"), config or {}):
-        if key in values:
-            return values[key]
-    return None
-
-
-def _refused(what: str, do: str = "Only timm itself can run it.") -> errors.UserError:
-    return errors.UserError(f"it is a timm model {what}; there is none here. {do}")
-
 
 def _vit_says(tensors: Tensors) -> dict[str, Any]:
-    config = tensors.config
     shapes = {n.removeprefix(_WRAPPER): s for n, s in tensors.shapes.items()}
-    zoo = str(_argument(config, "architecture") or "").partition(".")[0]
-    _refuse_others(config, shapes, zoo)
-    fields = dict(next((f for regex, f in _ZOO if re.fullmatch(regex, zoo)), {}))
-    width = next((s[-1] for n, s in shapes.items() if n in _TOKENS and s), 0)
-    heads = pytorch.whole(_part(config, "model_args"), "num_heads")
-    if heads is not None:
-        fields["heads"] = heads
-    elif "heads" not in fields and re.fullmatch(_IN_ZOO, zoo) and width >= 64:
-        fields["heads"] = width // 64
-    fields |= _activation(config, _is_swiglu(shapes)) | _pool(config, shapes)
-    if "mask_token" in shapes and "register_tokens" not in shapes:
-        fields["posemb_resample"] = "bicubic_offset"  # DINOv2's own file
-    return fields | _image_size(config) | _positions(shapes, _image_size(config))
-
-
-def _prefix(shapes: Shapes) -> int:
-    """How many tokens come before the patches."""
-    registers = next((shapes[n] for n in _REGISTERS if n in shapes), ())
-    return ("cls_token" in shapes) + (registers[1] if len(registers) == 3 else 0)
-
-
-def _positions(shapes: Shapes, image_size: Mapping[str, Any]) -> dict[str, Any]:
-    """How many of the tokens before the patches have a position, if the shapes are so.
-
-    A table of another rank, or no patches, is refused with the other shapes.
-    """
-    table, patch = shapes.get("pos_embed"), shapes.get("patch_embed.proj.weight", ())
-    if table is None:
-        return {"posemb": "none"}
-    if len(table) != 3 or len(patch) != 4 or 0 in patch:
-        return {}
-    size = image_size.get("image_size")
-    count = pytorch.positioned(table[1], _prefix(shapes), patch[2:], size)
-    return {"prefix_positions": count}
-
-
-def _refuse_others(config: Config | None, shapes: Shapes, zoo: str) -> None:
-    """Raises `UserError` for what has our names and is another function."""
-    if "dist_token" in shapes or "head_dist.weight" in shapes:
-        raise _refused(
-            "whose output is the mean of two heads, one on a distillation token",
-            "Take the one without distillation (deit_..._patch16_224).",
-        )
-    rotary = "pos_embed" not in shapes and _argument(config, "pos_embed") != "none"
-    if rotary or re.search(_ROTARY, zoo):
-        raise _refused("with rotary positions")
-    every = bool(_argument(config, "pool_include_prefix")) or zoo == _POOLS_PREFIX
-    if _prefix(shapes) and every != ("attn_pool.latent" in shapes):
-        wrong = "both patches and the tokens before them" if every else "patches alone"
-        raise _refused(f"that pools {wrong}" + ("" if every else " by attention"))
-    if _argument(config, "norm_layer") not in (None, "layernorm"):
-        raise _refused(f"with norm_layer={str(_argument(config, 'norm_layer'))[:50]!r}")
-
-
-def _is_swiglu(shapes: Shapes) -> bool:
-    first, last = (shapes.get(f"blocks.0.mlp.{n}.weight") for n in ("fc1", "fc2"))
-    if first is None or last is None:
-        return True  # fc1_g and fc1_x, or DINOv2's w12 and w3
-    return len(first) == len(last) == 2 and first[0] == 2 * last[1]
-
-
-def _activation(config: Config | None, swiglu: bool) -> dict[str, str]:
-    act = _argument(config, "act_layer")
-    if act is None or (swiglu and act in _SILUS):
-        return {}
-    if swiglu or act not in _GELUS:
-        gated = " in a gated MLP" if swiglu else ""
-        raise _refused(f"with act_layer={str(act)[:50]!r}{gated}")
-    return {"gelu": _GELUS[act]}
-
-
-def _pool(config: Config | None, shapes: Shapes) -> dict[str, str]:
-    pooled = f"{_FC_NORM}.weight" in shapes
-    fields = {"final_norm": "pooled" if pooled else "tokens"}
-    pool = _argument(config, "global_pool")
-    if pool is not None:
-        if pool not in _POOLS:
-            raise _refused(f"with global_pool={str(pool)[:50]!r}")
-        fields["pool"] = _POOLS[pool]
-    elif pooled:
-        fields["pool"] = "mean"
-    return fields
+    size = _image_size(tensors.config)
+    return (
+        timm_zoo.fields(tensors.config, shapes)
+        | size
+        | timm_zoo.positions(shapes, size.get("image_size"))
+    )
 
 
 def _image_size(config: Config | None) -> dict[str, Any]:
     """The size it was trained at, if the config says it."""
-    size = pytorch.size_of(_part(config, "model_args"), "img_size")
+    size = pytorch.size_of(part(config, "model_args"), "img_size")
     if size is None:
         size = _input_size(config)
     return {} if size is None else {"image_size": size}
@@ -235,7 +139,7 @@ def _input_size(config: Config | None) -> tuple[int, int] | None:
 
 def _prepared(config: Config | None) -> Mapping[str, Any]:
     """Its `pretrained_cfg`; the older configs are one."""
-    return _part(config, "pretrained_cfg") or config or {}
+    return part(config, "pretrained_cfg") or config or {}
 
 
 def _preprocessing(arch: Any, config: Config | None) -> Preprocessing:
@@ -277,10 +181,11 @@ def _label_names(config: Config | None) -> tuple[str, ...] | None:
 
 def _vit_loaded(leaves: Tensors) -> Tensors:
     """One last LayerNorm, and a packed SwiGLU's two parts apart."""
+    leaves = _as_counted_here(_with_key_bias(leaves))
     shapes = leaves.shapes
     if f"{_FC_NORM}/scale" in shapes:
         if "norm/scale" in shapes:
-            raise _refused("with a LayerNorm before the pooling and one after it")
+            raise refused("with a LayerNorm before the pooling and one after it")
         leaves = pytorch.renamed(leaves, _FC_NORM, "norm")
     up, down = (shapes.get(f"blocks/mlp/{part}/kernel") for part in ("up", "down"))
     if not up or not down or up[-1] != 2 * down[-2] or _GATE in shapes:
@@ -298,6 +203,33 @@ def _vit_loaded(leaves: Tensors) -> Tensors:
     return leaves.changed(halves)
 
 
+def _with_key_bias(leaves: Tensors) -> Tensors:
+    """Zeros where queries have a bias and keys do not: the softmax sees no difference.
+
+    A bias of keys adds the same to all logits of a query.
+    """
+    query, key = "blocks/attn/query/bias", "blocks/attn/key/bias"
+    if query not in leaves.shapes or key in leaves.shapes:
+        return leaves
+    shape = leaves.shapes[query]
+    return leaves.changed({key: (shape, lambda: np.zeros(shape, np.float32))})
+
+
+def _as_counted_here(leaves: Tensors) -> Tensors:
+    """Stages and units from 1, and the distillation token a register."""
+
+    def ours(name: str) -> str:
+        name = re.sub(rf"^{_DISTILLATION}$", "registers", name)
+        name = re.sub(rf"^{_BACKBONE}/", "resnet/", name)
+        return re.sub(
+            r"^(resnet/stage)(\d+)(/unit)(\d+)",
+            lambda m: f"{m[1]}{int(m[2]) + 1}{m[3]}{int(m[4]) + 1}",
+            name,
+        )
+
+    return leaves.renamed({ours(name): name for name in leaves.names})
+
+
 def _vit_saved(
     leaves: Tensors, arch: VitArchitecture
 ) -> tuple[Tensors, VitArchitecture]:
@@ -306,7 +238,15 @@ def _vit_saved(
             "timm leaves out the layer before the head (pre_logits): load the model "
             "with num_classes=0 ... or write another dialect."
         )
+    if arch.stem_norm == arch.patch_bias:
+        raise errors.UserError(
+            f"timm's patches have a bias where no LayerNorm follows them, and only "
+            f"there; this {arch.name} has stem_norm={arch.stem_norm} and "
+            f"patch_bias={arch.patch_bias}. Write another dialect."
+        )
     leaves, arch = pytorch.learned_positions(leaves, arch)
+    if arch.pool == "distilled":
+        leaves, arch = _distilled_saved(leaves, arch)
     if 0 < arch.positioned < arch.prefix:
         leaves, arch = pytorch.with_positions(leaves, arch, 0)
     if arch.mlp == "swiglu":
@@ -314,6 +254,19 @@ def _vit_saved(
     if arch.final_norm == "pooled":
         leaves = pytorch.renamed(leaves, "norm", _FC_NORM)
     return leaves, arch
+
+
+def _distilled_saved(
+    leaves: Tensors, arch: VitArchitecture
+) -> tuple[Tensors, VitArchitecture]:
+    if arch.registers != 1:
+        raise errors.UserError(
+            f"a distilled DeiT has one token beside the class token; this {arch.name} "
+            f"has registers={arch.registers}. Write another dialect."
+        )
+    leaves, arch = pytorch.with_positions(leaves, arch, 2)
+    names = {_DISTILLATION if n == "registers" else n: n for n in leaves.names}
+    return leaves.renamed(names), arch
 
 
 def _packed(leaves: Tensors) -> Tensors:
@@ -348,6 +301,11 @@ def _architecture_name(arch: VitArchitecture) -> str:
     """The nearest of the zoo; the arguments say all that differs from it."""
     if arch.norm == "post":
         return "vit_base_patch16_rpn_224"
+    if arch.pool == "distilled":
+        return "deit_base_distilled_patch16_224"
+    if arch.stem_norm:
+        quick = "quickgelu_" if arch.gelu == "quick" else ""
+        return f"vit_base_patch16_clip_{quick}224"
     if arch.mlp == "swiglu":
         return "vit_giant_patch14_dinov2"
     size = (arch.width, arch.depth, arch.mlp_width, arch.heads)
@@ -374,11 +332,12 @@ def _vit_config(
     label_names: tuple[str, ...] | None,
 ) -> dict[str, Any]:
     swiglu = arch.mlp == "swiglu"
-    pools = {ours: theirs for theirs, ours in _POOLS.items()}
+    pools = {ours: theirs for theirs, ours in timm_zoo.POOLS.items()}
     pool = pools[arch.pool] if arch.pool in pools else "token"
-    acts = {ours: theirs for theirs, ours in _GELUS.items()}
+    acts = {ours: theirs for theirs, ours in timm_zoo.GELUS.items()}
     arguments = {
         "img_size": list(arch.image_size),
+        "in_chans": arch.channels,
         "patch_size": pytorch.side(arch.patch),
         "global_pool": pool,
         "embed_dim": arch.width,
@@ -391,7 +350,8 @@ def _vit_config(
         "class_token": arch.has_class_token,
         "pos_embed": "learn" if arch.posemb == "learned" else "none",
         "no_embed_class": arch.positioned == 0 and arch.prefix > 0,
-        "reg_tokens": arch.registers,
+        "reg_tokens": arch.registers - (arch.pool == "distilled"),
+        "final_norm": arch.final_norm != "none",
         "pool_include_prefix": arch.pool == "map" and arch.prefix > 0,
         "fc_norm": arch.final_norm == "pooled",
         "act_layer": "silu" if swiglu else acts[arch.gelu],
@@ -415,7 +375,7 @@ def _pretrained(
     cropped = said.transform == "resize_small_crop"
     return {
         "num_classes": arch.num_classes,
-        "input_size": [3, *said.image_size],
+        "input_size": [arch.channels, *said.image_size],
         "fixed_input_size": True,
         "crop_pct": max(said.image_size) / said.resize if cropped else 1.0,
         "crop_mode": "center" if cropped else "squash",
@@ -436,7 +396,10 @@ def _mixer_config(
     preprocessing: Preprocessing | None,
     label_names: tuple[str, ...] | None,
 ) -> dict[str, Any]:
-    arguments: dict[str, Any] = {"img_size": list(arch.image_size)}
+    arguments: dict[str, Any] = {
+        "img_size": list(arch.image_size),
+        "in_chans": arch.channels,
+    }
     size = _named(arch)
     name = f"mixer_{size.replace('/', '').lower()}_224" if size in _MIXERS else ""
     if not name:
@@ -479,8 +442,8 @@ _COMMON: dict[str, Any] = {
 }
 DIALECTS: dict[str, Dialect] = {
     "timm": Dialect(
-        (*_VIT, *pytorch.prefixed(_WRAPPER, _VIT)),
-        rf"({_WRAPPER})?blocks\.\d+\.attn\.qkv\.weight",
+        (*_VIT, *_RESNET, *pytorch.prefixed(_WRAPPER, (*_VIT, *_RESNET))),
+        rf"({_WRAPPER})?{timm_zoo.MARKER}",
         fields={"gelu": "erf", "norm_epsilon": 1e-6} | pytorch.SMOOTH,
         says=_vit_says,
         says_heads=False,
