@@ -29,7 +29,8 @@ def torch_outputs(model, images):
 
     with torch.no_grad():
         found = model.eval()(torch.from_numpy(images.transpose(0, 3, 1, 2)))
-    return (found.logits if "logits" in found else found.pooler_output).numpy()
+    names = ("logits", "image_embeds", "pooler_output")
+    return next(found[name] for name in names if name in found).numpy()
 
 
 def test_logits_of_the_golden_file(golden):
@@ -79,7 +80,18 @@ KINDS = {
         "hf_vit",
     ),
     "vit, pooler": ("ViTModel", MLP, "hf_vit"),
+    "vit, quick": (
+        *("ViTForImageClassification", MLP | {"hidden_act": "quick_gelu"}, "hf_vit"),
+    ),
     "deit": ("DeiTForImageClassification", MLP, "hf_deit"),
+    "deit, distilled": (
+        *("DeiTForImageClassificationWithTeacher", MLP, "hf_deit_distilled"),
+    ),
+    "clip": ("CLIPVisionModel", MLP, "hf_clip"),
+    "clip, projected": (
+        *("CLIPVisionModelWithProjection", MLP | {"projection_dim": 6}, "hf_clip"),
+    ),
+    "siglip": ("SiglipVisionModel", MLP, "hf_siglip"),
     "dinov2": ("Dinov2ForImageClassification", RATIO, "hf_dinov2"),
     "dinov2, bare": ("Dinov2Model", RATIO, "hf_dinov2"),
     "dinov2, swiglu": ("Dinov2ForImageClassification", SWIGLU, "hf_dinov2"),
@@ -239,7 +251,7 @@ def with_config(folder, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"hidden_act": "quick_gelu"}, "hidden_act='quick_gelu'; ours: gelu"),
+        ({"hidden_act": "relu"}, "hidden_act='relu'; ours: gelu"),
         ({"model_type": "vit_mae"}, "model_type='vit_mae'"),
         ({"layer_norm_eps": -1}, "layer_norm_eps='-1'; want a number above 0"),
         ({"layer_norm_eps": 1e999}, "want a number above 0"),
@@ -256,7 +268,7 @@ def test_configs_that_ours_cannot_follow_are_refused(tmp_path, changes, message)
     assert len(str(caught.value).splitlines()) <= 10
 
 
-def test_a_teachers_student_is_refused(tmp_path):
+def test_a_teachers_student_has_both_heads(tmp_path):
     weights = random_weights("hf_deit", registers=1, prefix_positions=2)
     interop.write(weights, tmp_path)
     path = tmp_path / "model.safetensors"
@@ -265,8 +277,12 @@ def test_a_teachers_student_is_refused(tmp_path):
         tensors[f"cls_classifier.{part}"] = tensors.pop(f"classifier.{part}")
         tensors[f"distillation_classifier.{part}"] = tensors[f"cls_classifier.{part}"]
     safetensors.numpy.save_file(tensors, path)
-    with pytest.raises(errors.UserError, match="mean of two heads"):
-        interop.read(tmp_path)
+    again = interop.read(tmp_path)
+    assert again.dialect == "hf_deit_distilled"
+    assert again.architecture.pool == "distilled"
+    for part in ("kernel", "bias"):
+        found = again.params["head_dist"][part]
+        assert np.array_equal(found, weights.params["head"][part])
 
 
 def test_without_a_config_the_defaults_are_transformers(tmp_path):

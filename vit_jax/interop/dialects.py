@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 
 from vit_jax import errors
-from vit_jax.interop import bit, google, huggingface, mixer, timm, torchvision
+from vit_jax.interop import bit, google, huggingface, mixer, timm, torchvision, towers
 from vit_jax.interop.dialect import Dialect
 from vit_jax.interop.rules import listed
 
@@ -16,6 +16,7 @@ DIALECTS: dict[str, Dialect] = {
     "mixer": Dialect(tuple(mixer.MIXER), mixer.MARKER, family="mixer"),
     "mixer_old": Dialect(tuple(mixer.MIXER_OLD), mixer.MARKER_OLD, family="mixer"),
     **timm.DIALECTS,
+    **towers.DIALECTS,
     **huggingface.DIALECTS,
     **torchvision.DIALECTS,
 }

@@ -22,7 +22,7 @@ from vit_jax.interop.safetensors import PREPROCESSOR
 from vit_jax.interop.source import Tensors
 from vit_jax.models.variants import VitArchitecture
 
-_GELUS = {
+GELUS = {
     "gelu": "erf",
     "gelu_python": "erf",
     "gelu_pytorch_tanh": "tanh",
@@ -30,6 +30,7 @@ _GELUS = {
     "gelu_new": "tanh",
     "gelu_fast": "tanh",
     "gelu_accurate": "tanh",
+    "quick_gelu": "quick",
 }
 _RESAMPLING = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
@@ -138,19 +139,13 @@ def _says(
             f"config.json: model_type={str(kind)[:50]!r} has the tensors of a "
             f"{model_types[0]} and may be another function; it is not supported."
         )
-    if "distillation_classifier.weight" in tensors.shapes:
-        raise errors.UserError(
-            "it is a DeiT whose output is the mean of two heads, one on the "
-            "distillation token; there is none here. Take the version without "
-            "distillation, or save it from DeiTForImageClassification."
-        )
     fields: dict[str, Any] = {}
     if act is not None:
-        if act not in _GELUS:
+        if act not in GELUS:
             raise errors.UserError(
-                f"config.json: hidden_act={str(act)[:50]!r}; ours: {', '.join(_GELUS)}."
+                f"config.json: hidden_act={str(act)[:50]!r}; ours: {', '.join(GELUS)}."
             )
-        fields["gelu"] = _GELUS[act]
+        fields["gelu"] = GELUS[act]
     pooled = any(name.endswith("pooler.dense.weight") for name in tensors.names)
     if pooled and _value(config, "pooler_act") not in (None, "tanh"):
         raise errors.UserError(
@@ -245,7 +240,7 @@ def _config(
     bare: str,
     **more: Any,
 ) -> dict[str, Any]:
-    acts = {"erf": "gelu", "tanh": "gelu_pytorch_tanh"}
+    acts = {"erf": "gelu", "tanh": "gelu_pytorch_tanh", "quick": "quick_gelu"}
     names = label_names or [f"LABEL_{i}" for i in range(arch.num_classes)]
     prepared = preprocessing or Preprocessing(arch.image_size)
     pooler = {"pooler_output_size": arch.pre_logits_width} if arch.pre_logits else {}
@@ -260,7 +255,7 @@ def _config(
         "qkv_bias": arch.qkv_bias,
         "image_size": pytorch.side(arch.image_size),
         "patch_size": pytorch.side(arch.patch),
-        "num_channels": 3,
+        "num_channels": arch.channels,
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
         "id2label": {str(i): name for i, name in enumerate(names)},

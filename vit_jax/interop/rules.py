@@ -151,7 +151,7 @@ def load(
     ignored = [n for n in theirs if any(re.fullmatch(i, n) for i in ignore)]
     if ignored:
         logging.info(
-            "%s: %d tensors are no parameters and are not read: %s",
+            "%s: %d tensors are not of this model and are not read: %s",
             *(theirs.label, len(ignored), ", ".join(ignored[:3])),
         )
     leaves, unclaimed = {}, []
