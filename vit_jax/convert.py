@@ -171,7 +171,7 @@ def compare(
         loaded = pretrained.load(path, **options | {"compute_dtype": "float32"})
         size = loaded.architecture.image_size
         rng = np.random.default_rng(0)
-        shape = (VERIFIED_IMAGES, *size, 3)
+        shape = (VERIFIED_IMAGES, *size, loaded.architecture.channels)
         images = rng.uniform(-1, 1, shape).astype(np.float32)
         graphdef, params = models.split(loaded.model)
         forward = jax.jit(lambda p, x, g=graphdef: models.merge(g, p)(x))

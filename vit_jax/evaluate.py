@@ -121,6 +121,7 @@ def run(
         dataset, data_dir, config = _data(checkpoint, weights.config, dataset, data_dir)
         info = catalog.describe(dataset, data_dir=data_dir)
         options["split"] = split or default_split(info, config)
+        pretrained.check_color(weights.architecture)
         if not fewshot:
             evaluators.check_problem(weights.problem, checkpoint)
         evaluate = _evaluator(

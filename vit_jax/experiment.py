@@ -128,6 +128,7 @@ def _architecture(
     architecture = start.architecture
     if options["pre_logits"] and getattr(architecture, "pre_logits", False):
         options["pre_logits"] = architecture.pre_logits  # of the checkpoint's width
+    pretrained.check_color(architecture)
     return models.with_options(architecture, {key: options[key] for key in OF_A_RUN})
 
 

@@ -81,6 +81,7 @@ def run(
     if top_k < 1:
         raise errors.UserError(f"--top_k={top_k}; want at least 1")
     loaded = pretrained.load(checkpoint)
+    pretrained.check_color(loaded.architecture)
     if not loaded.architecture.num_classes:
         raise errors.UserError(
             f"{checkpoint} has no head, so it predicts no classes; fine-tune one first"

@@ -26,11 +26,12 @@ Params = dict[str, Any]
 MEANING = (
     *("pool", "class_token", "positioned", "posemb", "posemb_at", "norm", "final_norm"),
     *("norm_epsilon", "gelu", "mlp", "attention_mask", "attention_window", "form"),
-    "pool_padding",
+    *("pool_padding", "resnet_style"),
 )
+HEADS = ("head/", "head_dist/")
 # Leaves that come and go with what a model is trained for.
 _OF_TIMM = r"(vit|deit3?|flexivit|mixer|resnetv2)_\w+(\.\w+)?"
-OF_A_TASK = re.compile(r"head/|pre_logits/|mask_token$|patch_head/")
+OF_A_TASK = re.compile(r"head/|head_dist/|pre_logits/|mask_token$|patch_head/")
 
 
 @dataclass(repr=False)
@@ -83,8 +84,10 @@ class Loaded:
             float32 [b, height, width, 3].
 
         Raises:
-            errors.UserError: a file that is missing or no image.
+            errors.UserError: a file that is missing or no image, or a model that does
+                not take color images.
         """
+        check_color(self.architecture)
         wanted = self.preprocessing
         transform = wanted.eval_transform()
         batch = np.empty((len(images), *wanted.image_size, 3), np.uint8)
@@ -122,6 +125,17 @@ def _shown(loaded: Loaded) -> dict[str, str]:
 def _listed(fields: Mapping[str, Any]) -> str:
     said = {name: value for name, value in fields.items() if value not in ("", None)}
     return ", ".join(f"{name}={value}" for name, value in said.items())
+
+
+def check_color(arch: models.Architecture) -> None:
+    """Raises `UserError` unless a model takes what is read here: red, green, blue."""
+    if arch.channels != 3:
+        raise errors.UserError(
+            f"this {arch.name} is for images of {arch.channels} channels, and images "
+            "are read as red, green and blue. Make [b, height, width, "
+            f"{arch.channels}] floats yourself and call the model; or take "
+            "vit_jax.load(path, channels=3), or convert it with --option=channels=3."
+        )
 
 
 def _content(image: Any) -> Any:
@@ -171,7 +185,8 @@ def load(
             heads=12 behind a fused QKV, or of a run: dropout=0.1,
             compute_dtype="bfloat16". posemb_resample="corners" resamples positions in
             another way, a key of `interop.posemb.METHODS`; grid=(2, 8) says the (rows,
-            columns) of a table of another code that is not square.
+            columns) of a table of another code that is not square; channels=1, 3 or 4
+            changes the first layer, see `interop.with_channels`.
 
     Raises:
         errors.UserError: a path that holds no checkpoint, or a damaged or unknown one.
@@ -266,6 +281,7 @@ def open_weights(
     path: str | Path,
     *,
     image_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
     **options: Any,
 ) -> interop.Weights:
     """Opens a checkpoint of ours or in any dialect; no array is read yet.
@@ -274,11 +290,30 @@ def open_weights(
         path: A file or folder; a URL (`https://`, `gs://`, `hf://ORG/NAME`); or
             "augreg:B/16" for the best published AugReg checkpoint of that name.
         image_size: What it shall have; consulted where the tensors do not say theirs.
+        channels: Of the images, see `interop.with_channels`; None: the checkpoint's.
         **options: As `load`.
 
     Raises:
         errors.UserError: as `load`.
     """
+    weights = _opened(path, image_size, options)
+    if channels is None:
+        return weights
+    try:
+        leaves, arch = interop.with_channels(
+            weights.leaves, weights.architecture, channels
+        )
+    except errors.UserError:
+        weights.close()
+        raise
+    return dataclasses.replace(weights, leaves=leaves, architecture=arch)
+
+
+def _opened(
+    path: str | Path,
+    image_size: int | tuple[int, int] | None,
+    options: Mapping[str, Any],
+) -> interop.Weights:
     text = str(path)
     if text.startswith("augreg:"):
         text = augreg.resolve(text)
@@ -437,8 +472,8 @@ def _made_new(
     """Functions that make the leaves which do not come from the source."""
     new: dict[str, Callable[[], np.ndarray]] = {}
     for name, shape in shapes.items():
-        if name.startswith("head/") and not keep_head:
-            value = target.head_bias if name == "head/bias" else 0.0
+        if name.startswith(HEADS) and not keep_head:
+            value = target.head_bias if name.endswith("/bias") else 0.0
             new[name] = lambda v=value, s=shape: np.full(s, v, np.float32)
         elif OF_A_TASK.match(name) and leaves.shapes.get(name) != shape:
             if name in fresh:

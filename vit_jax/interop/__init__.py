@@ -4,6 +4,7 @@ from vit_jax.interop.dialects import DIALECTS
 from vit_jax.interop.outputs import fitting
 from vit_jax.interop.posemb import at_size, resample_posemb
 from vit_jax.interop.source import Tensors
+from vit_jax.interop.stem import with_channels
 from vit_jax.interop.weights import (
     Weights,
     check_shapes,
@@ -28,5 +29,6 @@ __all__ = [
     "locate",
     "read",
     "resample_posemb",
+    "with_channels",
     "write",
 ]
