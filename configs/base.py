@@ -41,7 +41,8 @@ def get_config() -> ConfigDict:
     config.model = ConfigDict()
     config.model.name = "B/16"  # size / patch; "checkpoint": as init_from
     config.model.image_size = (224, 224)  # pixels (height, width)
-    config.model.pool = "token"  # token | mean | map | token_mean | none
+    # token | mean | map | token_mean | distilled (two heads, registers=1) | none
+    config.model.pool = "token"
     config.model.class_token = "auto"  # auto: as the pool needs it | yes | no
     config.model.registers = 0  # learned tokens beside the class token
     config.model.prefix_positions = 1  # tokens before the patches that have positions
@@ -59,9 +60,9 @@ def get_config() -> ConfigDict:
     config.model.drop_path = 0.0  # stochastic depth: rate of the last block
     config.model.norm = "pre"  # pre | post
     config.model.norm_epsilon = 1e-6
-    config.model.final_norm = "tokens"  # tokens | pooled
+    config.model.final_norm = "tokens"  # tokens | pooled | none
     config.model.mlp = "gelu"  # gelu | swiglu
-    config.model.gelu = "tanh"  # tanh (Google's) | erf (PyTorch's)
+    config.model.gelu = "tanh"  # tanh (Google's) | erf (PyTorch's) | quick (CLIP's)
     config.model.layer_scale = 0.0  # initial; 0: none
     config.model.qk_norm = False
     config.model.qkv_bias = True

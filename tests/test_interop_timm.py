@@ -360,6 +360,22 @@ def test_the_whole_zoo_is_read_as_it_is_or_refused(timm):
     assert len(read) > 130
 
 
+@pytest.mark.parametrize(
+    ("name", "outcome"),
+    [
+        ("vit_xsmall_patch16_clip_224", "matched"),
+        ("vit_small_patch16_rope_ape_224", "not a plain ViT"),
+        ("vit_dwee_patch16_reg1_gap_256", "refused"),
+    ],
+)
+def test_a_row_of_the_sweep(timm, name, outcome):
+    from benchmarks import timm_zoo
+
+    row = timm_zoo.compare(name)
+    assert row["outcome"] == outcome, row
+    assert timm_zoo.line_of(name, row) in timm_zoo.table({name: row})
+
+
 def renamed(folder, change):
     """A written model under other names."""
     path = folder / "model.safetensors"

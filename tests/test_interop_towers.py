@@ -309,6 +309,12 @@ def test_the_root_of_a_resnet_is_its_first_layer(name):
     assert changed.shapes["patch_embed/kernel"] == (1, 1, 64, 32)
 
 
+@pytest.mark.parametrize("channels", [0, "3", True, 1.0])
+def test_channels_are_a_whole_number(channels):
+    with pytest.raises(errors.UserError, match="want a whole number from 1"):
+        pretrained.load(GOLDEN / "timm_clip", channels=channels)
+
+
 def test_nothing_says_which_of_four_channels_to_leave_out():
     with pytest.raises(errors.UserError, match="4 channels"):
         pretrained.load(GOLDEN / "timm_four", channels=3)

@@ -197,7 +197,7 @@ def test_an_architecture_survives_json():
         (
             "B/16",
             {"pool": "tokens"},
-            "pool='tokens' is unknown; known: map, mean, none",
+            "pool='tokens' is unknown; known: distilled, map, mean, none",
         ),
         ("B/16", {"heads": 7}, "heads=7 must divide width=768"),
         ("B/16", {"dropout": 1.0}, r"dropout=1.0 must be in \[0, 1\)"),

@@ -21,8 +21,10 @@ def with_channels(
     same way: a color image is then seen as the mean of its channels.
 
     Raises:
-        errors.UserError: a model for neither three channels nor one.
+        errors.UserError: a model for neither three channels nor one, or no number.
     """
+    if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
+        raise errors.UserError(f"channels={channels!r}; want a whole number from 1.")
     if channels == arch.channels:
         return leaves, arch
     if arch.channels not in (1, 3):
