@@ -453,11 +453,11 @@ def keeps_head(source: models.Architecture, target: models.Architecture) -> bool
 
 
 def _reordered(leaves: interop.Tensors, order: np.ndarray) -> interop.Tensors:
-    """The same leaves, the outputs of their head in another order."""
+    """The same leaves, the outputs of their heads in another order."""
     read = {
         name: (shape, lambda name=name: leaves.read(name)[..., order])
         for name, shape in leaves.shapes.items()
-        if name.startswith("head/")
+        if name.startswith(HEADS)
     }
     return leaves.changed(read)
 
