@@ -7,13 +7,12 @@ when it is decoded anew.
 
 import concurrent.futures
 import math
-import os
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from vit_jax import errors
+from vit_jax import errors, memory
 from vit_jax.data import decode, reader, sources, transforms
 
 # "auto" puts up to this many bytes of decoded images on every device.
@@ -63,7 +62,7 @@ def _choose_auto(
 
 
 def _memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return memory.total()
 
 
 def _padded_size(

@@ -4,8 +4,8 @@
 run's step and refuses one that its devices cannot hold.
 """
 
-from vit_jax.planning.fit import compile_step, describe
+from vit_jax.planning.fit import compile_step, describe, out_of_memory
 from vit_jax.planning.footprint import Memory
 from vit_jax.planning.footprint import analyzed as memory
 
-__all__ = ["Memory", "compile_step", "describe", "memory"]
+__all__ = ["Memory", "compile_step", "describe", "memory", "out_of_memory"]

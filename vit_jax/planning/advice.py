@@ -46,9 +46,23 @@ def refusal(facts: dict[str, Any], peak: int, usable: int | None) -> str:
         f"the step needs {peak / GIB:.2f} GiB of each {facts['device_kind']}{has} "
         f"(state {facts['state_bytes'] / GIB:.2f}); smaller, cheapest first:",
         *(f"  {flag}" for flag in options(facts)),
+        *_fitting_batch(facts, peak, usable),
         "  or more devices; `python -m vit_jax.plan ... --advise` tries them",
     ]
     return "\n".join(lines)
+
+
+def _fitting_batch(facts: dict[str, Any], peak: int, usable: int | None) -> list[str]:
+    """A line with the batch that would fit: memory beside the state grows with it."""
+    state, batch = facts["state_bytes"], facts["batch_size"]
+    if not usable or peak <= state:
+        return []
+    parts = facts["batch_parts"] * facts["microbatches"]
+    rows = int(0.9 * (usable - state) / (peak - state) * batch) // parts
+    if rows < 1:
+        return ["  no batch fits: the state alone is too large, or nearly"]
+    rows = 2 ** (rows.bit_length() - 1)  # a round number below
+    return [f"  --config.batch_size={rows * parts} would fit, by proportion"]
 
 
 def with_values(config: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
