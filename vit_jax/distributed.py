@@ -269,6 +269,7 @@ def _guard(cluster: Cluster, command: Sequence[str], start_timeout: int) -> int:
 
     def forward(number: int, frame: Any) -> None:
         asked.append(number)
+        os.write(2, b"asked to stop: waiting for the step under way\n")
         if child is not None:
             child.terminate()
 

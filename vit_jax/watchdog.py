@@ -62,6 +62,15 @@ class Watchdog:
         finally:
             self._turn_to("")
 
+    def doing(self) -> str:
+        """What is under way and for how long, as in "step 7, for 12 s"."""
+        with self._lock:
+            number, doing, since = self._number, self._doing, self._ended
+        if not doing and number is None:
+            return "the first step"
+        what = doing or f"step {number + 1}"
+        return f"{what}, for {time.monotonic() - since:.0f} s"
+
     def close(self) -> None:
         """Stops watching."""
         self._closed.set()
