@@ -1,16 +1,13 @@
 """What every command shares: logs on standard error, figures on standard output."""
 
 import ctypes
-import difflib
 import json
 import logging
 import re
-import runpy
 import signal
 import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -59,34 +56,60 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def config_path(argv: list[str]) -> str:
-    """The value of --config as written, "" without one."""
+    """The value of --config as written, the last one; "" without one."""
+    found = ""
     for i, argument in enumerate(argv):
         if match := re.fullmatch(r"--?config=(.*)", argument):
-            return match[1]
-        if argument in ("--config", "-config") and i + 1 < len(argv):
-            return argv[i + 1]
-    return ""
+            found = match[1]
+        elif argument in ("--config", "-config") and i + 1 < len(argv):
+            found = argv[i + 1]
+    return found
 
 
-def _check_keys(argv: list[str], path: str) -> None:
-    """Raises `UserError`, with the nearest key, for a --config.KEY that is none."""
-    file, *argument = path.split(":", 1)
-    config = runpy.run_path(file)["get_config"](*argument)
-    known = validation.flatten(config.to_dict())
+_WANT_CONFIG = "want --config=FILE, as in --config=configs/vit_b16.py"
+
+
+def _checked_flags(argv: list[str], known: Mapping[str, Any]) -> list[str]:
+    """The --config.KEY flags as the configuration takes them; others as they are.
+
+    Args:
+        argv: of the command.
+        known: the nested dict of the recipe.
+
+    Raises:
+        UserError: a key that is none, with the nearest; a size that is none.
+    """
+    flat, result = validation.flatten(known), []
     for argument in argv:
-        match = re.match(r"--?(?:no)?config\.([^=]+)", argument)
-        if match and match[1] not in known:
-            key = match[1]
-            by_last_word = {name.split(".")[-1]: name for name in known}
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-            word = difflib.get_close_matches(
-                key.split(".")[-1], by_last_word, n=1, cutoff=0.0
-            )
-            nearest = near[0] if near else by_last_word[word[0]]
-            raise errors.UserError(
-                f'unknown configuration key {key!r}. Did you mean "{nearest}"? '
-                "--print_config shows all keys"
-            )
+        match = re.match(r"--?(?:no)?config\.([^=]+)(?:=(.*))?$", argument, re.S)
+        if match and match[1] not in flat:
+            _check_section(match[1], match[2], known, flat)
+        if match and match[1] == "model.image_size" and match[2] is not None:
+            size = validation.parse_size(match[2], "--config.model.image_size")
+            argument = f"--config.model.image_size={size}"
+        result.append(argument)
+    return result
+
+
+def _check_section(
+    key: str, value: str | None, known: Mapping[str, Any], flat: Mapping[str, Any]
+) -> None:
+    """Raises `UserError` unless a key names a section, and its value is a dict."""
+    section = known
+    for word in key.split("."):
+        section = section.get(word) if isinstance(section, Mapping) else None
+    if isinstance(section, Mapping) and (value or "").lstrip().startswith("{"):
+        return
+    if isinstance(section, Mapping):
+        inside = [f"{key}.{name}" for name in section][:6]
+        raise errors.UserError(
+            f"--config.{key} is a group of keys: {', '.join(inside)}, ...; set one of "
+            "them"
+        )
+    raise errors.UserError(
+        f'unknown configuration key {key!r}. Did you mean "'
+        f'{validation.nearest_key(key, flat)}"? --print_config shows all keys'
+    )
 
 
 def _whole(argv: list[str]) -> list[str]:
@@ -109,32 +132,30 @@ def _parsed(argv: list[str]) -> list[str]:
 
 def parse_recipe(argv: list[str]) -> list[str]:
     """Parses the flags of a command with a recipe; a wrong one is a `UserError`."""
+    from vit_jax import recipe
+
     argv, evaluations = evals_flags.split(_whole(argv))
     path = config_path(argv)
-    if file := path.split(":")[0]:
-        if not Path(file).is_file():
-            there = [str(p) for p in Path(file).parent.glob("*.py")]
-            raise errors.UserError(
-                f"--config={path}: there is no file {file};"
-                f"{errors.suggest(file, there)} recipes are in configs/"
-            )
-        # Recipes import configs.base, wherever the command is started.
-        sys.path.append(str(Path(file).resolve().parent.parent))
+    config = None
+    if "--config=" in argv:
+        raise errors.UserError(_WANT_CONFIG)
+    if path:
+        config = recipe.load(path)
+        recipe.hand_over(path, config)
+        argv = _checked_flags(argv, config.to_dict())
     try:
         rest = _parsed(argv)
-    except (KeyError, AttributeError) as error:
-        _check_keys(argv, path)
+    except (KeyError, AttributeError, TypeError) as error:
         raise errors.UserError(f"--config={path}: {error.args[0]}") from error
     except flags.Error as error:
-        # A config file's own error arrives as the last line of a formatted traceback.
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        raise errors.UserError(lines[-1].strip()) from error
+        raise errors.UserError(f"{error}; --help lists the flags") from error
     if rest[1:]:
         raise errors.UserError(
             f"what is {rest[1]!r}? Want flags only: --config=FILE --config.KEY=VALUE"
         )
-    if not path:
-        raise errors.UserError("want --config=FILE, as in --config=configs/vit_b16.py")
+    if config is None:
+        raise errors.UserError(_WANT_CONFIG)
+    recipe.check(config, path)
     evals_flags.apply(flags.FLAGS["config"].value, evaluations)
     return rest
 
@@ -157,6 +178,12 @@ def run(
         sys.exit(guard(main, argv))
 
     app.run(guarded_main, flags_parser=guarded_parse)
+
+
+def no_command(module: str, instead: str) -> NoReturn:
+    """Ends a module that was run as a command and is none, with what to run."""
+    print(f"error: {module} is no command; run {instead}", file=sys.stderr)
+    sys.exit(errors.EXIT_BAD_INPUT)
 
 
 def end_with_parent() -> None:

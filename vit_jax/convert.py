@@ -16,7 +16,15 @@ import jax
 import numpy as np
 from absl import flags
 
-from vit_jax import checkpoint, cli, errors, interop, models, pretrained
+from vit_jax import (
+    checkpoint,
+    cli,
+    errors,
+    interop,
+    models,
+    pretrained,
+    validation,
+)
 
 OURS = "vit_jax"
 TOLERANCE = 1e-4  # of logits, relative to the largest where that is above 1
@@ -55,6 +63,7 @@ def run(
         errors.UserError: bad input, a dialect that cannot hold the model, or logits
             that differ.
     """
+    validation.check_local(target, "target ")
     target = Path(target).expanduser()
     if image_size is not None:
         image_size = models.pair(image_size)

@@ -34,10 +34,16 @@ class Preempted(Exception):
     exit_code = EXIT_RETRY
 
 
+def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:
+    """Returns the nearest known name, or the empty string."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return found[0] if found else ""
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """Returns ` Did you mean "x"?` for the nearest known name, or the empty string."""
-    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f' Did you mean "{nearest[0]}"?' if nearest else ""
+    found = nearest(name, known)
+    return f' Did you mean "{found}"?' if found else ""
 
 
 def listing(first: str, lines: Sequence[str], last: str) -> str:
@@ -48,9 +54,9 @@ def listing(first: str, lines: Sequence[str], last: str) -> str:
 
 def lookup(table: Mapping[str, T], name: str, what: str) -> T:
     """Returns `table[name]`; an unknown one is a `UserError` that lists the choices."""
-    if name in table:
+    if isinstance(name, str) and name in table:
         return table[name]
     known = ", ".join(sorted(table))
     raise UserError(
-        f"{what}={name!r} is unknown; known: {known}.{suggest(name, table)}"
+        f"{what}={name!r} is unknown; known: {known}.{suggest(str(name), table)}"
     )

@@ -10,22 +10,26 @@ import functools
 import hashlib
 import logging
 import re
+import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-from vit_jax import cli, distributed, errors
+from vit_jax import cli, distributed, errors, recipe, validation
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", help_string="Recipe, as in configs/vit_b16.py:i21k", lock_config=True
-)
+_CONFIG = recipe.define_flag("configs/vit_b16.py:i21k")
 _WORKDIR = flags.DEFINE_string(
     "workdir", "", "Checkpoints and logs; workdirs/NAME_OF_THE_CONFIG by default."
 )
 _PRINT_CONFIG = flags.DEFINE_bool(
-    "print_config", False, "Show the resolved configuration and stop."
+    "print_config", False, "Show the resolved configuration, as flags, and stop."
+)
+_PARAMETERS = flags.DEFINE_bool(
+    "parameters", False, "List every parameter, in place of a summary."
 )
 _PROFILE = flags.DEFINE_bool(
     "profile", False, "Trace a few steps into WORKDIR/profile."
@@ -37,6 +41,7 @@ _STALL_TIMEOUT = flags.DEFINE_integer(
     lower_bound=0,
 )
 distributed.define_flags()
+flags.adopt_module_key_flags(distributed)  # so that --help lists them
 
 
 def default_workdir(config_path: str) -> Path:
@@ -49,30 +54,46 @@ def default_workdir(config_path: str) -> Path:
     return Path("workdirs") / name
 
 
+def as_flags(config: Mapping[str, Any]) -> list[str]:
+    """Returns a nested configuration as words to paste behind a command in a shell."""
+    return [
+        f"--config.{key}={shlex.quote(str(value))}"
+        for key, value in validation.flatten(config).items()
+    ]
+
+
 def _train(config: ConfigDict, workdir: Path) -> None:
+    import jax
+
     from vit_jax import experiment, train
 
     device_mesh = experiment.make_mesh(config)
-    logging.info("workdir %s", workdir)
+    first = jax.process_index() == 0
+    if not first:  # all say the same
+        logging.getLogger().setLevel(logging.WARNING)
     figures = train.run(
         config,
         workdir,
         device_mesh,
         profile=_PROFILE.value,
+        parameters=_PARAMETERS.value,
         stall_timeout=_STALL_TIMEOUT.value,
     )
     for name, value in figures.items():
         if name.endswith("/top1"):
             logging.info("%s accuracy: %.4f", name.removesuffix("/top1"), value)
-    cli.print_figures({"workdir": str(workdir), **figures})
+    if first:
+        cli.print_figures({"workdir": str(workdir), **figures})
 
 
 def _main(argv: list[str]) -> int:
     del argv
+    path = cli.config_path(sys.argv[1:])
     if _PRINT_CONFIG.value:
-        print(_CONFIG.value)
+        print("\n".join([f"--config={path}", *as_flags(_CONFIG.value.to_dict())]))
         return errors.EXIT_DONE
-    workdir = _WORKDIR.value or default_workdir(cli.config_path(sys.argv[1:]))
+    workdir = _WORKDIR.value or default_workdir(path)
+    validation.check_local(workdir, "--workdir")
     train = functools.partial(_train, _CONFIG.value, Path(workdir))
     return distributed.start(train)
 

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
 
-from vit_jax import cli, errors
+from vit_jax import cli, errors, recipe, validation
 from vit_jax.planning import advice, compiling, estimate, report, topology
 
 # Flag: the key of the configuration that its values take the place of.
@@ -60,9 +59,7 @@ def plan(
 
 
 def _define_flags() -> None:
-    config_flags.DEFINE_config_file(
-        "config", help_string="Recipe, as in configs/vit_h14.py:jft", lock_config=True
-    )
+    recipe.define_flag("configs/vit_h14.py:jft")
     flags.DEFINE_list("topology", [], "Slices, as in v5e:16x16; none: this machine.")
     flags.DEFINE_integer("slices", 1, "How many such slices, joined by the network.")
     flags.DEFINE_bool("fast", False, "Stop before code is generated.")
@@ -79,6 +76,8 @@ def _define_flags() -> None:
 
 def _jobs(values: flags.FlagValues) -> list[compiling.Job]:
     """All that is to be compiled, checked before the first compile starts."""
+    if values.keep:
+        validation.check_local(values.keep, "--keep")
     places = [topology.parse(name, slices=values.slices) for name in values.topology]
     if places:
         topology.check_compiler()

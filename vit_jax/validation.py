@@ -33,6 +33,108 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def nearest_key(key: str, known: Mapping[str, Any]) -> str:
+    """Returns the key like this one, by all of its words, else by its last."""
+    by_last_word = {name.split(".")[-1]: name for name in known}
+    word = errors.nearest(key.split(".")[-1], by_last_word, cutoff=0.0)
+    return errors.nearest(key, known, cutoff=0.6) or by_last_word[word]
+
+
+def check_keys(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Raises `UserError` unless a configuration has the keys and types of another.
+
+    Args:
+        config: nested dict.
+        defaults: as `configs/base.py` has it; "evals" holds whatever a run names.
+    """
+    given, known = flatten(config), flatten(defaults)
+    for key in [k for k in given if not k.startswith("evals.") and k not in known]:
+        raise errors.UserError(
+            f'unknown configuration key {key!r}. Did you mean "'
+            f'{nearest_key(key, known)}"? configs/base.py has all keys'
+        )
+    missing = [k for k in known if not k.startswith("evals.") and k not in given]
+    if missing or "evals" not in config:
+        shown = ", ".join(missing[:5] or ["evals"])
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise errors.UserError(
+            f"the configuration lacks {shown}{more}; start from base.get_config(), "
+            "which has every key, and set single ones"
+        )
+    for key, value in given.items():
+        if key in known and not _is_like(value, known[key]):
+            wanted = type(known[key]).__name__
+            raise errors.UserError(
+                f"{key}={value!r} is a {type(value).__name__}; want a {wanted}, as the "
+                f"default {known[key]!r}"
+            )
+    check_evals(config["evals"])
+
+
+def _is_like(value: Any, default: Any) -> bool:
+    """Whether a value has a default's type; whole numbers and lists will do."""
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(value, bool) and isinstance(default, bool)
+    accepted = {float: (int, float), tuple: (tuple, list)}
+    kind = type(default)
+    return isinstance(value, accepted[kind] if kind in accepted else kind)
+
+
+def check_evals(evals: Any) -> None:
+    """Raises `UserError` unless every evaluation is named and says what it wants."""
+    common = ("type", "dataset", "split", "every")
+    for name, options in evals.items() if isinstance(evals, Mapping) else [("", evals)]:
+        if not isinstance(options, Mapping) or not all(
+            isinstance(options.get(key), str) for key in common
+        ):
+            key = f"evals.{name}" if name else "evals"
+            raise errors.UserError(
+                f"{key}={str(options)[:100]!r} is no evaluation; want "
+                '{"type": "classify", "dataset": "", "split": "test", "every": ""}, '
+                "as base.classify and base.fewshot make them"
+            )
+
+
+def parse_size(text: str, name: str) -> tuple[int, int]:
+    """Returns (height, width) of "48", "48x64" or "(48, 64)", in pixels.
+
+    Args:
+        text: what was typed.
+        name: of the option, for errors.
+
+    Raises:
+        UserError: anything else.
+    """
+    numbers = re.fullmatch(
+        r"[(\[]?\s*(\d{1,9})\s*(?:[xX×,]\s*(\d{1,9})?)?\s*[)\]]?", text.strip()
+    )
+    if not numbers or min(int(n) for n in numbers.groups() if n) < 1:
+        raise errors.UserError(
+            f"{name}={text!r} is no size; want pixels as in 224, or HEIGHTxWIDTH as "
+            "in 224x192"
+        )
+    height, width = numbers[1], numbers[2] or numbers[1]
+    return int(height), int(width)
+
+
+_REMOTE = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):/")
+
+
+def check_local(path: Any, name: str) -> None:
+    """Raises `UserError`, in one line, for a path to write to that is a URL.
+
+    Args:
+        path: a string or a `Path`, in which "gs://" has become "gs:/".
+        name: of the option, for the error.
+    """
+    if match := _REMOTE.match(str(path)):
+        raise errors.UserError(
+            f"{name}={path}: nothing is written to {match[1]}:// addresses; want a "
+            "local or mounted folder (gcsfuse and the like mount buckets), or copy it "
+            "there afterwards"
+        )
+
+
 def duration(
     name: str,
     text: str,
@@ -158,6 +260,13 @@ CHECKS: list[tuple[str, Callable[[Any], bool], str]] = [
 ]
 
 
+def _passes(good: Callable[[Any], bool], value: Any) -> bool:
+    try:
+        return good(value)
+    except TypeError:  # a text or None in the place of a number
+        return False
+
+
 def _finite(value: Any) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
@@ -175,7 +284,7 @@ def check_values(config: Mapping[str, Any]) -> None:
     for name, value in flatten(config).items():
         for pattern, good, wanted in CHECKS:
             if re.search(pattern, name):
-                if not (_finite(value) and good(value)):
+                if not (_finite(value) and _passes(good, value)):
                     raise errors.UserError(f"{name}={value!r}: want {wanted}")
                 break
         if not _finite(value):

@@ -67,6 +67,23 @@ def _check_single_label(info: catalog.DatasetInfo) -> None:
         )
 
 
+# What each kind takes beside "type" and "split".
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "classify": (),
+    "fewshot": ("train_split", "shots", "seeds", "l2"),
+    "masked": ("seed",),
+}
+
+
+def _check_options(kind: str, options: Mapping[str, Any]) -> None:
+    missing = [name for name in OPTIONS[kind] if name not in options]
+    if missing:
+        raise errors.UserError(
+            f"an evaluation of type {kind!r} lacks {', '.join(missing)}; make it with "
+            f"base.{kind}(...)"
+        )
+
+
 def make(
     options: Mapping[str, Any],
     *,
@@ -87,8 +104,8 @@ def make(
 
     Args:
         options: "type" (a key of `EVALUATORS`) and "split", "" for the usual one of
-            the dataset; for few-shot evaluation
-            also "train_split", "shots", "seeds" and "l2", for masked prediction "seed".
+            the dataset; for few-shot evaluation also "train_split", "shots", "seeds"
+            and "l2", for masked prediction "seed".
         dataset: as `data.catalog` takes it.
         data_dir: of TFDS, or "".
         forward: `(params, uint8 images) -> {"features", "logits"}`.
@@ -110,6 +127,9 @@ def make(
     kind = options["type"]
     factory = errors.lookup(EVALUATORS, kind, "evaluator type")
     info = catalog.describe(dataset, data_dir=data_dir)
+    _check_options(kind, options)
+    split = options["split"] or catalog.usual_split(info)
+    catalog.num_examples(info, split)
     order = None
     if kind == "classify":
         outputs = outputs or labels.Side("the model", num_classes)
@@ -117,11 +137,11 @@ def make(
     if kind == "fewshot":
         _check_single_label(info)
 
-    def open_split(split: str) -> Any:
-        return catalog.open_source(dataset, split, data_dir=data_dir)
+    def open_split(expression: str) -> Any:
+        return catalog.open_source(dataset, expression, data_dir=data_dir)
 
     shared = {
-        "source": open_split(options["split"] or catalog.usual_split(info)),
+        "source": open_split(split),
         "transform": preprocessing.eval_transform(),
         "batch_size": batch_size,
         "mesh": mesh,

@@ -51,7 +51,7 @@ _OTHERS: tuple[tuple[str, str], ...] = (
     (r"blocks\.\d+\.(attn|mlp)\.norm\..*", "with norms inside attention and MLP"),
     (r"(blocks\.\d+\.attn\.)?(shared_)?rel(ative)?_pos.*", "with relative positions"),
     (r"rope\..*", "with rotary positions"),
-    (r"blocks\.\d+\.attn\.q_proj\..*", "with separate projections, as rotary EVAs have"),
+    (r"blocks\.\d+\.attn\.q_proj\..*", "with q_proj apart, as its rotary EVAs"),
     (r"patch_embed\.backbone\..*running_mean", "with batch norms before the patches"),
 )
 # Of attention, by which a file is known to be one of timm's.

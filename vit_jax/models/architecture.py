@@ -2,17 +2,27 @@
 
 import dataclasses
 import numbers
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from vit_jax import errors
+from vit_jax import errors, validation
 
 COMPUTE_DTYPES = ("float32", "bfloat16")
-# "48", "48x64", "48, 64", and the last in brackets.
-_SIZE = re.compile(r"\s*[(\[]?\s*(\d{1,9})\s*(?:[xX,]\s*(\d{1,9})\s*)?,?\s*[)\]]?\s*")
+DTYPES = ("compute_dtype",)  # fields that also take a dtype itself
+TYPES = {"int": int, "float": float, "bool": bool, "str": str}
+WANTED = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
+
+
+def dtype_name(value: Any) -> Any:
+    """Returns "bfloat16" of `jnp.bfloat16` and the like; what is no dtype stays."""
+    if isinstance(value, str) or value is None:
+        return value
+    try:
+        return np.dtype(value).name
+    except TypeError:
+        return value
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,12 +60,32 @@ class Architecture:
     compute_dtype: str = "float32"
 
     def __post_init__(self):
+        self._check_types()
         choices = {"compute_dtype": COMPUTE_DTYPES, **self.CHOICES}
         for field, known in choices.items():
             errors.lookup(dict.fromkeys(known), getattr(self, field), field)
         self.check_pair("image_size")
         self.check_least(0, "num_classes")
         self.check_least(1, "channels")
+
+    def _check_types(self) -> None:
+        """Takes numpy's numbers and dtypes as ours; raises for any other type."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            kind = TYPES.get(str(getattr(field.type, "__name__", field.type)))
+            if field.name in DTYPES:
+                value = dtype_name(value)
+            elif isinstance(value, np.generic):
+                value = value.item()
+            if kind is float and type(value) is int:
+                value = float(value)
+            if value is not getattr(self, field.name):
+                object.__setattr__(self, field.name, value)
+            if kind is not None and type(value) is not kind:
+                raise errors.UserError(
+                    f"{field.name}={value!r} is a {type(value).__name__}; want "
+                    f"{WANTED[kind]}."
+                )
 
     def check_pair(self, field: str) -> None:
         """Raises `UserError` unless a field is (height, width), both positive."""
@@ -120,10 +150,9 @@ def pair(size: int | str | Sequence[int]) -> tuple[int, int]:
     Raises:
         errors.UserError: anything else.
     """
-    sides: Any = size if isinstance(size, Sequence | np.ndarray) else (size,)
     if isinstance(size, str):
-        found = _SIZE.fullmatch(size)
-        sides = [int(side) for side in found.groups() if side] if found else ()
+        return validation.parse_size(size, "image_size")
+    sides: Any = size if isinstance(size, Sequence | np.ndarray) else (size,)
     whole = [isinstance(s, numbers.Integral) and not isinstance(s, bool) for s in sides]
     if len(whole) not in (1, 2) or not all(whole):
         raise errors.UserError(
