@@ -389,7 +389,7 @@ def test_two_processes_compute_what_one_does(pair, tmp_path):
     figures = train.run(config, tmp_path, mesh.make_mesh(devices=jax.devices()[:2]))
     np.testing.assert_allclose(losses(workdir)[:20], losses(tmp_path)[:20], rtol=1e-6)
     printed = [json.loads(line[4:]) for line in output.splitlines() if '{"' in line]
-    assert len(printed) == 2 and printed[0] == printed[1]
+    assert len(printed) == 1  # what all know is said by process 0 alone
     assert printed[0]["test/examples"] == figures["test/examples"] == 359
     assert printed[0]["test/top1"] == pytest.approx(figures["test/top1"], abs=3 / 359)
 

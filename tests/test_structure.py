@@ -23,6 +23,13 @@ LEVELS = {
     "tree": 0,
     "hardware": 0,
     "compiler": 0,
+    "memory": 0,
+    "recipe": 1,
+    "stopping": 1,
+    "profiling": 1,
+    "recent": 1,
+    "overview": 6,
+    "extension": 6,
     "watchdog": 1,
     "validation": 0,
     "mesh": 1,
@@ -136,7 +143,7 @@ def test_tensorflow_is_nowhere_and_configs_stop_at_the_door(path):
     heads = {i.split(".")[0] for i in imports(path)}
     assert not heads & {"tensorflow", "torch"}
     if "ml_collections" in heads:
-        assert module_name(path) in {"main", "plan", "train", "experiment"}
+        assert module_name(path) in {"main", "plan", "recipe"}
 
 
 def test_no_hidden_defaults_in_configuration():

@@ -109,7 +109,8 @@ def test_a_changed_evaluation_of_a_finished_run_is_made_again(
 
 def test_how_often_an_evaluation_runs_is_not_what_it_measures(tmp_path):
     evals = {"a": base.fewshot_on("pets").to_dict(), "b": base.classify("x").to_dict()}
-    workdir_lib.write_config(tmp_path, {"evals": evals})
+    with workdir_lib.started(tmp_path, {"evals": evals}):
+        pass
     assert workdir_lib.changed_evals(tmp_path, evals) == set()
     again = {"a": evals["a"] | {"every": "5%", "optional": True}, "c": evals["b"]}
     assert workdir_lib.changed_evals(tmp_path, again) == set()
@@ -291,6 +292,7 @@ def test_fine_tunes_a_google_checkpoint(golden, tmp_path, device_mesh):
         init_from=str(golden / "vit_token.npz"),
         total="2 steps",
         **{"model.name": "checkpoint", "model.image_size": (48, 40)},
+        **{"model.depth": 0},  # the checkpoint's
     )
     figures = train.run(config, tmp_path, device_mesh)
     assert figures["test/examples"] == 359

@@ -47,6 +47,7 @@ class Description:
         versions: of this package and of those that wrote the arrays.
         problem: what the outputs are, a key of `objectives.PROBLEMS`; "": what the loss
             in `config` trains, one label an image where that is empty.
+        period: sums of the metrics since the run's last log line, see `recent`.
     """
 
     architecture: models.Architecture
@@ -56,6 +57,7 @@ class Description:
     step: int
     versions: dict[str, str] = field(default_factory=dict)
     problem: str = ""
+    period: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self):
         problem = self.problem

@@ -64,7 +64,8 @@ def run(config: Mapping[str, Any], workdir: str | Path, mesh: Mesh) -> dict[str,
         )
     checkpoint_ = _newest(config["init_from"])
     config, workdir = config | {"evals": evals, "init_from": checkpoint_}, Path(workdir)
-    workdir_lib.check(workdir, config)
+    if (started := workdir_lib.read_config(workdir)) is not None:
+        workdir_lib.check_same(workdir, config, started)
     changed = workdir_lib.changed_evals(workdir, evals)
     stored = workdir_lib.figures_at(workdir, 0)
     again = available.on_any_process(
@@ -77,8 +78,8 @@ def run(config: Mapping[str, Any], workdir: str | Path, mesh: Mesh) -> dict[str,
         return workdir_lib.flat(done)
     params, run_ = _open(config, mesh, missing)
     workdir_lib.forget(workdir, 0, changed)
-    workdir_lib.write_config(workdir, config)
-    writer = metrics.Writer(workdir, start_step=0, enabled=jax.process_index() == 0)
+    with workdir_lib.started(workdir, config):
+        writer = metrics.Writer(workdir, start_step=0, enabled=jax.process_index() == 0)
     try:
         for name, figures in done.items():
             writer.write(0, workdir_lib.flat({name: figures}))

@@ -12,6 +12,10 @@ from typing import Any
 from vit_jax import errors
 
 FILE_NAME = "metrics.jsonl"
+WALL_TIME = "wall_time"  # seconds since 1970
+# Steps after the first tick that make a figure. The host runs ahead of the device there
+# (two steps), and its first waits are no measure of the later ones.
+FEWEST = 3
 TENSORBOARD_FOLDER = "tensorboard"
 
 
@@ -125,6 +129,7 @@ class Writer:
         scalars = [
             summary_pb2.Summary.Value(tag=name, simple_value=float(value))
             for name, value in values.items()
+            if name != WALL_TIME  # an event has its own, and no 32 bits hold it
         ]
         self._events.write_event(
             event_pb2.Event(
@@ -203,7 +208,10 @@ class Clock:
             eta_seconds, and mfu (fraction of the peak) where the chip is known.
         """
         now = (step, time.perf_counter() - self._paused, self._waited)
-        last, self._last = self._last, now
+        last = self._last
+        if last is not None and last is self._first and step - last[0] < FEWEST:
+            return {}
+        self._last = now
         if last is None:
             self._first = now
             return {}

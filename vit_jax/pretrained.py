@@ -417,6 +417,47 @@ def adapt(
     Raises:
         errors.UserError: anything else that differs.
     """
+    leaves, new, report = _fitted(
+        *(leaves, source, target, like),
+        keep_head=keep_head,
+        head_order=head_order,
+        fresh=fresh or {},
+    )
+    wanted = dict(tree.named_leaves(like))
+    shapes = {name: tuple(leaf.shape) for name, leaf in wanted.items()}
+    result = {}
+    for name in sorted(wanted, key=lambda name: -math.prod(shapes[name])):
+        if name in new:
+            result[name] = place(new[name](), wanted[name])
+        else:
+            result[name] = place(leaves.read(name), wanted[name])
+    return tree.from_named({name: result[name] for name in wanted}), report
+
+
+def check_adapt(
+    leaves: interop.Tensors,
+    source: models.Architecture,
+    target: models.Architecture,
+    like: Params,
+    *,
+    keep_head: bool = True,
+) -> None:
+    """Raises what `adapt` would, from shapes alone: no array is read."""
+    fresh = dict(tree.named_leaves(like))
+    _fitted(leaves, source, target, like, keep_head=keep_head, fresh=fresh)
+
+
+def _fitted(
+    leaves: interop.Tensors,
+    source: models.Architecture,
+    target: models.Architecture,
+    like: Params,
+    *,
+    keep_head: bool,
+    fresh: Mapping[str, Any],
+    head_order: np.ndarray | None = None,
+) -> tuple[interop.Tensors, dict[str, Callable[[], np.ndarray]], Report]:
+    """The tensors at the target's size, what is made new, and what was done."""
     _check_meaning(source, target)
     before = leaves.shapes
     if source.image_size != target.image_size:
@@ -429,18 +470,11 @@ def adapt(
     keep_head = keep_head and keeps_head(source, target)
     if keep_head and head_order is not None:
         leaves = _reordered(leaves, head_order)
-    wanted = dict(tree.named_leaves(like))
-    shapes = {name: tuple(leaf.shape) for name, leaf in wanted.items()}
-    new = _made_new(shapes, leaves, target, keep_head, fresh or {})
+    shapes = {name: tuple(leaf.shape) for name, leaf in tree.named_leaves(like)}
+    new = _made_new(shapes, leaves, target, keep_head, fresh)
     report = _report(shapes, leaves.shapes, before, set(new))
     _check_fit(shapes, leaves.shapes, set(new), source, target)
-    result = {}
-    for name in sorted(wanted, key=lambda name: -math.prod(shapes[name])):
-        if name in new:
-            result[name] = place(new[name](), wanted[name])
-        else:
-            result[name] = place(leaves.read(name), wanted[name])
-    return tree.from_named({name: result[name] for name in wanted}), report
+    return leaves, new, report
 
 
 def keeps_head(source: models.Architecture, target: models.Architecture) -> bool:

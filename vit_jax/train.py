@@ -1,34 +1,37 @@
 """One run, from its configuration to its last evaluation; the same call resumes it."""
 
 import collections
+import contextlib
 import dataclasses
 import logging
-import signal
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import clu.parameter_overview
 import jax
-import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from vit_jax import (
     checkpoint,
+    cli,
     errors,
     evaluators,
     experiment,
+    extension,
     hardware,
     labels,
     measuring,
     metrics,
     models,
+    overview,
     planning,
     pretrained,
+    profiling,
+    recent,
+    stopping,
     tree,
     validation,
     watchdog,
@@ -40,7 +43,6 @@ from vit_jax.evaluators import available
 from vit_jax.step import TrainState
 
 IN_FLIGHT = 2  # steps the host may run ahead of the device
-PROFILED_STEPS = 5
 
 
 @dataclass
@@ -146,67 +148,11 @@ def restore_or_start(
     return state, step
 
 
-@contextmanager
-def _stop_requests() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT (the first of it) in a list.
-
-    One of several processes leaves signals to JAX, which tells all the others.
-    """
-    received: list[int] = []
-    previous = {}
-
-    def handler(number: int, frame: Any) -> None:
-        received.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    alone = jax.process_count() == 1
-    try:
-        for number in (signal.SIGTERM, signal.SIGINT) if alone else ():
-            previous[number] = signal.signal(number, handler)
-    except ValueError:  # not in the main thread, as when a notebook runs in one
-        logging.info("no signal handler outside the main thread")
-    try:
-        yield received
-    finally:
-        for number, action in previous.items():
-            signal.signal(number, action)
-
-
-def _stop_now(received: list[int], step: int) -> bool:
+def _stop_now(requests: stopping.Requests, step: int) -> bool:
     """Whether this step is the last; all processes agree on it."""
     if jax.process_count() == 1:
-        return bool(received)
+        return bool(requests)
     return multihost_utils.reached_preemption_sync_point(step)
-
-
-class Health:
-    """Keeps the last losses on the device and stops a run that is not finite."""
-
-    def __init__(self, names: list[str]):
-        self._names = names
-        self._recent: list[tuple[int, dict[str, jax.Array]]] = []
-
-    def add(self, step: int, values: dict[str, jax.Array]) -> None:
-        """Remembers a step's `loss` and `grad_squares` without reading them."""
-        kept = {name: values[name] for name in ("loss", "grad_squares")}
-        self._recent.append((step, kept))
-
-    def check(self) -> None:
-        """Reads what was added; raises `NonFiniteError` at the first bad step."""
-        recent, self._recent = self._recent, []
-        for step, values in jax.device_get(recent):
-            bad = ~np.isfinite(values["grad_squares"])
-            if np.isfinite(values["loss"]) and not bad.any():
-                continue
-            named = [self._names[i] for i in np.flatnonzero(bad)]
-            leaves = ", ".join(named[:5]) or "none"
-            more = f" and {len(named) - 5} more" if len(named) > 5 else ""
-            raise errors.NonFiniteError(
-                f"step {step}: loss {values['loss']}; leaves with a non-finite "
-                f"gradient: {leaves}{more}.\nNothing of it was saved: the newest "
-                "checkpoint is from before. Lower optimizer.lr, set "
-                "optimizer.clip_norm, or use model.compute_dtype=float32"
-            )
 
 
 class Run:
@@ -219,6 +165,7 @@ class Run:
         checkpoints: checkpoint.Checkpoints,
         evaluations: list[Evaluation],
         start: int,
+        watch: watchdog.Watchdog,
     ):
         self.exp, self.workdir, self.checkpoints = exp, workdir, checkpoints
         self.total = exp.durations.total
@@ -232,20 +179,41 @@ class Run:
             peak_flops=_peak_flops(),
         )
         names = [name for name, _ in tree.named_leaves(exp.state.params)]
-        self.health = Health(names)
+        at = checkpoints.directory / str(start)
+        period = checkpoint.describe(at).period if start else {}
+        self.recent = recent.Recent(names, period)
         self.evaluations = evaluations
+        self.watch = watch
+        # Several processes leave signals to JAX, which tells all of them.
+        self.requests = stopping.Requests(watch.doing)
+        self.listening = (
+            self.requests.listening
+            if jax.process_count() == 1
+            else contextlib.nullcontext
+        )
+        self.saved = start
 
-    def log(self, step: int, values: dict[str, jax.Array]) -> None:
-        """Writes the metrics of a finished step and one progress line."""
+    def log(self, step: int, values: dict[str, jax.Array], *, due: bool) -> None:
+        """Says where a finished step is, and writes its metrics where they are due."""
+        self.recent.read(step)
         read = jax.device_get({k: v for k, v in values.items() if v.ndim == 0})
         named = {name: float(value) for name, value in read.items()}
+        if due:
+            named |= self.recent.means()
         named["learning_rate"] = float(self.exp.schedule(step - 1))
         named |= self.clock.tick(step)
         memory = hardware.device_memory(jax.local_devices()[0])
         named["memory_bytes"] = memory or hardware.host_memory()  # a CPU cannot say
-        self.writer.write(step, named)
+        if due or step == 1:
+            self.writer.write(step, named | self._when(step))
         if jax.process_index() == 0:
             logging.info(metrics.progress_line(step, self.total, named))
+
+    def _when(self, step: int) -> dict[str, float]:
+        data = self.exp.config["data"]
+        examples = catalog.num_examples(self.exp.info, data["train_split"])
+        epoch = step * self.exp.config["batch_size"] / examples
+        return {"epoch": epoch, metrics.WALL_TIME: round(time.time(), 3)}
 
     def evaluate(
         self, step: int, state: TrainState, *, skip: Collection[str] = ()
@@ -255,18 +223,30 @@ class Run:
         for evaluation in self.evaluations:
             if evaluation.name in skip or not due(step, evaluation.every, self.total):
                 continue
-            with self.clock.paused():
+            jax.block_until_ready(state.step)  # the steps' own time is theirs
+            doing = self.watch.busy(f"evaluating {evaluation.name}")
+            with doing, self.clock.paused(), self.requests.interruptible():
                 figures = evaluation.run(params)
             named = {f"{evaluation.name}/{k}": v for k, v in figures.items()}
-            self.writer.write(step, named)
+            self.writer.write(step, named | self._when(step))
             shown = metrics.figures_line(named)
             logging.info("step %d/%d | %s", step, self.total, shown)
 
     def save(self, step: int, state: TrainState) -> None:
         """Starts writing a checkpoint, after a look at what is being saved."""
-        self.health.check()
-        with self.clock.paused():
+        if step == self.saved:
+            return
+        self.recent.read(step)
+        with self.watch.busy("saving"), self.clock.paused():
             self.checkpoints.save(state, self.describe(step))
+        self.saved = step
+
+    def preempted(self, step: int) -> errors.Preempted:
+        """What ends a run that was asked to stop."""
+        return errors.Preempted(
+            f"asked to stop; saved step {step} of {self.total}. "
+            "Run the same command again to go on from there"
+        )
 
     def summary(self, *, corrupt: int) -> str:
         """One line at the end of the run."""
@@ -284,6 +264,7 @@ class Run:
             config=self.exp.config,
             step=step,
             versions=checkpoint.versions(),
+            period=self.recent.state(),
         )
 
 
@@ -297,62 +278,59 @@ def _loop(
     state: TrainState,
     start: int,
     batches: Iterator[Any],
-    watch: watchdog.Watchdog,
-    profile: bool,
+    tracing: profiling.Trace,
 ) -> TrainState:
     """Steps from `start` to the end; every value is read when the device is past it."""
     exp, durations = run_.exp, run_.exp.durations
     running: collections.deque[jax.Array] = collections.deque()
-    pending: tuple[int, dict[str, jax.Array]] | None = None
-    with _stop_requests() as stop:
+    pending: dict[str, Any] | None = None
+    with run_.listening(), tracing:
         for step in range(start + 1, durations.total + 1):
-            _profile(run_.workdir, profile, step - start)
+            tracing.before(step - start)
             waited = time.perf_counter()
             batch = mesh_lib.to_global(next(batches), exp.mesh)
             run_.clock.waited(time.perf_counter() - waited)
             state, values = exp.train_step(state, batch)
-            run_.health.add(step, values)
+            run_.recent.add(step, values)
             running.append(values["loss"])
             if len(running) > IN_FLIGHT:
                 running.popleft().block_until_ready()
-                watch.step(step - IN_FLIGHT)
+                run_.watch.step(step - IN_FLIGHT)
+                if len(run_.recent) > recent.LIMIT:
+                    run_.recent.read(step - IN_FLIGHT)
             if pending is not None:
-                run_.health.check()
-                run_.log(*pending)
+                run_.log(**pending)
             logs = due(step, durations.log_every, durations.total)
-            pending = (step, values) if logs or step == start + 1 else None
-            stopping = _stop_now(stop, step)
-            if stopping or due(step, durations.save_every, durations.total):
+            pending = None
+            if logs or step == start + 1:
+                pending = {"step": step, "values": values, "due": logs}
+            stop = _stop_now(run_.requests, step)
+            if stop or due(step, durations.save_every, durations.total):
                 if pending is not None:  # what a checkpoint is past is on disk
-                    run_.health.check()
-                    run_.log(*pending)
+                    run_.log(**pending)
                     pending = None
-                with watch.busy("saving"):
-                    run_.save(step, state)
-            if stopping and step < durations.total:
-                raise errors.Preempted(
-                    f"asked to stop; saved step {step} of {durations.total}. "
-                    "Run the same command again to go on from there"
-                )
-            with watch.busy("evaluating"):
+                run_.save(step, state)
+            if stop and step < durations.total:
+                raise run_.preempted(step)
+            try:
                 run_.evaluate(step, state)
+            except stopping.Interrupted:
+                if pending is not None:
+                    run_.log(**pending)
+                run_.save(step, state)
+                raise run_.preempted(step) from None
     return state
 
 
-def _profile(workdir: Path, wanted: bool, done: int) -> None:
-    """Traces a few steps after the first ones, for TensorBoard or Perfetto."""
-    if wanted and done == IN_FLIGHT + 2:
-        jax.profiler.start_trace(workdir / "profile")
-    if wanted and done == IN_FLIGHT + 2 + PROFILED_STEPS:
-        jax.profiler.stop_trace()
-        logging.info("profile of %d steps in %s", PROFILED_STEPS, workdir / "profile")
-
-
-TRY_CIFAR10 = (
-    "Or try this model on CIFAR-10: add --config.data.dataset=cifar10 "
-    "--config.batch_size=64 --config.total='5 epochs' --config.optimizer.warmup=5% "
-    "--config.evals.val.split=test --workdir=workdirs/try"
-)
+def _try_digits(config: Mapping[str, Any]) -> str:
+    """Flags that run a recipe where its data are not: on the digits in the package."""
+    words = [
+        "--config.data.dataset=digits --config.data.train_split=train",
+        "--config.batch_size=16 --config.total='20 steps' --config.optimizer.warmup=5%",
+        *(f"--config.evals.{name}.split=test" for name in config["evals"]),
+        "--workdir=workdirs/try",
+    ]
+    return "Or see this model run, on the bundled digits: add " + " ".join(words)
 
 
 def _train_source(exp: experiment.Experiment) -> Any:
@@ -364,7 +342,7 @@ def _train_source(exp: experiment.Experiment) -> Any:
     except errors.UserError as error:
         if exp.info.prepared or data["dataset"] != "imagenet2012":
             raise
-        raise errors.UserError(f"{error}\n{TRY_CIFAR10}") from error
+        raise errors.UserError(f"{error}\n{_try_digits(exp.config)}") from error
 
 
 def _train_batches(exp: experiment.Experiment, source: Any) -> Any:
@@ -384,26 +362,53 @@ def _train_batches(exp: experiment.Experiment, source: Any) -> Any:
     )
 
 
-def overview(exp: experiment.Experiment) -> str:
-    """The table of parameters and one line about the run."""
-    table = clu.parameter_overview.get_parameter_overview(
-        exp.state.params, include_stats=False
-    )
-    count = models.count_parameters(exp.architecture)
-    macs = models.forward_macs(exp.architecture)
-    devices = jax.devices()
-    return (
-        f"{table}\n{exp.architecture.name}: {count:,} parameters, "
-        f"{macs / 1e9:.4g} GMAC an image; {exp.durations.total:,} steps of "
-        f"{exp.config['batch_size']} on {len(devices)} x {devices[0].device_kind}"
-    )
-
-
 def _compiled(exp: experiment.Experiment) -> experiment.Experiment:
     """Compiles the step before anything is placed, and refuses one that cannot fit."""
     step, memory = planning.compile_step(exp)
     logging.info(planning.describe(memory, exp.mesh.devices.flat[0]))
     return dataclasses.replace(exp, train_step=step)
+
+
+def _check_start(exp: experiment.Experiment) -> None:
+    """Raises `UserError` for an `init_from` that is missing or does not fit."""
+    if exp.config["init_from"]:
+        with pretrained.open_weights(exp.config["init_from"]) as weights:
+            pretrained.check_adapt(
+                weights.leaves,
+                weights.architecture,
+                exp.architecture,
+                exp.state.params,
+                keep_head=exp.config["keep_head"],
+            )
+
+
+def _check_workdir(exp: experiment.Experiment, workdir: Path, reached: int) -> None:
+    """Raises `UserError` for a workdir of another run; but `total` may grow."""
+    stored = workdir_lib.read_config(workdir)
+    if stored is None:
+        return
+    workdir_lib.check_same(workdir, exp.config, stored, besides=("total",))
+    if stored["total"] != exp.config["total"]:
+        extension.check(exp, stored, reached)
+        logging.info(
+            "started for %r, goes on to %r", stored["total"], exp.config["total"]
+        )
+
+
+def _prepare(
+    exp: experiment.Experiment, checkpoints: checkpoint.Checkpoints, source: Any
+) -> tuple[experiment.Experiment, TrainState, int, Any]:
+    """Compiles, restores or starts, and opens the batches: what takes time and memory.
+
+    Raises:
+        UserError: what does not fit into memory, or cannot be read.
+    """
+    try:
+        exp = _compiled(exp)
+        state, start = restore_or_start(exp, checkpoints)
+        return exp, state, start, _train_batches(exp, source)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        raise planning.out_of_memory(error, exp.config) from error
 
 
 def run(
@@ -412,17 +417,21 @@ def run(
     mesh: Mesh,
     *,
     profile: bool = False,
+    parameters: bool = False,
     stall_timeout: float = 0.0,
 ) -> dict[str, float]:
     """Trains to the end of `config.total`, or goes on where a run stopped.
 
-    A total of "0 steps" evaluates `config.init_from` and ends: see `measuring`.
+    A total of "0 steps" evaluates `config.init_from` and ends: see `measuring`. A run
+    that stopped or ended goes on to a larger `total` where its learning rates so far do
+    not depend on it.
 
     Args:
         config: as `configs/base.py` gives it.
         workdir: its config.json, metrics.jsonl, TensorBoard files and checkpoints.
         mesh: from `mesh.make_mesh`.
         profile: trace a few steps into workdir/profile.
+        parameters: log every parameter, in place of a summary.
         stall_timeout: seconds without a step after which the process ends with 42;
             0: never. See `watchdog`.
 
@@ -434,38 +443,39 @@ def run(
         NonFiniteError: the loss is no number any more.
         Preempted: stopped by SIGTERM, with its state saved.
     """
+    validation.check_local(workdir, "workdir")
     if validation.no_steps(config["total"]):
         return measuring.run(config, workdir, mesh)
     exp = _with_available(experiment.assemble(config, mesh))
     workdir = Path(workdir)
     total = exp.durations.total
-    workdir_lib.check(workdir, exp.config)
     checkpoints = checkpoint.Checkpoints(workdir, keep=exp.config["keep"])
+    reached = checkpoints.latest()
+    _check_workdir(exp, workdir, reached or 0)
     figures = workdir_lib.figures_at(workdir, total)
     changed = _changed_evals(exp, workdir)
     has = figures.keys() - changed
-    if checkpoints.latest() == total and has >= set(exp.config["evals"]):
+    if reached == total and has >= set(exp.config["evals"]):
         logging.info("done: %s is at step %d of %d already", workdir, total, total)
+        if profile:
+            logging.warning("no profile: no step is left to trace")
         return workdir_lib.flat(figures)
-    logging.info(overview(exp))
+    if reached is None:
+        _check_start(exp)
     source = _train_source(exp)
     evaluations = make_evaluations(exp)
-    workdir_lib.forget(workdir, checkpoints.latest() or 0, changed)
-    workdir_lib.write_config(workdir, exp.config)
-    try:
-        exp = _compiled(exp)
-    except errors.UserError:
-        if checkpoints.latest() is None:  # so the next try may be another configuration
-            workdir_lib.remove_config(workdir)
-        raise
-    state, start = restore_or_start(exp, checkpoints)
-    batches = _train_batches(exp, source)
-    run_ = Run(exp, workdir, checkpoints, evaluations, start)
+    workdir_lib.forget(workdir, reached or 0, changed)
+    with workdir_lib.started(workdir, exp.config):
+        logging.info("workdir %s", workdir)
+        logging.info(overview.overview(exp, parameters=parameters))
+        exp, state, start, batches = _prepare(exp, checkpoints, source)
     watch = watchdog.Watchdog(stall_timeout)
+    run_ = Run(exp, workdir, checkpoints, evaluations, start, watch)
+    tracing = profiling.Trace(workdir / "profile", profile, total - start)
     try:
         if start:  # it may have stopped between saving and evaluating
             run_.evaluate(start, state, skip=workdir_lib.figures_at(workdir, start))
-        _loop(run_, state, start, batches.iterate(start), watch, profile)
+        _loop(run_, state, start, batches.iterate(start), tracing)
     finally:
         watch.close()
         batches.close()
@@ -473,3 +483,7 @@ def run(
         checkpoints.close()
     logging.info(run_.summary(corrupt=len(batches.corrupt)))
     return workdir_lib.flat(workdir_lib.figures_at(workdir, total))
+
+
+if __name__ == "__main__":
+    cli.no_command("vit_jax.train", "python -m vit_jax.main --config=configs/FILE.py")

@@ -1,8 +1,9 @@
 """A run's folder: config.json, metrics.jsonl, TensorBoard files and checkpoints."""
 
+import contextlib
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,24 +28,47 @@ FREE = (
 )
 
 
-def check(workdir: Path, config: Mapping[str, Any]) -> None:
-    """Raises `UserError` if the workdir is another configuration's, or damaged."""
+def read_config(workdir: Path) -> dict[str, Any] | None:
+    """Returns the configuration that a workdir was started with; None: it was not.
+
+    Raises:
+        UserError: it is damaged.
+    """
     path = workdir / "config.json"
     try:
-        if path.exists():
-            _check_same(workdir, config, json.loads(path.read_text()))
-    except json.JSONDecodeError as error:
+        return json.loads(path.read_text()) if path.exists() else None
+    except ValueError as error:
         raise errors.UserError(
             f"{path} is damaged: {error}; remove it if the workdir is this run's"
         ) from error
+    except OSError as error:
+        raise _unwritable(workdir, error) from error
 
 
-def write_config(workdir: Path, config: Mapping[str, Any]) -> None:
-    """Creates the workdir with its config.json.
+@contextlib.contextmanager
+def started(workdir: Path, config: Mapping[str, Any]) -> Iterator[None]:
+    """Writes config.json; where the body fails in a new workdir, nothing is left.
 
     Raises:
         UserError: not writable.
     """
+    path = workdir / "config.json"
+    new = not path.exists()
+    made = [folder for folder in (workdir, *workdir.parents) if not folder.exists()]
+    try:
+        _write_config(workdir, config)
+        yield
+    except BaseException:
+        if new and jax.process_index() == 0:
+            # An error here is the first one again, or the body has put files there.
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+                for folder in made:
+                    folder.rmdir()
+        raise
+
+
+def _write_config(workdir: Path, config: Mapping[str, Any]) -> None:
     path = workdir / "config.json"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -53,26 +77,37 @@ def write_config(workdir: Path, config: Mapping[str, Any]) -> None:
             partial.write_text(json.dumps(config, indent=2))
             os.replace(partial, path)
     except OSError as error:
-        raise errors.UserError(
-            f"workdir {workdir} cannot be written: {error.strerror or error}; "
-            "want a folder you may write to, with space: --workdir=PATH"
-        ) from error
+        raise _unwritable(workdir, error) from error
 
 
-def remove_config(workdir: Path) -> None:
-    """Undoes `write_config` for a run that did not start."""
-    (workdir / "config.json").unlink(missing_ok=True)
+def _unwritable(workdir: Path, error: OSError) -> errors.UserError:
+    return errors.UserError(
+        f"workdir {workdir} cannot be written: {error.strerror or error}; "
+        "want a folder you may write to, with space: --workdir=PATH"
+    )
 
 
-def _check_same(
-    workdir: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any]
+def check_same(
+    workdir: Path,
+    ours: Mapping[str, Any],
+    theirs: Mapping[str, Any],
+    *,
+    besides: Collection[str] = (),
 ) -> None:
+    """Raises `UserError` if a workdir is another configuration's.
+
+    Args:
+        workdir: for the message.
+        ours: of this call.
+        theirs: that `read_config` found.
+        besides: keys that may differ as well, if no other does.
+    """
     differing = {
         key: pair
         for key, pair in validation.differences(ours, theirs).items()
         if not key.startswith(FREE)
     }
-    if differing:
+    if differing.keys() - set(besides):
         raise errors.UserError(
             errors.listing(
                 f"workdir {workdir} belongs to another configuration:",
