@@ -4,17 +4,16 @@ A row is the command, its arguments ("{x}" is a path of the fixture `place`) and
 of the answer. All run in this process; nothing may be written.
 """
 
-import importlib
 import json
 import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import commands
 import jax
 import numpy as np
 import pytest
-from absl import flags
 
 import vit_jax
 from vit_jax import cli, errors, interop, memory, models
@@ -54,7 +53,15 @@ LINES = {
     "eval_half": "base.set_evals(config, val={'type': 'classify'})",
 }
 
+QUICK_TINY = f"{QUICK} {TINY}"
 MAIN = {
+    "shares as words": (f"{QUICK} --config.optimizer.drop_at=a", "drop_at"),
+    "rules without factors": (f"{QUICK} --config.optimizer.lr_rules=head", "lr_rules"),
+    "a range of words": (f"{QUICK} --config.data.train.area=('a','b')", "area"),
+    "an evaluation that lacks keys": (
+        f"{QUICK_TINY} --config.evals.test.type=fewshot",
+        "train_split",
+    ),
     "no config": ("", "--config=FILE"),
     "empty config": ("--config=", "--config=FILE"),
     "config without a value": ("--config", "--config"),
@@ -112,7 +119,7 @@ MAIN = {
     "half a mean": (f"{QUICK} --config.data.mean=1", "data.mean"),
     "an unknown cache": (f"{QUICK} --config.data.cache=disk", "data.cache"),
     "an unknown crop": (f"{QUICK} --config.data.train.transform=crop", "transform"),
-    "an unknown layout": (f"{QUICK} {TINY} --config.mesh.layout=ddp", "zero1"),
+    "an unknown layout": (f"{QUICK_TINY} --config.mesh.layout=ddp", "zero1"),
     "an odd batch": (f"{QUICK} --config.batch_size=63", "batch_size=63"),
     "odd microbatches": (f"{QUICK} --config.microbatches=7", "microbatches"),
     "devices that are not there": (f"{QUICK} --config.mesh.data=999", "999"),
@@ -128,22 +135,22 @@ MAIN = {
     "an unknown split": (f"{QUICK} --config.data.train_split=trian", '"train"'),
     "half a slice": (f"{QUICK} --config.data.train_split=train[:", "train[:98%]"),
     "an unknown evaluation": (
-        f"{QUICK} {TINY} --config.evals.test.type=knn",
+        f"{QUICK_TINY} --config.evals.test.type=knn",
         "fewshot",
     ),
-    "an evaluation's split": (f"{QUICK} {TINY} --config.evals.test.split=val", "val"),
-    "an evaluation's length": (f"{QUICK} {TINY} --config.evals.test.every=x", "every"),
+    "an evaluation's split": (f"{QUICK_TINY} --config.evals.test.split=val", "val"),
+    "an evaluation's length": (f"{QUICK_TINY} --config.evals.test.every=x", "every"),
     "masked prediction of a classifier": (
         "--config={masked_eval}",
         "objective",
     ),
     "weights that are not there": (
-        f"{QUICK} {TINY} --config.init_from={{empty}}/a.npz",
+        f"{QUICK_TINY} --config.init_from={{empty}}/a.npz",
         "a.npz",
     ),
-    "weights that are text": (f"{QUICK} {TINY} --config.init_from={{text}}", "text"),
+    "weights that are text": (f"{QUICK_TINY} --config.init_from={{text}}", "text"),
     "weights that do not fit": (
-        f"{QUICK} {TINY} --config.init_from={{weights}}",
+        f"{QUICK_TINY} --config.init_from={{weights}}",
         "checkpoint",
     ),
     "a checkpoint without weights": (
@@ -157,13 +164,13 @@ MAIN = {
     ),
     "a bucket as the workdir": (f"{QUICK} --workdir=gs://bucket/run", "gs://"),
     "a web address as the workdir": (f"{QUICK} --workdir=https://a.b/c", "https://"),
-    "a file as the workdir": (f"{QUICK} {TINY} --workdir={{text}}", "text.txt"),
-    "a workdir below a file": (f"{QUICK} {TINY} --workdir={{text}}/a", "text.txt"),
+    "a file as the workdir": (f"{QUICK_TINY} --workdir={{text}}", "text.txt"),
+    "a workdir below a file": (f"{QUICK_TINY} --workdir={{text}}/a", "text.txt"),
     "another run's workdir": (
-        f"{QUICK} {TINY} --config.seed=3 --workdir={{other}}",
+        f"{QUICK_TINY} --config.seed=3 --workdir={{other}}",
         "seed: 0 there, 3 in this call",
     ),
-    "a damaged workdir": (f"{QUICK} {TINY} --workdir={{damaged}}", "config.json"),
+    "a damaged workdir": (f"{QUICK_TINY} --workdir={{damaged}}", "config.json"),
     "half a cluster": (f"{QUICK} --processes=2", "--coordinator"),
 }
 OTHERS = {
@@ -182,6 +189,16 @@ OTHERS = {
         "evaluate",
         "--checkpoint={weights} --dataset=digits --batch_size=0",
         "--batch_size=0",
+    ),
+    "evaluate: more images than memory": (
+        "evaluate",
+        "--checkpoint={weights} --dataset=digits --batch_size=9000000000",
+        "want at most",
+    ),
+    "evaluate: data in a bucket": (
+        "evaluate",
+        "--checkpoint={weights} --dataset=cifar10 --data_dir=gs://b/tfds",
+        "data_dir=gs://b/tfds",
     ),
     "evaluate: an unknown dataset": (
         "evaluate",
@@ -335,48 +352,16 @@ def write_weights(path):
     interop.write(interop.Weights(arch, params, wanted, "google", None), path, "google")
 
 
-@pytest.fixture
-def fresh_flags():
-    """The flags of one command alone; those of others come back afterwards."""
-    values = flags.FLAGS
-    ours = {
-        name: values[name]
-        for module, some in values.flags_by_module_dict().items()
-        if "absl" not in module
-        for flag in some
-        for name in (flag.name,)
-    }
-    for name in ours:
-        delattr(values, name)
-    kept = set(values)
-    yield
-    for name in set(values) - kept:
-        delattr(values, name)
-    for name, flag in ours.items():
-        values[name] = flag
-    values.unparse_flags()
-
-
 def call(command, argv, monkeypatch):
     """The exit code of a command that runs in this process."""
     monkeypatch.setattr(sys, "argv", argv)
-    flags.FLAGS.unparse_flags()
-    if command == "main":
-        sys.modules.pop("vit_jax.main", None)  # its flags are defined on import
-    module = importlib.import_module(
-        f"vit_jax.{command}" if command != "models" else "vit_jax.models.__main__"
-    )
-    if command == "models":
-        flags.DEFINE_bool("json", False, "")
-    elif command != "main":
-        module._define_flags()
-    parse = cli.parse_recipe if command in ("main", "plan") else cli.parse_flags
     rest = []
-    try:
-        code = cli.guard(lambda: rest.extend(parse(argv)))
-        return code or cli.guard(module._main, rest)
-    except SystemExit as stop:
-        return stop.code
+    with commands.own_flags(command) as module:
+        try:
+            code = cli.guard(lambda: rest.extend(commands.parse(command, argv)))
+            return code or cli.guard(module._main, rest)
+        except SystemExit as stop:
+            return stop.code
 
 
 def files(*folders):
@@ -398,9 +383,7 @@ ROWS = {name: ("main", *row) for name, row in MAIN.items()} | OTHERS
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_a_mistake_is_one_short_error(
-    name, place, tmp_path, monkeypatch, capsys, fresh_flags
-):
+def test_a_mistake_is_one_short_error(name, place, tmp_path, monkeypatch, capsys):
     command, arguments, word = ROWS[name]
     monkeypatch.chdir(tmp_path)
     before = files(tmp_path, place["empty"], place["other"], place["damaged"])

@@ -3,6 +3,8 @@
 import json
 import re
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from vit_jax import errors, models
@@ -221,3 +223,20 @@ def test_wrong_descriptions_say_what_to_do(name, options, message):
     with pytest.raises(errors.UserError) as caught:
         models.architecture(name, num_classes=10, **options)
     assert re.search(message, str(caught.value), flags=re.DOTALL)
+
+
+def test_types_are_checked_and_numbers_and_dtypes_of_others_taken():
+    made = models.architecture(
+        "Ti/16",
+        num_classes=np.int64(3),
+        image_size="32x48",
+        dropout=0,
+        compute_dtype=jnp.bfloat16,
+    )
+    same = models.architecture(
+        "Ti/16", num_classes=3, image_size=(32, 48), compute_dtype="bfloat16"
+    )
+    assert made == same and type(made.num_classes) is int
+    for wrong in ({"num_classes": "3"}, {"qk_norm": 1}, {"compute_dtype": jnp.int8}):
+        with pytest.raises(errors.UserError, match=next(iter(wrong))):
+            models.architecture("Ti/16", **{"num_classes": 3} | wrong)

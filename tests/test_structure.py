@@ -60,6 +60,7 @@ LEVELS = {
     "planning": 6,
     "measuring": 6,
     "train": 6,
+    "__main__": 7,
     "main": 7,
     "evaluate": 7,
     "predict": 7,

@@ -331,9 +331,20 @@ def test_missing_data_leaves_no_workdir(tmp_path, device_mesh):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_profile_is_written(tmp_path, device_mesh):
-    train.run(small(), tmp_path, device_mesh, profile=True)
+def test_a_finished_run_goes_on_to_a_larger_total(tmp_path, device_mesh):
+    """Its lines go on too, with means of a period that began before; a short trace."""
+    options = {"log_every": "4 steps", "optimizer.schedule": "constant"}
+    options |= {"optimizer.warmup": "2 steps", "save_every": ""}
+    train.run(small(**options, total="3 steps"), tmp_path, device_mesh)
+    longer = small(**options, total="5 steps")
+    train.run(longer, tmp_path, device_mesh, profile=True)
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    written = [line for line in lines(tmp_path) if "loss" in line]
+    assert [line["step"] for line in written] == [1, 3, 4, 5]
+    assert written[-1]["epoch"] == 5 * 64 / 1438
+    assert abs(written[-1]["wall_time"] - time.time()) < 600
+    assert written[2]["loss_mean"] == written[2]["loss"], "steps since the last line"
+    assert checkpoint.Checkpoints(tmp_path).latest() == 5
 
 
 def test_unreadable_images_are_replaced_counted_and_named(

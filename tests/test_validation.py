@@ -89,6 +89,35 @@ def test_bad_values_name_their_key(key, value):
     assert "want" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("32", (32, 32)),
+        ("48x64", (48, 64)),
+        ("(48, 64)", (48, 64)),
+        ("48,64", (48, 64)),
+        ("(32,)", (32, 32)),
+        (" 7 x 8 ", (7, 8)),
+    ],
+)
+def test_sizes(text, size):
+    assert validation.parse_size(text, "image_size") == size
+
+
+@pytest.mark.parametrize("text", ["", "x", "16x", "0", "1x2x3", "-1", "1.5", "a"])
+def test_what_is_no_size(text):
+    with pytest.raises(errors.UserError, match="HEIGHTxWIDTH"):
+        validation.parse_size(text, "image_size")
+
+
+@pytest.mark.parametrize("path", ["gs://a/b", "gs:/a/b", "s3://a", "https://a.b/c"])
+def test_nothing_is_written_to_an_address(path):
+    with pytest.raises(errors.UserError, match="mounted") as caught:
+        validation.check_local(path, "--workdir")
+    assert len(str(caught.value).splitlines()) == 1
+    validation.check_local("a/b:c/d", "--workdir")
+
+
 def test_defaults_are_good():
     validation.check_values(base.get_config().to_dict())
 

@@ -87,6 +87,8 @@ def _checked_flags(argv: list[str], known: Mapping[str, Any]) -> list[str]:
         if match and match[1] == "model.image_size" and match[2] is not None:
             size = validation.parse_size(match[2], "--config.model.image_size")
             argument = f"--config.model.image_size={size}"
+        if match and match[2] == "" and isinstance(flat.get(match[1]), tuple):
+            argument += "()"
         result.append(argument)
     return result
 

@@ -20,6 +20,7 @@ from vit_jax import (
     errors,
     evaluators,
     interop,
+    memory,
     metrics,
     models,
     objectives,
@@ -122,6 +123,7 @@ def run(
         info = catalog.describe(dataset, data_dir=data_dir)
         options["split"] = split or default_split(info, config)
         pretrained.check_color(weights.architecture)
+        _check_memory(batch_size, weights.architecture.image_size)
         if not fewshot:
             evaluators.check_problem(weights.problem, checkpoint)
         evaluate = _evaluator(
@@ -177,6 +179,19 @@ def _evaluator(
     )
 
 
+def _check_memory(batch_size: int, size: tuple[int, int]) -> None:
+    """Raises `UserError` for a batch whose images alone the machine cannot hold."""
+    # Three batches of bytes are under way on the host; a CPU has one of floats as well.
+    image = size[0] * size[1] * 3 * (7 if jax.default_backend() == "cpu" else 3)
+    there = memory.available() * jax.process_count()
+    if batch_size * image > there:
+        raise errors.UserError(
+            f"--batch_size={batch_size} wants {batch_size * image / 2**30:.2f} GiB for "
+            f"its images, {there / 2**30:.2f} are there; want at most "
+            f"{there // (2 * image)}"
+        )
+
+
 def _define_flags() -> None:
     flags.DEFINE_string("checkpoint", None, "Workdir, file, folder or URL.")
     flags.DEFINE_string("dataset", "", "TFDS name, digits, folder:PATH; '': the run's.")
@@ -192,6 +207,7 @@ def _define_flags() -> None:
     flags.DEFINE_integer("seeds", 3, "Few-shot: random choices of the images.")
     flags.DEFINE_float("l2", fewshot_lib.L2, "Few-shot: penalty.")
     distributed.define_flags()
+    flags.adopt_module_key_flags(distributed)  # so that --help lists them
 
 
 def _parse_shots(values: list[str]) -> list[int]:

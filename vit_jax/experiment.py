@@ -31,7 +31,6 @@ from vit_jax import (
     optim,
     passes,
     pretrained,
-    recipe,
     validation,
 )
 from vit_jax import mesh as mesh_lib
@@ -130,7 +129,7 @@ def _architecture(
     if options["pre_logits"] and getattr(architecture, "pre_logits", False):
         options["pre_logits"] = architecture.pre_logits  # of the checkpoint's width
     pretrained.check_color(architecture)
-    _check_undecided(options, architecture)
+    pretrained.check_decided(options, architecture, besides=OF_A_RUN)
     return models.with_options(architecture, {key: options[key] for key in OF_A_RUN})
 
 
@@ -155,30 +154,6 @@ def _head_order(
         labels.Side(info.name, info.num_classes, info.label_names),
         config["labels"],
     )
-
-
-def _check_undecided(
-    options: Mapping[str, Any], architecture: models.Architecture
-) -> None:
-    """Raises `UserError` for model options that a checkpoint decides otherwise."""
-    defaults = recipe.defaults()["model"]
-    lines = [
-        f"model.{key}={value!r}: the checkpoint has "
-        f"{getattr(architecture, key, 'no such option')!r}; leave it at "
-        f"{defaults[key]!r}"
-        for key, value in options.items()
-        if key not in OF_A_RUN
-        and value != defaults[key]
-        and value != getattr(architecture, key, None)
-    ]
-    if lines:
-        raise errors.UserError(
-            errors.listing(
-                'with model.name="checkpoint" the checkpoint decides these:',
-                lines,
-                "or name the model, to fit the checkpoint's weights to it",
-            )
-        )
 
 
 def _with_outputs(

@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 from vit_jax import cli, distributed, errors, recipe, validation
 
 _CONFIG = recipe.define_flag("configs/vit_b16.py:i21k")
+flags.declare_key_flag("config")
 _WORKDIR = flags.DEFINE_string(
     "workdir", "", "Checkpoints and logs; workdirs/NAME_OF_THE_CONFIG by default."
 )

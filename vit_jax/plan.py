@@ -60,6 +60,7 @@ def plan(
 
 def _define_flags() -> None:
     recipe.define_flag("configs/vit_h14.py:jft")
+    flags.declare_key_flag("config")
     flags.DEFINE_list("topology", [], "Slices, as in v5e:16x16; none: this machine.")
     flags.DEFINE_integer("slices", 1, "How many such slices, joined by the network.")
     flags.DEFINE_bool("fast", False, "Stop before code is generated.")

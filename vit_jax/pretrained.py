@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from vit_jax import augreg, checkpoint, errors, interop, models, remote, tree
+from vit_jax import augreg, checkpoint, errors, interop, models, recipe, remote, tree
 from vit_jax import mesh as mesh_lib
 from vit_jax.data import decode
 from vit_jax.data import preprocessing as preprocessing_lib
@@ -366,6 +366,39 @@ def describe(path: str | Path, **options: Any) -> interop.Weights:
     """
     with (weights := open_weights(path, **options)).leaves:
         return weights
+
+
+def check_decided(
+    options: Mapping[str, Any],
+    architecture: models.Architecture,
+    *,
+    besides: Sequence[str],
+) -> None:
+    """Raises `UserError` for options that a checkpoint decides, and otherwise.
+
+    Args:
+        options: the configuration's "model", without its name.
+        architecture: of the checkpoint.
+        besides: options that a run decides.
+    """
+    defaults = recipe.defaults()["model"]
+    lines = [
+        f"model.{key}={value!r}: the checkpoint has "
+        f"{getattr(architecture, key, 'no such option')!r}; leave it at "
+        f"{defaults[key]!r}"
+        for key, value in options.items()
+        if key not in besides
+        and value != defaults[key]
+        and value != getattr(architecture, key, None)
+    ]
+    if lines:
+        raise errors.UserError(
+            errors.listing(
+                'with model.name="checkpoint" the checkpoint decides these:',
+                lines,
+                "or name the model, to fit the checkpoint's weights to it",
+            )
+        )
 
 
 def preprocessing_at(

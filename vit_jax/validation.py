@@ -105,16 +105,18 @@ def parse_size(text: str, name: str) -> tuple[int, int]:
     Raises:
         UserError: anything else.
     """
-    numbers = re.fullmatch(
-        r"[(\[]?\s*(\d{1,9})\s*(?:[xX×,]\s*(\d{1,9})?)?\s*[)\]]?", text.strip()
-    )
-    if not numbers or min(int(n) for n in numbers.groups() if n) < 1:
+    one = r"\s*(\d{1,9})\s*,?\s*"
+    two = r"\s*(\d{1,9})\s*[xX×,]\s*(\d{1,9})\s*,?\s*"
+    inner = text.strip()
+    if inner[:1] + inner[-1:] in ("()", "[]"):
+        inner = inner[1:-1]
+    numbers = re.fullmatch(two, inner) or re.fullmatch(one, inner)
+    if not numbers or min(int(n) for n in numbers.groups()) < 1:
         raise errors.UserError(
             f"{name}={text!r} is no size; want pixels as in 224, or HEIGHTxWIDTH as "
             "in 224x192"
         )
-    height, width = numbers[1], numbers[2] or numbers[1]
-    return int(height), int(width)
+    return int(numbers[1]), int(numbers[numbers.re.groups])
 
 
 _REMOTE = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):/")
@@ -192,7 +194,7 @@ def no_steps(total: str) -> bool:
 
 
 def _number(low: float, high: float) -> tuple[Callable[[Any], bool], str]:
-    return lambda x: low <= x <= high, f"a number from {low:g} to {high:g}"
+    return lambda x: low <= x <= high, f"a number from {low:.10g} to {high:.10g}"
 
 
 def _range(low: float, high: float) -> tuple[Callable[[Any], bool], str]:
@@ -211,6 +213,24 @@ def _triple(low: float, high: float) -> tuple[Callable[[Any], bool], str]:
 
 def _one_of(*choices: str) -> tuple[Callable[[Any], bool], str]:
     return lambda x: x in choices, "one of " + ", ".join(choices)
+
+
+def _numbers(low: float, high: float) -> tuple[Callable[[Any], bool], str]:
+    return (
+        lambda x: all(low <= v <= high for v in x),
+        f"numbers from {low:g} to {high:g}, as in (a, b)",
+    )
+
+
+def _is_rule(rule: Any) -> bool:
+    name, factor = rule
+    re.compile(name)
+    return 0 <= factor <= 1e6
+
+
+def _rules() -> tuple[Callable[[Any], bool], str]:
+    wanted = '((regex of leaf names, factor), ...), as in (("^head/", 10.0),)'
+    return lambda x: all(_is_rule(rule) for rule in x), wanted
 
 
 # First match wins; keys that no row names are checked where they are used.
@@ -246,6 +266,11 @@ CHECKS: list[tuple[str, Callable[[Any], bool], str]] = [
     (r"^optimizer\.(weight_decay|clip_norm|update_clip|end)$", *_number(0, 1e6)),
     (r"^optimizer\.(beta1|beta2|momentum)$", *_number(0, 0.9999999)),
     (r"^optimizer\.epsilon$", *_number(1e-30, 1)),
+    (r"^optimizer\.drop_at$", *_numbers(0, 1)),
+    (r"^optimizer\.(lr|decay)_rules$", *_rules()),
+    (r"^evals\..*\.shots$", *_numbers(1, 10**6)),
+    (r"^evals\..*\.seeds$", *_number(1, 10**4)),
+    (r"^evals\..*\.l2$", *_number(1e-9, 1e12)),
     (r"^optimizer\.timescale$", *_number(1, 1e9)),
     (r"^optimizer\.factor_from$", *_number(1, 2**20)),
     (r"^optimizer\.accumulator_dtype$", *_one_of("float32", "bfloat16")),
@@ -263,7 +288,7 @@ CHECKS: list[tuple[str, Callable[[Any], bool], str]] = [
 def _passes(good: Callable[[Any], bool], value: Any) -> bool:
     try:
         return good(value)
-    except TypeError:  # a text or None in the place of a number
+    except (TypeError, ValueError, re.error):  # a text in the place of a number
         return False
 
 

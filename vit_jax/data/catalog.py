@@ -198,6 +198,11 @@ def _folder_path(dataset: str) -> Path | None:
 
 def _root(data_dir: str) -> Path:
     place = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    if "://" in place:
+        raise errors.UserError(
+            f"data_dir={place}: want a local or mounted folder; copy the dataset, or "
+            "mount the bucket (gcsfuse and the like)"
+        )
     return Path(place).expanduser()
 
 

@@ -1,0 +1,55 @@
+"""Commands of the package, run in this process: a new one costs seconds of imports."""
+
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+from absl import flags
+
+from vit_jax import cli
+
+OF_A_RECIPE = ("main", "plan")
+
+
+@contextmanager
+def own_flags(command: str) -> Iterator[ModuleType]:
+    """The module of a command with its flags alone; those of others come back."""
+    values = flags.FLAGS
+    others = {
+        flag.name: flag
+        for module, some in values.flags_by_module_dict().items()
+        if "absl" not in module
+        for flag in some
+    }
+    for name in others:
+        delattr(values, name)
+    kept = set(values)
+    values.unparse_flags()
+    try:
+        yield _module(command)
+    finally:
+        for name in set(values) - kept:
+            delattr(values, name)
+        for name, flag in others.items():
+            values[name] = flag
+        values.unparse_flags()
+
+
+def _module(command: str) -> ModuleType:
+    if command == "main":
+        sys.modules.pop("vit_jax.main", None)  # its flags are defined on import
+    name = f"vit_jax.{command}" + (".__main__" if command == "models" else "")
+    module = importlib.import_module(name)
+    if command == "models":
+        flags.DEFINE_bool("json", False, "")
+    elif command != "main":
+        module._define_flags()
+    return module
+
+
+def parse(command: str, argv: list[str]) -> list[str]:
+    """What is left of `argv` after the command's own way to parse it."""
+    known = cli.parse_recipe if command in OF_A_RECIPE else cli.parse_flags
+    return known(argv)
