@@ -1,5 +1,6 @@
 """The table of dialects, and which one a file is in."""
 
+import itertools
 import logging
 import re
 from collections.abc import Iterable
@@ -34,6 +35,8 @@ MODELS = (
 # Two models of one training, of which neither is the other's average for sure.
 PAIR = ("teacher", "student")
 
+MAX_STEPS = 12  # that a model is looked for below the top
+
 _MARKER = re.compile("|".join(f"(?:{entry.marker})" for entry in DIALECTS.values()))
 
 
@@ -65,11 +68,13 @@ def select(
     inside = [name for name in names if name.startswith(prefix)]
     asked, prefix = prefix, prefix + _model(inside, prefix, outer, suffix)
     chosen = [name for name in inside if name.startswith(prefix)]
-    _check_wrapped(inside, chosen, asked, prefix)
+    taken = set(chosen)
     module = prefix[: prefix.rfind("/") + 1]
-    beside = [n for n in inside if n.startswith(module) and n not in set(chosen)]
+    beside = [n for n in inside if n.startswith(module) and n not in taken]
+    if set(_steps(prefix[len(module) :].removeprefix(asked))) <= set(WRAPPED):
+        _check_wrapped(chosen, beside if prefix != asked else [], prefix, suffix)
     _log_rest(logging.WARNING, beside, prefix)
-    _log_rest(logging.INFO, sorted({*names} - {*chosen} - {*beside}), prefix)
+    _log_rest(logging.INFO, sorted({*names} - taken - {*beside}), prefix)
     return prefix, chosen
 
 
@@ -127,10 +132,8 @@ def _starts(names: list[str], at: int) -> list[str]:
     """What stands between a place in names and those that a dialect is known by."""
     found = set()
     for name in names:
-        for place in [
-            at,
-            *(m.end() for m in re.finditer("[/.]", name) if m.end() > at),
-        ]:
+        ends = (m.end() for m in re.finditer("[/.]", name) if m.end() > at)
+        for place in itertools.islice(itertools.chain([at], ends), MAX_STEPS):
             if _MARKER.fullmatch(name, place):
                 found.add(name[at:place])
                 break
@@ -150,19 +153,14 @@ def _shortest(start: str, starts: list[str]) -> str:
 
 
 def _check_wrapped(
-    inside: list[str], chosen: list[str], asked: str, prefix: str
+    chosen: list[str], beside: list[str], prefix: str, suffix: str
 ) -> None:
     """Raises `UserError` if a wrapper of all names is missing from some."""
-    steps = _steps(prefix[prefix.rfind("/") + 1 :].removeprefix(asked))
-    if not steps or not set(steps) <= set(WRAPPED):
-        return
-    module = prefix[: prefix.rfind("/") + 1]
-    bare = [n for n in inside if n.startswith(module) and n not in set(chosen)]
-    if bare:
+    if beside:
         raise errors.UserError(
             f"{len(chosen)} of its tensors are of a model wrapped as {prefix!r} and "
-            f"{len(bare)} are not:\n{listed(sorted(bare))}\n"
-            f"Name the model to leave them aside: FILE:{prefix[:-1]}"
+            f"{len(beside)} are not:\n{listed(sorted(beside))}\n"
+            f"Name the model to leave them aside: FILE{suffix}:{prefix[:-1]}"
         )
 
 

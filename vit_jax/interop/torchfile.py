@@ -371,6 +371,11 @@ def _named(root: Any) -> tuple[dict[str, torchpickle.Tensor], dict[str, str]]:
         if name in tensors:
             raise errors.UserError(f"has two tensors named {name[:100]!r}.")
         tensors[name] = value
+    if len(tensors) > npz.MAX_MEMBERS:
+        raise errors.UserError(
+            f"has {len(tensors):,} tensors; no checkpoint has more than "
+            f"{npz.MAX_MEMBERS:,}."
+        )
     if not tensors:
         lines = [f"{name[:80]}: {what}" for name, what in objects.items()]
         raise errors.UserError(
