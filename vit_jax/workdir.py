@@ -170,7 +170,7 @@ def forget(workdir: Path, step: int, evals: Collection[str]) -> None:
             continue  # cut off when the run was killed
         if values["step"] == step:
             values = {k: v for k, v in values.items() if not k.startswith(starts)}
-        if len(values) > 1:  # more than the step
+        if len(values.keys() - {"step", "epoch", metrics.WALL_TIME}):
             lines.append(json.dumps(values) + "\n")
     partial = path.with_suffix(".partial")
     partial.write_text("".join(lines))
