@@ -64,17 +64,17 @@ def test_other_families_are_saved_too(name, options, tmp_path):
 
 
 def test_a_model_is_saved_as_it_is_now(model, tmp_path):
-    changed = create(depth=1, dropout=0.1)
-    changed.cls[...] = changed.cls[...] + 1
+    changed = nnx.clone(model)
+    slope = np.arange(32, dtype=np.float32).reshape(1, 1, 32)
+    changed.cls[...] = changed.cls[...] + slope
     loaded = vit_jax.load(vit_jax.save(changed, tmp_path / "model"))
     np.testing.assert_array_equal(loaded.model(IMAGES), changed(IMAGES))
-    assert np.abs(loaded.model(IMAGES) - model(IMAGES)).max() > 1e-3
-    assert loaded.architecture.dropout == 0.1
+    assert np.abs(loaded.model(IMAGES) - model(IMAGES)).max() > 0.1
     assert loaded.preprocessing == Preprocessing((16, 16))
 
 
-def test_halves_are_stored_as_float32(tmp_path):
-    model = create(depth=1)
+def test_halves_are_stored_as_float32(model, tmp_path):
+    model = nnx.clone(model)
     model.head.kernel.set_value(model.head.kernel[...].astype(jnp.bfloat16))
     stored = checkpoint.StoredParams(vit_jax.save(model, tmp_path / "model"))
     kernel = stored.read("head/kernel")
@@ -144,7 +144,7 @@ class Wrapped(nnx.Module):
 
 
 def other_head(model):
-    model = create(depth=1)
+    model = nnx.clone(model)
     model.head = nnx.Linear(32, 5, rngs=nnx.Rngs(0))
     return model
 

@@ -99,7 +99,7 @@ def open_image(image: Any) -> Image:
     if isinstance(image, (bytes, bytearray, memoryview)):
         return _open_bytes(bytes(image))
     if hasattr(image, "convert"):
-        return PixelImage(levels.from_pillow(image))
+        return PixelImage(_rgb(image))
     return PixelImage(levels.from_array(np.asarray(image)))
 
 
@@ -141,8 +141,12 @@ def _packed_floats(image: Any) -> np.ndarray:
     return np.ascontiguousarray(image).view("<f4")[..., 0]
 
 
+def _rgb(image: Any) -> np.ndarray:
+    return levels.from_pillow(image, levels.facts(image))
+
+
 def _decode_with_pillow(
-    data: bytes, read: Callable[[Any], np.ndarray] = levels.from_pillow
+    data: bytes, read: Callable[[Any], np.ndarray] = _rgb
 ) -> np.ndarray:
     from PIL import Image as pillow
 

@@ -14,7 +14,7 @@ Files of 8 to 14 bits in 16 are common (microscopes, X-rays) and would be nearly
 are floats that are all below 1.5 levels. Alpha is dropped and decides nothing.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -87,28 +87,51 @@ def _from_floats(array: np.ndarray) -> np.ndarray:
     return np.rint(levels).astype(np.uint8)
 
 
-def from_pillow(image: Any) -> np.ndarray:
+class Facts(NamedTuple):
+    """How a file lays out its numbers."""
+
+    sixteen: bool = False  # of whose channels Pillow may keep the high bytes alone
+    signed: bool = False
+    bits: int = 16  # of a TIFF
+    white_is_zero: bool = False
+
+
+def facts(image: Any) -> Facts:
+    """Returns what a Pillow image says of its file, before it is decoded.
+
+    Decoding, turning or copying the image loses it.
+    """
+    tile = getattr(image, "tile", None)
+    tags = getattr(image, "tag_v2", {})
+    return Facts(
+        sixteen=bool(tile) and ";16" in str(tile),
+        signed=_SIGNED in tags.get(_SAMPLE_FORMAT, ()),
+        bits=max(tags.get(_BITS, (16,))),
+        white_is_zero=tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO,
+    )
+
+
+def from_pillow(image: Any, file: Facts) -> np.ndarray:
     """Returns uint8 [h, w, 3] of a Pillow image in any mode that has a rule.
+
+    Args:
+      image: decoded or not.
+      file: its `facts`, taken before it was decoded.
 
     Raises:
       BadImage: numbers without a rule, or a mode that Pillow cannot convert.
     """
     mode = image.mode
-    tags = getattr(image, "tag_v2", {})
-    # How the file's numbers are laid out; gone once they are decoded.
-    sixteen = ";16" in str(image.tile) if getattr(image, "tile", None) else False
-    if _SIGNED in tags.get(_SAMPLE_FORMAT, ()):
+    if file.signed:
         raise BadImage(f"signed integers; {_WANTED}")
-    if mode == "I" and max(tags.get(_BITS, (0,))) > 16:
+    if mode == "I" and file.bits > 16:
         raise BadImage(f"32-bit integers; {_WANTED}")
     if mode == "I" or mode.startswith("I;16"):
-        return from_array(_grey(image, tags))
+        return from_array(_grey(image, file))
     if mode == "F":
         array = np.asarray(image)
-        white = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
-        return from_array(1 - array if white else array)
-    if sixteen:
-        # Pillow has kept the high bytes alone.
+        return from_array(1 - array if file.white_is_zero else array)
+    if file.sixteen:
         array = np.asarray(image)
         highest = int((array[..., :3] if mode == "RGBA" else array).max())
         if highest < 2 ** (_LEAST_BITS - 9):
@@ -121,13 +144,12 @@ def from_pillow(image: Any) -> np.ndarray:
         raise BadImage(f"mode {mode}, which Pillow cannot convert: {error}") from error
 
 
-def _grey(image: Any, tags: Any) -> np.ndarray:
+def _grey(image: Any, file: Facts) -> np.ndarray:
     """One channel of 12 or 16 bits; Pillow's mode "I" holds those, too."""
     array = np.asarray(image)
     if array.min() < 0 or array.max() > 65535:
         raise BadImage(f"integers {array.min()} to {array.max()}; {_WANTED}")
     array = array.astype(np.uint16)
-    bits = max(tags.get(_BITS, (16,)))
-    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
-        array = np.uint16(2**bits - 1) - array
-    return array if bits == 16 else _high_byte(array, bits)
+    if file.white_is_zero:
+        array = np.uint16(2**file.bits - 1) - array
+    return array if file.bits == 16 else _high_byte(array, file.bits)
