@@ -103,6 +103,15 @@ def test_several_labels_are_sigmoids(model, tmp_path):
     assert abs(total - 1) > 0.1
 
 
+def test_numbers_of_a_regression_are_numbers(model, tmp_path):
+    path = vit_jax.save(model, tmp_path / "model", problem="regression")
+    Image.new("RGB", (16, 16), (9, 99, 199)).save(tmp_path / "a.png")
+    [entry] = predict.run(str(path), [str(tmp_path / "a.png")], top_k=10)
+    logits = model(vit_jax.load(path).images([tmp_path / "a.png"]))
+    values = {one["label"]: one["value"] for one in entry["values"]}
+    np.testing.assert_allclose([values[k] for k in sorted(values)], logits[0], 1e-5)
+
+
 def test_evaluate_measures_it(tmp_path):
     model = create(depth=1, image_size=8)
     path = vit_jax.save(model, tmp_path / "model")

@@ -111,7 +111,8 @@ def save(
             fields by name; the image size is the model's. None: resized to that size,
             (pixels - 127.5) / 127.5.
         label_names: One for each output; None: there are none.
-        problem: "single_label", or "multi_label" where each output is a sigmoid.
+        problem: "single_label", "multi_label" where each output is a sigmoid, or
+            "regression" where it is a number.
 
     Returns:
         The folder, as an absolute path.

@@ -9,11 +9,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vit_jax import checkpoint, errors, models, pretrained, tree
+from vit_jax import checkpoint, errors, models, objectives, pretrained, tree
 from vit_jax.data.preprocessing import Preprocessing
 
-# What the outputs are -> the loss that trains such.
-PROBLEMS = {"single_label": "softmax", "multi_label": "sigmoid"}
 _FILES = (".npz", ".safetensors", ".bv", ".bin", ".pt", ".pth", ".ckpt", ".h5")
 
 
@@ -34,7 +32,8 @@ def save(
             fields by name; the image size is the model's. None: resized to that size,
             (pixels - 127.5) / 127.5.
         label_names: One for each output; None: there are none.
-        problem: "single_label", or "multi_label" where each output is a sigmoid.
+        problem: "single_label", "multi_label" where each output is a sigmoid, or
+            "regression" where it is a number.
 
     Returns:
         The folder, as an absolute path.
@@ -44,14 +43,16 @@ def save(
             its architecture; names or preprocessing that do not fit; something at
             `path`; or it cannot be written.
     """
+    errors.lookup(objectives.PROBLEMS, problem, "problem")
     architecture = _architecture(model)
     described = checkpoint.Description(
         architecture,
         _preprocessing(preprocessing, architecture),
         _names(label_names, architecture.num_classes),
-        config={"loss": errors.lookup(PROBLEMS, problem, "problem")},
+        config={},
         step=0,
         versions=checkpoint.versions(),
+        problem=problem,
     )
     params = _params(model, architecture)
     target = _target(path)
