@@ -455,6 +455,17 @@ def test_a_wider_result_has_the_gradients_of_its_rounded_cotangent():
     np.testing.assert_allclose(dx.astype(jnp.float32), g @ rounded.T, atol=0.05)
 
 
+def drawn(arch):
+    """A model of random leaves, without compiling its initialisers."""
+    graphdef, params = models.abstract(arch)
+    rng = np.random.default_rng(0)
+    leaves = {
+        name: jnp.asarray(0.3 * rng.standard_normal(leaf.shape), jnp.float32)
+        for name, leaf in tree.named_leaves(params)
+    }
+    return models.merge(graphdef, tree.from_named(leaves))
+
+
 def without_leaves(model, arch, *starts):
     """The same leaves but some, as another architecture."""
     named = tree.named_leaves(models.split(model)[1])
@@ -466,7 +477,7 @@ def test_a_stem_norm_is_a_layer_norm_of_the_tokens():
     arch = small(stem_norm=True, depth=1)
     names = {n for n, _ in tree.named_leaves(models.abstract(arch)[1])}
     assert names - set(LEAVES) == {"stem_norm/scale", "stem_norm/bias"}
-    model = noisy(arch)
+    model = drawn(arch)
     plain = without_leaves(model, small(depth=1), "stem_norm/")
     tokens = model.embed(images())
     normed = model.stem_norm(tokens)
@@ -476,7 +487,7 @@ def test_a_stem_norm_is_a_layer_norm_of_the_tokens():
 
 def test_without_a_last_norm_tokens_leave_as_they_are():
     arch = small(final_norm="none", depth=1)
-    model = noisy(small(depth=1))
+    model = drawn(small(depth=1))
     bare = without_leaves(model, arch, "norm/")
     tokens = model.embed(images())
     encoded = bare.encode(tokens)
@@ -484,10 +495,10 @@ def test_without_a_last_norm_tokens_leave_as_they_are():
 
 
 def test_patches_without_a_bias_are_those_with_a_bias_of_zero():
-    arch = small(patch_bias=False)
+    arch = small(patch_bias=False, depth=1)
     names = {n for n, _ in tree.named_leaves(models.abstract(arch)[1])}
     assert "patch_embed/bias" not in names
-    model = noisy(small())
+    model = drawn(small(depth=1))
     bare = without_leaves(model, arch, "patch_embed/bias")
     bias = model.patch_embed.bias[...].reshape(1, 1, -1)
     found = bare.patch_embeddings(images()) + bias
@@ -521,7 +532,7 @@ def test_images_of_other_channels(name, channels):
 
 
 def test_images_of_the_wrong_channels_are_refused():
-    model = noisy(small(channels=1, depth=1))
+    model = drawn(small(channels=1, depth=1))
     assert model(images((2, 32, 32, 1))).shape == (2, 10)
     with pytest.raises(errors.UserError, match=r"wants \[batch, 32, 32, 1\]"):
         model(images())
