@@ -5,6 +5,7 @@ of the answer. All run in this process; nothing may be written.
 """
 
 import json
+import logging
 import runpy
 import subprocess
 import sys
@@ -383,8 +384,11 @@ ROWS = {name: ("main", *row) for name, row in MAIN.items()} | OTHERS
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_a_mistake_is_one_short_error(name, place, tmp_path, monkeypatch, capsys):
+def test_a_mistake_is_one_short_error(
+    name, place, tmp_path, monkeypatch, capsys, caplog
+):
     command, arguments, word = ROWS[name]
+    caplog.set_level(logging.INFO)
     monkeypatch.chdir(tmp_path)
     before = files(tmp_path, place["empty"], place["other"], place["damaged"])
     words = arguments.replace("{'a':1}", "{{'a':1}}").format(**place).split()
@@ -392,6 +396,7 @@ def test_a_mistake_is_one_short_error(name, place, tmp_path, monkeypatch, capsys
     captured = capsys.readouterr()
     check(code, captured.err, word)
     assert captured.out == ""
+    assert "GMAC an image" not in caplog.text, "before the table of parameters"
     after = files(tmp_path, place["empty"], place["other"], place["damaged"])
     assert before == after, "nothing is written"
 
@@ -474,3 +479,14 @@ def test_a_container_has_what_its_group_may_use(tmp_path, monkeypatch):
     (old / "memory.stat").write_text("total_inactive_file 1000000")
     (tmp_path / "cgroup").write_text("4:memory:/c\n3:cpu:/c\n0::/\n")
     assert (memory.total(), memory.available()) == (4_000_000, 1_000_000)
+
+
+def test_no_memory_is_an_error_with_what_there_is(monkeypatch, capsys):
+    monkeypatch.setattr(memory, "available", lambda: 3 * 2**30)
+
+    def big():
+        raise MemoryError("Unable to allocate 9 TiB")
+
+    assert cli.guard(big) == errors.EXIT_BAD_INPUT
+    said = capsys.readouterr().err
+    assert said.startswith("error: out of memory, 3.00 GiB can be had: Unable to")

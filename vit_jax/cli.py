@@ -3,6 +3,7 @@
 import ctypes
 import json
 import logging
+import os
 import re
 import signal
 import sys
@@ -12,7 +13,7 @@ from typing import Any, NoReturn
 from absl import app, flags
 from absl import logging as absl_logging
 
-from vit_jax import errors, evals_flags, validation
+from vit_jax import errors, evals_flags, memory, validation
 
 
 def print_figures(figures: dict[str, Any]) -> None:
@@ -45,6 +46,13 @@ def guard(main: Callable[..., int | None], *args: Any) -> int:
     except errors.Preempted as stop:
         print(f"stopped: {stop}", file=sys.stderr, flush=True)
         return stop.exit_code
+    except MemoryError as error:
+        there = f"{memory.available() / 2**30:.2f} GiB can be had"
+        print(f"error: out of memory, {there}: {error}", file=sys.stderr, flush=True)
+        return errors.EXIT_BAD_INPUT
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return errors.EXIT_DONE
 
 
 def parse_flags(argv: list[str]) -> list[str]:
