@@ -179,7 +179,11 @@ def test_metrics_hold_every_step_once(whole):
     assert steps == [1, 2, 4, 6, 8, 10, 12]
     pairs = [line for line in lines(workdir) if "loss_mean" in line]
     assert [line["step"] for line in pairs] == steps[1:]
-    assert all(line["loss_mean"] != line["loss"] for line in pairs)
+    by_step = {line["step"]: line for line in lines(workdir) if "loss" in line}
+    for name in ("loss", "accuracy", "grad_norm"):
+        first_two = (by_step[1][name] + by_step[2][name]) / 2
+        assert by_step[2][f"{name}_mean"] == first_two, name
+    assert pairs[-1]["loss_mean"] != pairs[-1]["loss"]
     assert figures["test/examples"] == 359
     assert 0 <= figures["test/top1"] <= figures["test/top5"] <= 1
     assert any((workdir / "tensorboard").iterdir())

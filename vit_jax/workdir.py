@@ -36,7 +36,10 @@ def read_config(workdir: Path) -> dict[str, Any] | None:
     """
     path = workdir / "config.json"
     try:
-        return json.loads(path.read_text()) if path.exists() else None
+        stored = json.loads(path.read_text()) if path.exists() else None
+        if not isinstance(stored, dict | None):
+            raise ValueError("no configuration")
+        return stored
     except ValueError as error:
         raise errors.UserError(
             f"{path} is damaged: {error}; remove it if the workdir is this run's"
