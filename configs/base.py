@@ -87,6 +87,7 @@ def get_config() -> ConfigDict:
     config.data.cache = "auto"  # none | ram | device | auto
     config.data.threads = 0  # decoding threads; 0: one a core
     config.data.max_corrupt = 0.02  # share of unreadable images that stops the run
+    config.data.exif = "turn"  # photographs as they say | stored, as TensorFlow reads
     config.data.flip = True  # random horizontal flip
     # (x - mean) / std, x in 0..255; (): as init_from wants them, else (127.5,) * 3
     config.data.mean = ()
@@ -95,13 +96,16 @@ def get_config() -> ConfigDict:
     config.data.train.transform = "inception_crop"  # see vit_jax/data/transforms.py
     config.data.train.area = (0.05, 1.0)  # inception_crop: share of the image
     config.data.train.aspect = (0.75, 4 / 3)  # inception_crop
-    config.data.train.resize = 0  # resize_crop, resize_small_crop: pixels
+    config.data.train.resize = 448  # resize_crop, resize_small_crop: pixels (4.1)
+    # resize, resize_small_crop: as of eval below
+    config.data.train.filter = ""
     config.data.train.pad = 4  # random_crop_pad: pixels
     config.data.eval = ConfigDict()
     # resize | resize_small_crop | none; "": as init_from wants them, else resize
     config.data.eval.transform = ""
     config.data.eval.resize = 0  # resize_small_crop: pixels of the short side
-    # bilinear | bicubic: Pillow's | default: ours; "": that of init_from, else ours
+    # area: big_vision's; with antialiasing bilinear, bicubic, lanczos, box, hamming:
+    # Pillow's; default: bilinear as TensorFlow's; "": that of init_from, else default
     config.data.eval.filter = ""
 
     config.optimizer = ConfigDict()

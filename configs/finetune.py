@@ -126,6 +126,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     config.model.name = model
     config.model.pre_logits = False
     config.data.dataset = task.dataset
+    config.data.exif = "stored"  # its authors read with TensorFlow, which turns nothing
     config.data.train_split = task.part if dev else task.train
     if dev:
         base.set_evals(config, dev=base.classify(task.dev))

@@ -29,6 +29,7 @@ def get_config(dataset: str | None = None) -> ConfigDict:
 def _jft() -> ConfigDict:
     config = base.get_config()
     config.data.dataset = "jft"
+    config.data.exif = "stored"  # its authors read with TensorFlow, which turns nothing
     config.total = "1_000_000 steps"
     config.optimizer.lr = 2e-4
     config.optimizer.schedule = "cosine"
@@ -44,6 +45,7 @@ def _i1k() -> ConfigDict:
     config.total = "100_000 steps"
     config.data.eval.transform = "resize_small_crop"
     config.data.eval.resize = 256
+    config.data.eval.filter = "area"
     base.set_evals(config, val=base.masked("validation"))
     pretrain.add_fewshot(config)
     return config

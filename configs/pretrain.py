@@ -73,8 +73,11 @@ def on(dataset: str) -> ConfigDict:
     config = base.get_config()
     config.model.head_bias = -10.0
     config.data.dataset = DATASETS[dataset]
+    config.data.exif = "stored"  # its authors read with TensorFlow, which turns nothing
+    # As in big_vision's recipes of all of these models: resize_small(256), by area.
     config.data.eval.transform = "resize_small_crop"
     config.data.eval.resize = 256
+    config.data.eval.filter = "area"
     if dataset == "jft":
         base.set_evals(config)
     elif dataset == "i21k":

@@ -25,6 +25,7 @@ def get_config(size: str | None = None) -> ConfigDict:
     config.model.posemb_std = 0.0  # 1 / sqrt(width), as big_vision
     config.model.head_bias = -10.0
     config.data.dataset = "jft3b"
+    config.data.exif = "stored"  # its authors read with TensorFlow, which turns nothing
     config.data.eval.transform = "resize_small_crop"
     config.data.eval.resize = 256
     base.set_evals(config)

@@ -85,5 +85,5 @@ def test_pillow_filters_are_pillows(filter):
 
 
 def test_unknown_filters_are_errors():
-    with pytest.raises(errors.UserError, match="filter='lanczos' is unknown"):
-        Preprocessing((16, 12), filter="lanczos")
+    with pytest.raises(errors.UserError, match="filter='sinc' is unknown"):
+        Preprocessing((16, 12), filter="sinc")

@@ -146,7 +146,7 @@ def test_none_leaves_images_alone():
     "kind, name, size, params, shown",
     [
         ("test", "resize", 8, {}, "known: eval, train"),
-        ("eval", "inception_crop", 8, {}, "known: none, resize"),
+        ("eval", "inception_crop", 8, {}, "known: crop, none, resize"),
         ("train", "inception", 8, {}, 'Did you mean "inception_crop"?'),
         ("train", "resize", 8, {"area": 1}, "takes: antialias"),
         ("train", "none", 8, {"pad": 1}, "takes: nothing"),

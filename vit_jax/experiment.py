@@ -448,6 +448,7 @@ def _preprocessing(
         filter=data["eval"]["filter"],
         wanted=wanted,
         source=config["init_from"],
+        exif=data["exif"],
     )
 
 
@@ -466,9 +467,9 @@ def _with_defaults(
 # The parameters of `data.train` that each training transform takes.
 TRANSFORM_PARAMETERS = {
     "inception_crop": ("area", "aspect"),
-    "resize": (),
+    "resize": ("filter",),
     "resize_crop": ("resize",),
-    "resize_small_crop": ("resize",),
+    "resize_small_crop": ("resize", "filter"),
     "random_crop_pad": ("pad",),
     "none": (),
 }
@@ -479,4 +480,9 @@ def _train_transform(config: Mapping[str, Any]) -> Any:
     name = options["transform"]
     names = errors.lookup(TRANSFORM_PARAMETERS, name, "data.train.transform")
     parameters = {key: options[key] for key in names}
-    return transforms.make("train", name, image_size=_image_size(config), **parameters)
+    return transforms.make(
+        *("train", name),
+        image_size=_image_size(config),
+        exif=config["data"]["exif"],
+        **parameters,
+    )

@@ -7,6 +7,7 @@ from vit_jax.data.preprocessing import Preprocessing
 
 # data.eval.filter for the filter of a run without a checkpoint, where one has another.
 OURS = "default"
+_OF_DATA = ("mean", "std", "exif")  # keys of config.data; the others are data.eval's
 
 
 def resolve(
@@ -17,6 +18,7 @@ def resolve(
     transform: str = "",
     resize: int = 0,
     filter: str = "",
+    exif: str = "turn",
     wanted: Preprocessing | None = None,
     source: str = "",
 ) -> Preprocessing:
@@ -32,6 +34,7 @@ def resolve(
         transform: As `data.eval.transform`.
         resize: As `data.eval.resize`.
         filter: As `data.eval.filter`; `OURS` is that of a run without a checkpoint.
+        exif: As `data.exif`, the run's to say.
         wanted: Of the checkpoint that the run starts from, at the run's size.
         source: The checkpoint.
 
@@ -46,6 +49,7 @@ def resolve(
             "transform": transform,
             "resize": resize,
             "filter": filter,
+            "exif": exif,
         }.items()
         if value
     }
@@ -67,9 +71,8 @@ def _log(
 ) -> None:
     """Says whose values were taken, and where a configuration's are others."""
     shown = ", ".join(f"{key} {value}" for key, value in prepared.to_dict().items())
-    keys = {"mean": "data.mean", "std": "data.std"}
     others = [
-        f"{keys[key] if key in keys else f'data.eval.{key}'}={value!r} where it has "
+        f"data.{'' if key in _OF_DATA else 'eval.'}{key}={value!r} where it has "
         f"{getattr(wanted, key)!r}"
         for key, value in said.items()
         if getattr(wanted, key) != getattr(prepared, key)

@@ -29,7 +29,7 @@ class DeviceRows:
         Raises:
           errors.UserError: the transform resamples, which happens on the host alone.
         """
-        size = resident.common_size(source)
+        size = resident.common_size(source, transform.turn)
         slices = resident.as_slices(transform, size)
         if slices is None:
             raise errors.UserError(

@@ -16,6 +16,7 @@ import simplejpeg
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SEQUENTIAL = frozenset({0xC0, 0xC1})
 _SCAN = 0xDA
+_APP1 = 0xE1
 _END = b"\xff\xd9"
 _scratch = threading.local()
 
@@ -29,11 +30,12 @@ class Header(NamedTuple):
     subsampling: int  # rows of pixels for one row of the coarsest component
     rows_at: int  # where the two bytes of the height lie
     one_pass: bool  # rows come top to bottom, once
+    app1: tuple[int, ...]  # where EXIF and XMP may lie, after the segments' lengths
 
 
 def read_header(data: bytes) -> Header | None:
     """Reads the markers up to the first scan; None for anything out of the ordinary."""
-    at, frame = 2, None
+    at, frame, app1 = 2, None, ()
     try:
         while data[at] == 0xFF:
             marker = data[at + 1]
@@ -42,6 +44,8 @@ def read_header(data: bytes) -> Header | None:
                 continue
             if marker in _FRAMES:
                 frame = at, marker
+            if marker == _APP1:
+                app1 += (at + 4,)
             if marker == _SCAN:
                 break
             at += 2 + (data[at + 2] << 8 | data[at + 3])
@@ -56,6 +60,7 @@ def read_header(data: bytes) -> Header | None:
             subsampling=max(data[start + 11 + 3 * k] & 15 for k in range(components)),
             rows_at=start + 5,
             one_pass=marker in _SEQUENTIAL and data[at + 4] == components,
+            app1=app1,
         )
     except (IndexError, ValueError):
         return None

@@ -96,10 +96,10 @@ def _rows(
         return device_cache.DeviceRows(source, transform, corrupt, pool, sharding)
     if cache == "none":
         return _Decoding(source, transform, corrupt, pool)
-    slices = resident.as_slices(transform, resident.common_size(source))
+    slices = resident.as_slices(transform, resident.common_size(source, transform.turn))
     if slices is not None:
         return resident.HostRows(source, slices, corrupt, pool)
-    images, labels = resident.decode_all(source, corrupt, pool)
+    images, labels = resident.decode_all(source, corrupt, pool, turn=transform.turn)
     classes = getattr(source, "num_classes", 0) or 0
     decoded = sources.ArraySource(images, labels, num_classes=classes)
     return _Decoding(decoded, transform, corrupt, pool)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vit_jax import errors
-from vit_jax.data import transforms
+from vit_jax.data import render, transforms
 
 _HALF = (127.5, 127.5, 127.5)
 
@@ -17,16 +17,34 @@ class Preprocessing:
 
     `mean` and `std` are in units of 0..255: the model sees (x - mean) / std.
 
+    Attributes:
+        image_size: (height, width), pixels.
+        transform: Key of `transforms.EVAL`.
+        resize: What the image is scaled to before its centre is taken: of the short
+            side, or (height, width); 0 where the transform has none.
+        filter: Of `render.FILTERS`: Pillow's "bilinear", "bicubic" ..., "area", or ""
+            for ours.
+        mean: Of the three channels.
+        std: The same.
+        rounding: Key of `geometry.ROUNDINGS`, whose arithmetic a scaled side and the
+            offset of the centre follow.
+        fill: Colour of what the scaled image does not reach, 0..255.
+        exif: "turn" photographs as they say, or take the pixels of a dataset's as they
+            are "stored". Images given by hand are turned either way.
+
     Raises:
       errors.UserError: a value that cannot work.
     """
 
-    image_size: tuple[int, int]  # (height, width), pixels
-    transform: str = "resize"  # key of transforms.EVAL
-    resize: int = 0  # "resize_small_crop": the short side, pixels; else 0
-    filter: str = ""  # "bilinear", "bicubic": Pillow's; "": ours (decode.render)
+    image_size: tuple[int, int]
+    transform: str = "resize"
+    resize: int | tuple[int, int] = 0
+    filter: str = ""
     mean: tuple[float, float, float] = _HALF
     std: tuple[float, float, float] = _HALF
+    rounding: str = "google"
+    fill: tuple[int, int, int] = render.BLACK
+    exif: str = "turn"
 
     def __post_init__(self):
         size = self.image_size
@@ -40,28 +58,52 @@ class Preprocessing:
             object.__setattr__(self, name, value)
         if min(self.std) <= 0:
             raise errors.UserError(f"preprocessing: std={self.std}; wanted above 0")
-        if not isinstance(self.transform, str):
-            raise errors.UserError(
-                f"preprocessing: transform={self.transform!r}; wanted a name"
-            )
-        if self.transform != "resize_small_crop" and (
-            isinstance(self.resize, bool) or self.resize != 0
-        ):
-            raise errors.UserError(
-                f"preprocessing: resize={self.resize!r} has no meaning for transform "
-                f"{self.transform!r}; wanted 0"
-            )
+        for name in ("transform", "filter", "rounding", "exif"):
+            if not isinstance(getattr(self, name), str):
+                raise errors.UserError(
+                    f"preprocessing: {name}={getattr(self, name)!r}; wanted a name"
+                )
+        for name in ("resize", "fill"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         self.eval_transform()
 
-    def eval_transform(self) -> transforms.Transform:
-        """Returns the transform: image -> uint8 [height, width, 3]."""
-        small = self.transform == "resize_small_crop"
-        params = {"resize": self.resize} if small else {}
-        if self.filter:
-            params["filter"] = self.filter
+    def eval_transform(self, exif: str = "") -> transforms.Transform:
+        """Returns the transform: image -> uint8 [height, width, 3].
+
+        Args:
+            exif: Instead of the field; "": as that says.
+        """
+        errors.lookup(transforms.EVAL, self.transform, "eval transform")
+        known = transforms.takes("eval", self.transform)
+        params = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in known:
+                params[field.name] = value
+            elif field.name in _OF_SOME and not _same(value, field.default):
+                raise errors.UserError(
+                    f"preprocessing: {field.name}={value!r} has no meaning for "
+                    f"transform {self.transform!r}; wanted {field.default!r}"
+                )
         return transforms.make(
-            "eval", self.transform, image_size=self.image_size, **params
+            *("eval", self.transform),
+            image_size=self.image_size,
+            exif=exif or self.exif,
+            **params,
         )
+
+    def at(self, image_size: tuple[int, int]) -> "Preprocessing":
+        """Returns the same evaluation at another size; a crop keeps its share."""
+        if image_size == self.image_size:
+            return self
+        resize = self.resize
+        if isinstance(resize, tuple):
+            sides = zip(resize, image_size, self.image_size)
+            resize = tuple(round(side * new / old) for side, new, old in sides)
+        else:
+            resize = round(resize * min(image_size) / min(self.image_size))
+        return dataclasses.replace(self, image_size=image_size, resize=resize)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values for JSON."""
@@ -89,6 +131,14 @@ class Preprocessing:
                 f"preprocessing: {problem}; known keys: {', '.join(known)}"
             )
         return cls(**values)
+
+
+# Fields that not every transform has.
+_OF_SOME = ("resize", "filter", "rounding", "fill")
+
+
+def _same(value: Any, default: Any) -> bool:
+    return type(value) is type(default) and value == default
 
 
 def _channels(name: str, values: Any) -> tuple[float, float, float]:

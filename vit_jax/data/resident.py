@@ -6,6 +6,7 @@ when it is decoded anew.
 """
 
 import concurrent.futures
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -82,22 +83,25 @@ def as_slices(
     if isinstance(transform, transforms.PadCrop):
         return transform
     if transform.name == "resize" and tuple(size) == transform.image_size:
-        return transforms.make("train", "none", image_size=transform.image_size)
+        as_is = transforms.make("train", "none", image_size=transform.image_size)
+        return dataclasses.replace(as_is, turn=transform.turn)
     return None
 
 
 class _Original:
     """Stands in for a transform while the cache is filled: nothing but decoding."""
 
+    def __init__(self, turn: bool):
+        self._turn = turn
+
     def __call__(self, image: Any, uniforms: list[float], out: np.ndarray) -> None:
-        opened = decode.open_image(image)
+        opened = decode.open_image(image, turn=self._turn)
         if (opened.height, opened.width) != out.shape[:2]:
             raise errors.UserError(
                 f"a cache wants images of one size: got {opened.height}x{opened.width} "
                 f'beside {out.shape[0]}x{out.shape[1]}; use cache="none"'
             )
-        pixels, _ = opened.pixels(opened.height, 1)
-        out[...] = pixels
+        out[...] = decode.whole(opened)
 
 
 def decode_all(
@@ -105,17 +109,19 @@ def decode_all(
     corrupt: reader.CorruptLog,
     pool: concurrent.futures.ThreadPoolExecutor,
     *,
+    turn: bool = True,
     border: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns all images, uint8 [n, h + 2 border, w + 2 border, 3], and their labels.
 
-    The border is not written. An unreadable image is replaced by its neighbour.
+    They are turned as their EXIF says if `turn`. The border is not written. An
+    unreadable image is replaced by its neighbour.
 
     Raises:
       errors.UserError: images of different sizes, more than a quarter of the memory, a
         label out of range or too many unreadable images.
     """
-    height, width = common_size(source)
+    height, width = common_size(source, turn)
     shape = (len(source), height + 2 * border, width + 2 * border, 3)
     if math.prod(shape) > _memory() // 4:
         raise errors.UserError(
@@ -126,7 +132,7 @@ def decode_all(
     images = np.empty(shape, np.uint8)
     inner = images[:, border : border + height, border : border + width]
     labels: list[Any] = [None] * len(source)
-    read = reader.Reader(source, _Original(), corrupt)
+    read = reader.Reader(source, _Original(turn), corrupt)
 
     def fill(rows: range) -> None:
         for row in rows:
@@ -142,14 +148,14 @@ def decode_all(
     return images, reader.stack_labels(labels)
 
 
-def common_size(source: Any) -> tuple[int, int]:
+def common_size(source: Any, turn: bool = True) -> tuple[int, int]:
     """The size that the source states, or that of its first readable image."""
     shape = getattr(source, "image_shape", None)
     if shape is not None:
         return shape[0], shape[1]
     for index in range(len(source)):
         try:
-            opened = decode.open_image(source[index]["image"])
+            opened = decode.open_image(source[index]["image"], turn=turn)
         except (decode.BadImage, OSError):
             continue
         return opened.height, opened.width
@@ -169,7 +175,7 @@ class HostRows:
     ):
         """Decodes everything; `slices` is what `as_slices` returned."""
         self._slices = slices
-        self._size = common_size(source)
+        self._size = common_size(source, slices.turn)
         self._pool = pool
         self._images, self._labels = load_padded(
             source, slices, self._size, corrupt, pool
@@ -199,7 +205,7 @@ def load_padded(
     """Returns the padded images and the labels."""
     slices.check(*size)
     pad = slices.pad
-    images, labels = decode_all(source, corrupt, pool, border=pad)
+    images, labels = decode_all(source, corrupt, pool, turn=slices.turn, border=pad)
     if pad:
         # In blocks: padding the whole at once would hold it in memory twice.
         for start in range(0, len(images), 1024):

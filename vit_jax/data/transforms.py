@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from vit_jax import errors
-from vit_jax.data import decode
+from vit_jax.data import decode, geometry, render
+from vit_jax.data.geometry import MAX_SIDE
 
-Plan = Callable[[int, int, Sequence[float]], decode.Window]
+Plan = Callable[[int, int, Sequence[float]], render.Window]
 
 # Only boxes of images more than 15 times as long as wide ever need a second attempt.
 _ATTEMPTS = 5
-_MAX_SIDE = 16384
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,9 @@ class Resample:
     draws: int  # uniform numbers that `plan` wants
     plan: Plan
     antialias: bool
-    filter: str = ""  # of decode.PILLOW_FILTERS, or decode's own
+    filter: str = ""  # of render.FILTERS
+    fill: tuple[int, int, int] = render.BLACK  # where the image does not reach
+    turn: bool = True  # as the EXIF orientation says
 
     def __call__(
         self,
@@ -52,9 +54,16 @@ class Resample:
           decode.BadImage: the image cannot be read.
         """
         out = np.empty((*self.image_size, 3), np.uint8) if out is None else out
-        opened = decode.open_image(image)
+        opened = decode.open_image(image, turn=self.turn)
         window = self.plan(opened.height, opened.width, uniforms)
-        decode.render(opened, window, out, antialias=self.antialias, filter=self.filter)
+        render.render(
+            opened,
+            window,
+            out,
+            antialias=self.antialias,
+            filter=self.filter,
+            fill=self.fill,
+        )
         return out
 
 
@@ -67,6 +76,7 @@ class PadCrop:
     draws: int
     pad: int
     mode: str  # of np.pad: "constant" (zeros) or "reflect"
+    turn: bool = True  # as the EXIF orientation says
 
     def __call__(
         self,
@@ -81,9 +91,9 @@ class PadCrop:
           errors.UserError: the image is too small, or for "none" not of the size.
         """
         out = np.empty((*self.image_size, 3), np.uint8) if out is None else out
-        opened = decode.open_image(image)
+        opened = decode.open_image(image, turn=self.turn)
         self.check(opened.height, opened.width)
-        pixels, _ = opened.pixels(opened.height, 1)
+        pixels = decode.whole(opened)
         numbers = np.array([uniforms], np.float64).reshape(1, self.draws)
         y, x = self.offsets(numbers, opened.height, opened.width)[0]
         height, width = self.image_size
@@ -152,7 +162,7 @@ def _inception_crop(
     area = _interval("area", area, 1.0)
     aspect = _interval("aspect", aspect, 100.0)
 
-    def plan(height: int, width: int, u: Sequence[float]) -> decode.Window:
+    def plan(height: int, width: int, u: Sequence[float]) -> render.Window:
         least, most = area[0] * height * width, area[1] * height * width
         for k in range(0, 4 * _ATTEMPTS, 4):
             ratio = aspect[0] + u[k] * (aspect[1] - aspect[0])
@@ -169,8 +179,8 @@ def _inception_crop(
             if least <= h * w <= most and 0 < h <= height and 0 < w <= width:
                 top = int(u[k + 2] * (height - h + 1))
                 left = int(u[k + 3] * (width - w + 1))
-                return decode.Window(top, left, h, w, image_size)
-        return decode.Window(0, 0, height, width, image_size)
+                return render.Window(top, left, h, w, image_size)
+        return render.Window(0, 0, height, width, image_size)
 
     return Resample("inception_crop", image_size, 4 * _ATTEMPTS, plan, bool(antialias))
 
@@ -181,8 +191,8 @@ def _resize(
     """The whole image, its aspect ratio ignored."""
     _check_filter("resize", filter)
 
-    def plan(height: int, width: int, u: Sequence[float]) -> decode.Window:
-        return decode.Window(0, 0, height, width, image_size)
+    def plan(height: int, width: int, u: Sequence[float]) -> render.Window:
+        return render.Window(0, 0, height, width, image_size)
 
     return Resample("resize", image_size, 0, plan, bool(antialias), filter)
 
@@ -193,53 +203,78 @@ def _resize_crop(
     """Resize to a square of `resize` pixels, then a random crop (BiT; section 4.1)."""
     _check_resize("resize_crop", resize, image_size)
 
-    def plan(height: int, width: int, u: Sequence[float]) -> decode.Window:
+    def plan(height: int, width: int, u: Sequence[float]) -> render.Window:
         y = int(u[0] * (resize - image_size[0] + 1))
         x = int(u[1] * (resize - image_size[1] + 1))
-        return decode.Window(0, 0, height, width, (resize, resize), y, x)
+        return render.Window(0, 0, height, width, (resize, resize), y, x)
 
     return Resample("resize_crop", image_size, 2, plan, bool(antialias))
 
 
-def _short_side(height: int, width: int, resize: int) -> tuple[int, int]:
-    ratio = resize / min(height, width)
-    return max(round(height * ratio), resize), max(round(width * ratio), resize)
-
-
 def _resize_small_crop(
-    image_size: tuple[int, int], *, resize: int = 448, antialias: bool = False
-) -> Resample:
-    """Short side to `resize` pixels, aspect ratio kept, then a random crop."""
-    _check_resize("resize_small_crop", resize, image_size)
-
-    def plan(height: int, width: int, u: Sequence[float]) -> decode.Window:
-        resized = _short_side(height, width, resize)
-        y = int(u[0] * (resized[0] - image_size[0] + 1))
-        x = int(u[1] * (resized[1] - image_size[1] + 1))
-        return decode.Window(0, 0, height, width, resized, y, x)
-
-    return Resample("resize_small_crop", image_size, 2, plan, bool(antialias))
-
-
-def _resize_small_centre(
     image_size: tuple[int, int],
     *,
-    resize: int,
+    resize: int = 448,
     antialias: bool = False,
     filter: str = "",
 ) -> Resample:
-    """Short side to `resize` pixels, aspect ratio kept, then the centre."""
+    """Short side to `resize` pixels, aspect ratio kept, then a random crop."""
     _check_resize("resize_small_crop", resize, image_size)
     _check_filter("resize_small_crop", filter)
 
-    def plan(height: int, width: int, u: Sequence[float]) -> decode.Window:
-        resized = _short_side(height, width, resize)
-        y = (resized[0] - image_size[0]) // 2
-        x = (resized[1] - image_size[1]) // 2
-        return decode.Window(0, 0, height, width, resized, y, x)
+    def plan(height: int, width: int, u: Sequence[float]) -> render.Window:
+        resized = geometry.small(height, width, resize, geometry.ROUNDINGS["google"])
+        y = int(u[0] * (resized[0] - image_size[0] + 1))
+        x = int(u[1] * (resized[1] - image_size[1] + 1))
+        return render.Window(0, 0, height, width, resized, y, x)
 
     name = "resize_small_crop"
-    return Resample(name, image_size, 0, plan, bool(antialias), filter)
+    return Resample(name, image_size, 2, plan, bool(antialias), filter)
+
+
+def _centred(name: str) -> Callable[..., Resample]:
+    """The factory of a row of `geometry.FITS`: scaled as it says, then the centre."""
+    fit = geometry.FITS[name]
+
+    def factory(
+        image_size: tuple[int, int],
+        *,
+        resize: Any = 0,
+        antialias: bool = False,
+        filter: str = "",
+        rounding: str = "google",
+        fill: tuple[int, int, int] = render.BLACK,
+    ) -> Resample:
+        what = f"transform {name}: rounding"
+        rule = errors.lookup(geometry.ROUNDINGS, rounding, what)
+        _check_filter(name, filter)
+        wanted = fit.check(resize) if fit.check else 0
+        if name == "resize_small_crop" and rounding == "google":
+            _check_resize(name, wanted, image_size)  # TensorFlow's crop cannot pad
+
+        def plan(height: int, width: int, u: Sequence[float]) -> render.Window:
+            resized = fit.scaled(height, width, wanted, rule)
+            if not fit.crops:
+                _check_exact(name, resized, image_size)
+            y, x = geometry.centre(resized, image_size, rule)
+            return render.Window(0, 0, height, width, resized, y, x)
+
+        colour = geometry.check_colour(fill)
+        return Resample(name, image_size, 0, plan, bool(antialias), filter, colour)
+
+    return factory
+
+
+def _check_exact(
+    name: str, resized: tuple[int, int], image_size: tuple[int, int]
+) -> None:
+    if resized != image_size:
+        raise errors.UserError(
+            f"transform {name!r} crops nothing: this image comes out as {resized[0]}x"
+            f"{resized[1]} pixels, the model wants {image_size[0]}x{image_size[1]}.\n"
+            "The checkpoint's own code fails on it too: give images of the model's "
+            "aspect ratio."
+        )
 
 
 _PAD_MODES = {"zeros": "constant", "reflect": "reflect"}
@@ -249,7 +284,7 @@ def _random_crop_pad(
     image_size: tuple[int, int], *, pad: int = 4, mode: str = "zeros"
 ) -> PadCrop:
     """A random window of the padded image: for small images that all have one size."""
-    if not isinstance(pad, int) or isinstance(pad, bool) or not 0 <= pad <= _MAX_SIDE:
+    if not isinstance(pad, int) or isinstance(pad, bool) or not 0 <= pad <= MAX_SIDE:
         raise errors.UserError(f"transform random_crop_pad: pad={pad!r}; wanted 0, 1..")
     mode = errors.lookup(_PAD_MODES, mode, "transform random_crop_pad: mode")
     return PadCrop("random_crop_pad", image_size, 2, pad, mode)
@@ -270,14 +305,23 @@ TRAIN = {
 }
 EVAL = {
     "resize": _resize,
-    "resize_small_crop": _resize_small_centre,
+    **{name: _centred(name) for name in geometry.FITS},
     "none": _none,
 }
 KINDS = {"train": TRAIN, "eval": EVAL}
 
 
+# What becomes of a photograph that says how it is to be turned.
+EXIF = {"turn": True, "stored": False}
+
+
 def make(
-    kind: str, name: str, *, image_size: int | tuple[int, int], **params: Any
+    kind: str,
+    name: str,
+    *,
+    image_size: int | tuple[int, int],
+    exif: str = "turn",
+    **params: Any,
 ) -> Transform:
     """Returns the transform `name` of `KINDS[kind]`.
 
@@ -285,6 +329,7 @@ def make(
       kind: "train" or "eval".
       name: key of `TRAIN` or `EVAL`.
       image_size: of the output, pixels; an int means a square.
+      exif: "turn" photographs as they say, or take the pixels as they are "stored".
       **params: what the transform takes; see the functions of the tables.
 
     Raises:
@@ -292,7 +337,8 @@ def make(
     """
     table = errors.lookup(KINDS, kind, "kind of transform")
     factory = errors.lookup(table, name, f"{kind} transform")
-    known = list(inspect.signature(factory).parameters)[1:]
+    turn = errors.lookup(EXIF, exif, "exif")
+    known = takes(kind, name)
     for param in params:
         if param not in known:
             raise errors.UserError(
@@ -300,32 +346,39 @@ def make(
                 f"{', '.join(known) or 'nothing'}.{errors.suggest(param, known)}"
             )
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
-    return factory(check_image_size(size), **params)
+    transform = factory(check_image_size(size), **params)
+    return dataclasses.replace(transform, turn=turn)
+
+
+def takes(kind: str, name: str) -> list[str]:
+    """Returns the parameters of a transform by name."""
+    return list(inspect.signature(KINDS[kind][name]).parameters)[1:]
 
 
 def check_image_size(size: Any) -> tuple[int, int]:
     """Returns (height, width) as ints, or raises a `UserError`."""
     sides = tuple(size) if isinstance(size, Sequence) else ()
     whole = all(isinstance(side, int) and not isinstance(side, bool) for side in sides)
-    if len(sides) != 2 or not whole or not all(1 <= s <= _MAX_SIDE for s in sides):
+    if len(sides) != 2 or not whole or not all(1 <= s <= MAX_SIDE for s in sides):
         raise errors.UserError(
-            f"image_size={size!r}; wanted (height, width) in 1..{_MAX_SIDE} pixels"
+            f"image_size={size!r}; wanted (height, width) in 1..{MAX_SIDE} pixels"
         )
     return sides
 
 
 def _check_resize(name: str, resize: Any, image_size: tuple[int, int]) -> None:
     whole = isinstance(resize, int) and not isinstance(resize, bool)
-    if not whole or not max(image_size) <= resize <= _MAX_SIDE:
+    if not whole or not max(image_size) <= resize <= MAX_SIDE:
         raise errors.UserError(
             f"transform {name}: resize={resize!r}; wanted a whole number of pixels in "
-            f"{max(image_size)}..{_MAX_SIDE}, so that the crop of {image_size} fits"
+            f"{max(image_size)}..{MAX_SIDE}, so that the crop of {image_size} fits"
         )
 
 
 def _check_filter(name: str, filter: str) -> None:
     if filter:
-        errors.lookup(decode.PILLOW_FILTERS, filter, f"transform {name}: filter")
+        known = dict.fromkeys(render.FILTERS[1:])
+        errors.lookup(known, filter, f"transform {name}: filter")
 
 
 def _interval(name: str, bounds: Any, limit: float) -> tuple[float, float]:
