@@ -18,7 +18,7 @@ def window_of(name, image, resized, y, x, size):
     across, left, right = resample.span(name, image.shape[1], resized[1], x, size[1])
     first = resample.rows_first(image.shape[:2], resized)
     part = image[top:bottom, left:right]
-    return resample.window(name, part, down, across, rows_first=first)
+    return resample.window(part, down, across, rows_first=first)
 
 
 @pytest.mark.parametrize("scale", [0.11, 0.37, 0.5, 0.93, 1.0, 1.7, 4.3])

@@ -316,7 +316,7 @@ def test_without_a_config_the_defaults_are_transformers(tmp_path):
             {
                 **{"transform": "resize_small_crop", "resize": 40},
                 **{"filter": "bicubic", "mean": (123.675, 116.28, 103.53)},
-                **{"std": (58.395, 57.12, 57.375)},
+                **{"std": (58.395, 57.12, 57.375), "rounding": "transformers"},
             },
         ),
         (

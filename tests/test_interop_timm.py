@@ -345,8 +345,8 @@ def test_the_whole_zoo_is_read_as_it_is_or_refused(timm):
         assert arch.norm_epsilon == block.norm1.eps, name
         post = isinstance(block, ResPostBlock)
         assert arch.norm == ("post" if post else "pre"), name
-        patch, size = arch.patch[0] * arch.resnet_stride, model.patch_embed.img_size[0]
-        assert arch.image_size == (size // patch * patch,) * 2, name
+        assert arch.image_size == tuple(model.patch_embed.img_size), name
+        assert arch.grid == tuple(model.patch_embed.grid_size), name
         assert arch.prefix == model.num_prefix_tokens, name
         assert arch.stem_norm == ("norm_pre.weight" in model.state_dict()), name
         assert (arch.positioned == 0) == (model.no_embed_class or not arch.prefix)

@@ -73,6 +73,8 @@ def run(
         check_dialect(dialect, weights.architecture.family)
         weights = _changed(weights, image_size, num_classes)
         _write(weights, target, dialect)
+        # Not that of the evaluation, which may be another and differ between the two.
+        size = {"image_size": weights.architecture.image_size}
     figures = {
         "source": str(source),
         "target": str(target),
@@ -82,8 +84,8 @@ def run(
         "parameters": models.count_parameters(weights.architecture),
     }
     if verify:
-        again = {"image_size": image_size, "num_classes": num_classes} | options
-        back = {k: v for k, v in options.items() if k != "grid"}
+        again = {"num_classes": num_classes} | size | options
+        back = size | {k: v for k, v in options.items() if k != "grid"}
         if dialect != OURS:
             back |= _untold(weights.architecture)
         figures |= compare(source, target, again, back)

@@ -118,7 +118,7 @@ def run(
     if fewshot:
         options = {"type": "fewshot", "train_split": train_split}
         options |= {"shots": shots, "seeds": seeds, "l2": l2}
-    with pretrained.open_weights(checkpoint) as weights:
+    with pretrained.open_as_evaluated(checkpoint) as weights:
         dataset, data_dir, config = _data(checkpoint, weights.config, dataset, data_dir)
         info = catalog.describe(dataset, data_dir=data_dir)
         options["split"] = split or default_split(info, config)

@@ -74,14 +74,17 @@ class Loaded:
         """Its parameters on the host: nested dicts of numpy arrays, not to write to."""
         return jax.tree.map(mesh_lib.to_host, models.split(self.model)[1])
 
-    def images(self, images: Sequence[Any]) -> np.ndarray:
+    def images(self, images: Any) -> np.ndarray:
         """Reads and normalises images as the checkpoint wants them.
 
+        Photographs are turned as their EXIF orientation says.
+
         Args:
-            images: Paths, encoded bytes, Pillow images or uint8 arrays [h, w, 3].
+            images: Paths, encoded bytes, Pillow images or uint8 arrays [h, w] or
+                [h, w, 1 | 3 | 4], or one of these.
 
         Returns:
-            float32 [b, height, width, 3].
+            float32 [b, height, width, 3]; of one image b is 1.
 
         Raises:
             errors.UserError: a file that is missing or no image, or a model that does
@@ -89,7 +92,8 @@ class Loaded:
         """
         check_color(self.architecture)
         wanted = self.preprocessing
-        transform = wanted.eval_transform()
+        transform = wanted.eval_transform(exif="turn")
+        images = _several(images)
         batch = np.empty((len(images), *wanted.image_size, 3), np.uint8)
         for image, out in zip(images, batch):
             try:
@@ -138,6 +142,26 @@ def check_color(arch: models.Architecture) -> None:
         )
 
 
+def _several(images: Any) -> list[Any]:
+    """A list of the images, of one where it is one."""
+    shape = getattr(images, "shape", None)
+    if shape is not None and len(shape) == 3 and shape[-1] not in (1, 3, 4):
+        raise errors.UserError(
+            f"images of shape {tuple(shape)}: wanted one image [h, w, 3] or [h, w], or "
+            "several as [b, h, w, 3] or a list; are the channels first?"
+        )
+    single = isinstance(images, str | Path | bytes | bytearray | memoryview | Mapping)
+    if single or hasattr(images, "convert") or (shape is not None and len(shape) < 4):
+        return [images]
+    try:
+        return list(images)
+    except TypeError:
+        raise errors.UserError(
+            f"images: got {type(images).__name__}; wanted paths, bytes, Pillow images "
+            "or uint8 arrays, or one of these."
+        ) from None
+
+
 def _content(image: Any) -> Any:
     return Path(image).read_bytes() if isinstance(image, str | Path) else image
 
@@ -176,8 +200,9 @@ def load(
         path: A checkpoint of ours (a workdir, or one checkpoint inside) or of another
             code, as `open_weights` takes it.
         image_size: Pixels (one number or height, width); the position table is
-            resampled for it, as the code that it comes from does. None: the
-            checkpoint's.
+            resampled for it, as the code that it comes from does. None: that of its
+            evaluation, the checkpoint's own nearly always (DINOv2's tables are for 518
+            pixels, its processors make 224).
         num_classes: Another number than the checkpoint's puts a new zero head on; 0
             takes the head off. None: the checkpoint's.
         mesh: Each leaf goes to its shards on it; None: to the default device.
@@ -191,7 +216,7 @@ def load(
     Raises:
         errors.UserError: a path that holds no checkpoint, or a damaged or unknown one.
     """
-    weights = open_weights(path, image_size=image_size, **options)
+    weights = open_as_evaluated(path, image_size=image_size, **options)
     return from_weights(
         weights,
         source=str(path),
@@ -199,6 +224,21 @@ def load(
         num_classes=num_classes,
         mesh=mesh,
     )
+
+
+def open_as_evaluated(
+    path: str | Path,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    **options: Any,
+) -> interop.Weights:
+    """Opens as `open_weights`, by default at the size of the evaluation."""
+    weights = open_weights(path, image_size=image_size, **options)
+    size = weights.preprocessing.image_size
+    if image_size is not None or size == weights.architecture.image_size:
+        return weights
+    weights.close()
+    return open_weights(path, image_size=size, **options)
 
 
 def from_weights(
@@ -404,16 +444,8 @@ def check_decided(
 def preprocessing_at(
     old: preprocessing_lib.Preprocessing, image_size: tuple[int, int]
 ) -> preprocessing_lib.Preprocessing:
-    """Returns the same evaluation at another size; a crop keeps its share.
-
-    Of a size that is longer than its share allows, the crop is all that fits.
-    """
-    resize = round(old.resize * min(image_size) / min(old.image_size))
-    if old.resize:
-        resize = max(resize, *image_size)
-    return preprocessing_lib.Preprocessing.from_dict(
-        old.to_dict() | {"image_size": list(image_size), "resize": resize}
-    )
+    """Returns the same evaluation at another size; a crop keeps its share."""
+    return old.at(image_size)
 
 
 def adapt(
@@ -494,7 +526,8 @@ def _fitted(
     _check_meaning(source, target)
     before = leaves.shapes
     if source.image_size != target.image_size:
-        cut = {"crop": target.crop} if hasattr(target, "crop") else {}
+        crops = [getattr(arch, "crop", "") for arch in (source, target)]
+        cut = {"crop": "valid"} if "valid" in crops else {}
         said = getattr(target, "posemb_resample", "auto")
         leaves, _ = interop.at_size(
             *(leaves, source.replace(**cut), target.image_size),

@@ -2,18 +2,20 @@
 
 Codes agree on the steps and differ in their rounding, which moves an image by a pixel:
 
-| `rounding`     | long side of a kept aspect ratio | offset of the centre      |
-|----------------|----------------------------------|---------------------------|
-| "google"       | to the nearest                   | down                      |
-| "torchvision"  | down                             | to the nearest, half even |
-| "transformers" | down                             | down                      |
-| "timm"         | to the nearest                   | to the nearest, half even |
+| `rounding`          | long side, aspect ratio kept | offset of the centre      |
+|---------------------|------------------------------|---------------------------|
+| "google"            | to the nearest               | down                      |
+| "torchvision"       | down                         | to the nearest, half even |
+| "transformers"      | down                         | down                      |
+| "transformers_fast" | down                         | down                      |
+| "timm"              | to the nearest               | to the nearest, half even |
 
 "google" is big_vision's and google-research/vision_transformer's, "torchvision" that of
-`transforms.Resize` and `CenterCrop` (timm's square images too), "transformers" that of
-its image processors on either backend, "timm" that of its `ResizeKeepRatio` before a
-`CenterCrop`. Where the scaled image is smaller than what is wanted of it, all that can
-pad (google cannot) put the larger half of the border at the bottom and right.
+`transforms.Resize` and `CenterCrop` (timm's square images too), "transformers" and
+"transformers_fast" that of its image processors on Pillow and on tensors, "timm" that
+of its `ResizeKeepRatio` before a `CenterCrop`. Where the scaled image is smaller than
+what is wanted of it, all that can pad (google cannot) put the larger half of the border
+at the bottom and right, transformers on Pillow at the top and left.
 """
 
 from collections.abc import Callable
@@ -30,6 +32,7 @@ class Rounding(NamedTuple):
 
     side: Callable[[float], int]
     offset: Callable[[int], int]  # from the pixels that are cut off, at least 0
+    border: Callable[[int], int]  # the same where they are missing, below 0
 
 
 def _down(room: int) -> int:
@@ -40,18 +43,23 @@ def _half_even(room: int) -> int:
     return round(room / 2)
 
 
+def _up(room: int) -> int:
+    return -(-room // 2)
+
+
 ROUNDINGS = {
-    "google": Rounding(round, _down),
-    "torchvision": Rounding(int, _half_even),
-    "transformers": Rounding(int, _down),
-    "timm": Rounding(round, _half_even),
+    "google": Rounding(round, _down, _up),
+    "torchvision": Rounding(int, _half_even, _up),
+    "transformers": Rounding(int, _down, _down),
+    "transformers_fast": Rounding(int, _down, _up),
+    "timm": Rounding(round, _half_even, _up),
 }
 
 
 def centre(resized: Size, wanted: Size, rule: Rounding) -> Size:
     """Returns (y, x) of the centre in the scaled image; negative where it is small."""
     rooms = (have - want for have, want in zip(resized, wanted))
-    y, x = (rule.offset(room) if room > 0 else -(-room // 2) for room in rooms)
+    y, x = (rule.offset(room) if room > 0 else rule.border(room) for room in rooms)
     return y, x
 
 

@@ -94,7 +94,10 @@ class Preprocessing:
         )
 
     def at(self, image_size: tuple[int, int]) -> "Preprocessing":
-        """Returns the same evaluation at another size; a crop keeps its share."""
+        """Returns the same evaluation at another size; a crop keeps its share.
+
+        Of a size that is longer than its share allows, the crop is all that fits.
+        """
         if image_size == self.image_size:
             return self
         resize = self.resize
@@ -103,6 +106,8 @@ class Preprocessing:
             resize = tuple(round(side * new / old) for side, new, old in sides)
         else:
             resize = round(resize * min(image_size) / min(self.image_size))
+            if self.resize and self.rounding == "google":  # which cannot pad
+                resize = max(resize, *image_size)
         return dataclasses.replace(self, image_size=image_size, resize=resize)
 
     def to_dict(self) -> dict[str, Any]:

@@ -37,9 +37,17 @@ PILLOW_FILTERS = {
     "box": 4,
     "hamming": 5,
 }
+# The same as PyTorch has them for uint8 tensors, what transformers' fast processors
+# take: a level from Pillow's here and there, many where Pillow scales columns first.
+TENSOR_FILTERS = {
+    f"tensor_{name}": name for name in ("nearest", "lanczos", "bilinear", "bicubic")
+}
+# An image that shrinks this much is made by Pillow, along its rows first: its weights
+# are then too small for their last bits to move a level.
+_SHRINKS = 3
 # Beside them "", bilinear between neighbours, and "area", the mean over what a pixel of
 # the result covers: `tf.image.resize`'s default, and what big_vision evaluates with.
-FILTERS = ("", "area", *PILLOW_FILTERS)
+FILTERS = ("", "area", *PILLOW_FILTERS, *TENSOR_FILTERS)
 BLACK = (0, 0, 0)
 
 
@@ -57,8 +65,8 @@ def render(
     Bilinear with pixel centres at half integers, as `tf.image.resize`; with
     `antialias`, areas are averaged where the box shrinks. Without it a box at least
     twice as large as wanted is decoded at 1/2, 1/4 or 1/8 (which averages areas, too).
-    With another of `FILTERS` the values are Pillow's or big_vision's. Where the window
-    reaches beyond the scaled box it gets the colour `fill`.
+    With another of `FILTERS` the values are those of Pillow, PyTorch or big_vision.
+    Where the window reaches beyond the scaled box it gets the colour `fill`.
 
     The scaled box is made whole and cut, unless that is `EXCESS` times the work: then
     the window alone is sampled, with the same pixels within a grey level.
@@ -134,7 +142,10 @@ def _render_filtered(
     box, resized = (window.height, window.width), window.resized
     smaller = box[0] >= resized[0] and box[1] >= resized[1]
     excess = resized[0] * resized[1] > EXCESS * out.shape[0] * out.shape[1]
-    if excess or (filter == "area" and not smaller):
+    tensor = filter in TENSOR_FILTERS
+    if tensor and min(b / r for b, r in zip(box, resized)) >= _SHRINKS:
+        tensor = filter == "tensor_nearest"
+    if excess or tensor or (filter == "area" and not smaller):
         # The sums' own rounding must not cost a level where the fraction is cut off.
         _render_window(image, window, out, filter, 1e-6 if filter == "area" else 0.0)
         return
@@ -143,6 +154,11 @@ def _render_filtered(
     box = window.left, window.top, window.width, window.height
     if filter == "area":
         scaled = _areas(pixels, box, resized)
+    elif filter in TENSOR_FILTERS:
+        left, top, width, height = box
+        rows = _with_pillow(pixels, box, (height, resized[1]), TENSOR_FILTERS[filter])
+        whole = 0, 0, resized[1], height
+        scaled = _with_pillow(rows, whole, resized, TENSOR_FILTERS[filter])
     else:
         scaled = _with_pillow(pixels, box, resized, filter)
     out[...] = _cut(scaled, window, out)
@@ -196,9 +212,11 @@ def _render_window(
     )
     pixels = pixels[window.top + top : window.top + bottom]
     pixels = pixels[:, window.left + left : window.left + right]
-    rows_first = resample.rows_first(box, resized)
-    sampled = resample.window(filter, pixels, down, across, rows_first=rows_first)
-    out[...] = (sampled + half).clip(0, 255).astype(np.uint8)
+    rows_first = filter in TENSOR_FILTERS or resample.rows_first(box, resized)
+    sampled = resample.window(pixels, down, across, rows_first=rows_first)
+    if sampled.dtype != np.uint8:
+        sampled = (sampled + half).clip(0, 255).astype(np.uint8)
+    out[...] = sampled
 
 
 def _shrunk(window: Window, shrink: int) -> Window:

@@ -15,6 +15,10 @@ import numpy as np
 
 # Pillow's fixed point: 8 bits of the pixel, 22 of the weight, 2 for overshoot.
 _BITS = 22
+# PyTorch's weights are of 16 bits.
+_SHORT = 1 << 15
+# So many outputs at either end of an axis, at least, take part in the choice of them.
+_ENDS = 1 << 15
 
 
 class Taps(NamedTuple):
@@ -22,6 +26,7 @@ class Taps(NamedTuple):
 
     first: np.ndarray  # int64 [n]
     weights: np.ndarray  # float64 [n, k]; rows sum to 1, and end in zeros where shorter
+    bits: int = 0  # of the weights in fixed point; 0: real numbers
 
 
 def _box(x: np.ndarray) -> np.ndarray:
@@ -76,9 +81,34 @@ def _smooth(name: str) -> Callable[[int, int, np.ndarray], Taps]:
         pixel = first[:, None] + reach[None]
         weights = kernel((pixel - centre[:, None] + 0.5) * (1.0 / wide))
         weights = np.where(pixel < last[:, None], weights, 0.0)
-        return Taps(first, weights / weights.sum(axis=1, keepdims=True))
+        return Taps(first, weights / weights.sum(axis=1, keepdims=True), _BITS)
 
     return taps
+
+
+def _of_tensors(name: str) -> Callable[[int, int, np.ndarray], Taps]:
+    """The same filter as PyTorch has it for uint8 tensors: weights of 16 bits."""
+    smooth = _smooth(name)
+
+    def taps(size: int, resized: int, at: np.ndarray) -> Taps:
+        ends = np.arange(min(resized, _ENDS))
+        if resized > _ENDS:
+            ends = np.concatenate([ends, resized - 1 - ends, at])
+        largest = float(smooth(size, resized, ends).weights.max())
+        bits = 0
+        while bits < _BITS and int(0.5 + largest * (1 << (bits + 1))) < _SHORT:
+            bits += 1
+        return smooth(size, resized, at)._replace(bits=bits)
+
+    return taps
+
+
+def _nearest_of_tensors(size: int, resized: int, at: np.ndarray) -> Taps:
+    """PyTorch's "nearest-exact", in float32."""
+    scale = np.float32(size) / np.float32(resized)
+    first = np.floor((at.astype(np.float32) + np.float32(0.5)) * scale)
+    first = np.clip(first.astype(np.int64), 0, size - 1)
+    return Taps(first, np.ones((len(at), 1)))
 
 
 def _nearest(size: int, resized: int, at: np.ndarray) -> Taps:
@@ -113,6 +143,8 @@ TAPS: dict[str, Callable[[int, int, np.ndarray], Taps]] = {
     "linear": _linear,
     "area": _area,
     **{name: _smooth(name) for name in _KERNELS},
+    "tensor_nearest": _nearest_of_tensors,
+    **{f"tensor_{name}": _of_tensors(name) for name in _KERNELS},
 }
 
 
@@ -131,33 +163,32 @@ def span(
     Returns:
         Taps relative to the first pixel read, that pixel, and the one after the last.
     """
-    first, weights = TAPS[name](size, resized, np.arange(start, start + count))
+    first, weights, bits = TAPS[name](size, resized, np.arange(start, start + count))
     low = int(first.min())
     read = first[:, None] + np.where(weights != 0, np.arange(weights.shape[1]), 0)
-    return Taps(first - low, weights), low, min(int(read.max()) + 1, size)
+    return Taps(first - low, weights, bits), low, min(int(read.max()) + 1, size)
 
 
 def window(
-    name: str, pixels: np.ndarray, down: Taps, across: Taps, *, rows_first: bool
+    pixels: np.ndarray, down: Taps, across: Taps, *, rows_first: bool
 ) -> np.ndarray:
-    """Returns a window of the scaled image: float64 [h, w, 3], not yet rounded.
+    """Returns a window of the scaled image: [h, w, 3].
 
-    Pillow's filters round to whole grey levels after each axis, as Pillow does: what
-    comes back is whole numbers in 0..255, bit for bit Pillow's.
+    In fixed point, each axis is rounded to whole grey levels, as Pillow and PyTorch do:
+    uint8, bit for bit theirs. Otherwise float64, not yet rounded.
 
     Args:
-        name: Key of `TAPS`.
         pixels: uint8 [rows, columns, 3], what `down` and `across` read.
         down: Taps along a column: h outputs.
         across: Taps along a row: w outputs.
         rows_first: Whether the image is scaled along its rows first.
     """
-    along = _fixed if name in _KERNELS else _sums
     if rows_first:
-        part = along(pixels.transpose(1, 0, 2), across).transpose(1, 0, 2)
-        return along(part, down)
-    part = along(pixels, down).transpose(1, 0, 2)
-    return along(part, across).transpose(1, 0, 2)
+        part = _along(np.ascontiguousarray(pixels.transpose(1, 0, 2)), across)
+        return _along(np.ascontiguousarray(part.transpose(1, 0, 2)), down)
+    part = _along(pixels, down)
+    part = _along(np.ascontiguousarray(part.transpose(1, 0, 2)), across)
+    return part.transpose(1, 0, 2)
 
 
 def rows_first(size: tuple[int, int], resized: tuple[int, int]) -> bool:
@@ -169,18 +200,16 @@ def rows_first(size: tuple[int, int], resized: tuple[int, int]) -> bool:
     return not (saved[0] > 0 and saved[0] > 2 * saved[1])
 
 
-def _sums(pixels: np.ndarray, taps: Taps) -> np.ndarray:
-    """Weighted sums along the first axis: float64 [n, m, 3]."""
-    total = np.zeros((len(taps.first), *pixels.shape[1:]))
-    for step, weight in enumerate(taps.weights.T):
+def _along(pixels: np.ndarray, taps: Taps) -> np.ndarray:
+    """Weighted sums along the first axis: [n, m, 3]."""
+    weights, kind = taps.weights, np.dtype(np.float64)
+    if taps.bits:
+        whole = weights * (1 << taps.bits)
+        weights = np.trunc(whole + np.where(whole < 0, -0.5, 0.5))
+        kind = np.dtype(np.int32)  # which both codes made sure is enough
+    half = 1 << (taps.bits - 1) if taps.bits else 0
+    total = np.full((len(taps.first), *pixels.shape[1:]), half, kind)
+    for step, weight in enumerate(weights.T.astype(kind)):
         index = np.minimum(taps.first + step, len(pixels) - 1)
         total += pixels[index] * weight[:, None, None]
-    return total
-
-
-def _fixed(pixels: np.ndarray, taps: Taps) -> np.ndarray:
-    """`_sums` in Pillow's fixed point, which float64 holds exactly."""
-    whole = taps.weights * (1 << _BITS)
-    whole = np.trunc(whole + np.where(whole < 0, -0.5, 0.5))
-    total = _sums(pixels, Taps(taps.first, whole)) + (1 << (_BITS - 1))
-    return np.floor(total / (1 << _BITS)).clip(0, 255)
+    return (total >> taps.bits).clip(0, 255).astype(np.uint8) if taps.bits else total

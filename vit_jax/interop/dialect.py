@@ -46,6 +46,8 @@ class Dialect:
             shows, e.g. {"gelu": "erf"}.
         says: From the names, shapes and `config` of their tensors to more such fields
             (heads, norm_epsilon, image_size it was trained at ...), over `fields`.
+        leaves_rest: Whether that code takes images that its patches do not divide, and
+            leaves the rest at the bottom and right unseen.
         says_heads: Whether the tensors show the number of heads. If not, and `says`
             does not know it either, it is that of the named size, or asked for.
         ignore: Regexes of their tensors that are no parameters.
@@ -69,6 +71,7 @@ class Dialect:
     family: str = "vit"
     fields: Mapping[str, Any] = field(default_factory=dict)
     says: Callable[[Tensors], dict[str, Any]] = _nothing
+    leaves_rest: bool = False
     says_heads: bool = True
     ignore: tuple[str, ...] = ()
     loaded: Callable[[Tensors], Tensors] = _same

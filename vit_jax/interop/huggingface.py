@@ -6,15 +6,14 @@ without a head may have its names without the first part ("vit."). Beside the we
 lie `config.json` and `preprocessor_config.json`.
 """
 
-import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from vit_jax import errors
 from vit_jax.data.preprocessing import Preprocessing
-from vit_jax.interop import huggingface_outputs, pytorch
+from vit_jax.interop import huggingface_outputs, processors, pytorch
 from vit_jax.interop.dialect import Config, Dialect
 from vit_jax.interop.pytorch import linear, norm
 from vit_jax.interop.rules import Rule, Sizes
@@ -32,7 +31,6 @@ GELUS = {
     "gelu_accurate": "tanh",
     "quick_gelu": "quick",
 }
-_RESAMPLING = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
 _HUB = "encoder.layer.{layer}"
 # Stands for "blocks/mlp" in a model of SwiGLUs, so that a leaf has one rule to be
@@ -263,7 +261,7 @@ def _config(
         "dtype": "float32",
         **pooler,
         **more,
-        PREPROCESSOR: _preprocessor(prepared),
+        PREPROCESSOR: processors.write(prepared),
     }
 
 
@@ -332,96 +330,40 @@ def _dinov2_config(
     )
 
 
-def _preprocessor(said: Preprocessing) -> dict[str, Any]:
-    """The `preprocessor_config.json`; undone by `_preprocessing`."""
-    height, width = said.image_size
-    numbers = {name: number for number, name in _RESAMPLING.items()}
-    size = {"height": height, "width": width}
-    cropped = said.transform == "resize_small_crop"
-    # The processor that crops is BiT's.
-    return {
-        "image_processor_type": f"{'Bit' if cropped else 'ViT'}ImageProcessor",
-        "do_resize": said.transform != "none",
-        "size": {"shortest_edge": said.resize} if cropped else size,
-        **({"do_center_crop": True, "crop_size": size} if cropped else {}),
-        "resample": numbers[said.filter or "bilinear"],
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": [value / 255 for value in said.mean],
-        "image_std": [value / 255 for value in said.std],
-    }
+def prepares(
+    kind: str, *, takes_any_size: bool = False, **published: Any
+) -> Callable[[VitArchitecture, Config | None], Preprocessing]:
+    """How a model is evaluated: as its processor's file says, or as was published."""
 
-
-# What processors do where their file does not say it.
-_VIT_DEFAULTS: dict[str, Any] = {
-    "do_resize": True,
-    "resample": 2,
-    "do_center_crop": False,
-    "image_mean": [0.5] * 3,
-    "image_std": [0.5] * 3,
-}
-_DEIT_DEFAULTS = _VIT_DEFAULTS | {
-    "resample": 3,
-    "size": {"height": 256, "width": 256},
-    "do_center_crop": True,
-    "crop_size": {"height": 224, "width": 224},
-    "image_mean": [value / 255 for value in pytorch.IMAGENET_MEAN],
-    "image_std": [value / 255 for value in pytorch.IMAGENET_STD],
-}
-_DINOV2_DEFAULTS = _DEIT_DEFAULTS | {"size": {"shortest_edge": 256}}
-
-
-def _preprocessing(
-    arch: VitArchitecture, config: Config | None, defaults: Mapping[str, Any]
-) -> Preprocessing:
-    found = _value(config, PREPROCESSOR)
-    said = {**defaults, **(found if isinstance(found, Mapping) else {})}
-    factor = 255.0
-    if said.get("do_rescale") is False:
-        factor = 1.0
-    mean, std = (0.0,) * 3, (factor,) * 3
-    if said.get("do_normalize") is not False:
-        mean = pytorch.channels(said, "image_mean", factor)
-        std = pytorch.channels(said, "image_std", factor)
-    resample = said["resample"]
-    if resample not in _RESAMPLING:
-        logging.warning("images are resized bicubic, not with Pillow's %s", resample)
-        resample = 3
-    options = {"filter": _RESAMPLING[resample], "mean": mean, "std": std}
-    if not said["do_resize"]:
-        return Preprocessing(arch.image_size, "none", mean=mean, std=std)
-    if not said["do_center_crop"]:
-        return pytorch.evaluation(
-            arch.image_size, crop=1.0, whole_image=True, **options
+    def preprocessing(arch: VitArchitecture, config: Config | None) -> Preprocessing:
+        said = _value(config, PREPROCESSOR)
+        if not isinstance(said, Mapping):
+            return processors.published(image_size=arch.image_size, **published)
+        return processors.read(
+            said, kind, arch.image_size, takes_any_size=takes_any_size
         )
-    size, cropped = said.get("size"), pytorch.size_of(said, "crop_size")
-    short = size.get("shortest_edge") if isinstance(size, Mapping) else size
-    if short is None:
-        sides = pytorch.size_of(said, "size") or arch.image_size
-        logging.warning(
-            "images keep their aspect ratio; the checkpoint's code resizes to %dx%d "
-            "before it crops",
-            *sides,
-        )
-        short = min(sides)
-    short = pytorch.whole({"size": short}, "size")
-    crop = max(cropped or arch.image_size) / short
-    return pytorch.evaluation(arch.image_size, crop=min(crop, 1.0), **options)
+
+    return preprocessing
 
 
-def _vit_preprocessing(arch: VitArchitecture, config: Config | None) -> Preprocessing:
-    return _preprocessing(arch, config, _VIT_DEFAULTS)
-
-
-def _deit_preprocessing(arch: VitArchitecture, config: Config | None) -> Preprocessing:
-    return _preprocessing(arch, config, _DEIT_DEFAULTS)
-
-
-def _dinov2_preprocessing(
-    arch: VitArchitecture, config: Config | None
-) -> Preprocessing:
-    return _preprocessing(arch, config, _DINOV2_DEFAULTS)
+_IMAGENET = {
+    "size": (224, 224),
+    "filter": "bicubic",
+    "mean": pytorch.IMAGENET_MEAN,
+    "std": pytorch.IMAGENET_STD,
+    "rounding": "transformers",
+}
+_vit_preprocessing = prepares("ViT", size=(224, 224), filter="bilinear")
+_deit_preprocessing = prepares(
+    "DeiT", transform="resize_crop", resize=(256, 256), **_IMAGENET
+)
+_dinov2_preprocessing = prepares(
+    *("Bit",),
+    takes_any_size=True,
+    transform="resize_small_crop",
+    resize=256,
+    **_IMAGENET,
+)
 
 
 def _rules(parts: list[Rule], *bases: str) -> tuple[Rule, ...]:
@@ -432,6 +374,7 @@ def _rules(parts: list[Rule], *bases: str) -> tuple[Rule, ...]:
 
 _FIELDS = {"gelu": "erf", "norm_epsilon": 1e-12, "prefix_positions": 1} | pytorch.SHARP
 _COMMON: dict[str, Any] = {
+    "leaves_rest": True,
     "says_heads": False,
     "containers": ("safetensors",),
     "label_names": huggingface_outputs.label_names,

@@ -76,6 +76,15 @@ def known_heads(shapes: Shapes) -> int:
     )
 
 
+def with_rest(arch: Architecture, image_size: tuple[int, int]) -> Architecture:
+    """Returns the same, which leaves a rest of such images unseen if there is one."""
+    if not hasattr(arch, "crop"):
+        return arch
+    strides = [p * getattr(arch, "resnet_stride", 1) for p in arch.patch]
+    rest = any(size % stride for size, stride in zip(image_size, strides))
+    return arch.replace(crop="valid") if rest else arch
+
+
 def differences(ours: Architecture, theirs: Architecture) -> list[str]:
     """Returns a line for each field by which the same weights mean another function."""
     fields = [f.name for f in dataclasses.fields(ours) if f.name not in NOT_STORED]
@@ -259,7 +268,9 @@ def _positions(
                 "it has no position table, so its tensors do not say the image size: "
                 "pass image_size=, e.g. vit_jax.load(path, image_size=224)."
             )
-        return {"posemb": "none", "image_size": pair(sizes[0])}
+        size = pair(sizes[0])
+        grid = size[0] // strides[0], size[1] // strides[1]
+        return {"posemb": "none", **_seen(grid, strides, size)}
     kind, axes, axis = TABLES[table]
     entries = _shape(shapes, table, axes)[axis]
     prefix = (fields["class_token"] == "yes") + fields["registers"]
@@ -267,12 +278,23 @@ def _positions(
         patches = (entries + 1) // 2 - prefix
     else:
         patches = entries - min(fields["prefix_positions"], prefix)
-    rows, columns = _grid(patches, strides, trained, image_size)
+    grid = _grid(patches, strides, trained, image_size)
     return {
         "posemb": kind,
         "posemb_at": "every" if table.startswith("blocks/") else "stem",
-        "image_size": (rows * strides[0], columns * strides[1]),
+        **_seen(grid, strides, trained),
     }
+
+
+def _seen(
+    grid: tuple[int, int], strides: tuple[int, ...], trained: tuple[int, int] | None
+) -> dict[str, Any]:
+    """The image size of a grid: that trained at, whose rest the patches may not see."""
+    size = grid[0] * strides[0], grid[1] * strides[1]
+    rest = [t - s for t, s in zip(trained or size, size)]
+    if any(rest) and all(0 <= r < s for r, s in zip(rest, strides)):
+        return {"image_size": trained, "crop": "valid"}
+    return {"image_size": size}
 
 
 # Leaf -> (kind, axes, the axis of the entries).

@@ -79,9 +79,10 @@ def infer(
         (name for name, known in mixer.SIZES.items() if known == size), "custom"
     )
     head = "head/kernel"
+    sides = _image_size(tokens, (p, q), image_size)
     return mixer.MixerArchitecture(
         name=f"{mixer.PREFIX}{name}/{p if p == q else by((p, q))}",
-        image_size=_image_size(tokens, (p, q), image_size),
+        image_size=sides,
         num_classes=_shape(shapes, head, 2)[1] if head in shapes else 0,
         channels=channels,
         patch=(p, q),
@@ -89,6 +90,7 @@ def infer(
         depth=depth,
         tokens_mlp_width=size.tokens_mlp_width,
         channels_mlp_width=size.channels_mlp_width,
+        crop="valid" if sides[0] % p or sides[1] % q else "error",
     )
 
 

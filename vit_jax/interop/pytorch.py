@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from vit_jax import errors
-from vit_jax.data.preprocessing import Preprocessing
 from vit_jax.interop.rules import Rule, Sizes
 from vit_jax.interop.source import Tensors
 from vit_jax.models import posemb
@@ -308,35 +307,12 @@ def channels(
         raise errors.UserError(
             f"config.json: {key}={str(value)[:60]}; want three numbers."
         )
-    return tuple(round(v * factor, 6) for v in values)
+    return tuple(digits(v * factor) for v in values)
 
 
-def evaluation(
-    image_size: tuple[int, int],
-    *,
-    crop: float,
-    filter: str,
-    mean: tuple[float, float, float],
-    std: tuple[float, float, float],
-    whole_image: bool = False,
-) -> Preprocessing:
-    """Returns the preprocessing of PyTorch's codes.
-
-    Args:
-        image_size: Of the model.
-        crop: What share of the resized short side is kept.
-        filter: Pillow's.
-        mean: In units of 0..255.
-        std: The same.
-        whole_image: The image is resized without regard to its aspect ratio, and
-            nothing is cut off.
-    """
-    if whole_image:
-        return Preprocessing(image_size, filter=filter, mean=mean, std=std)
-    resize = max(math.floor(max(image_size) / crop + 1e-6), *image_size)
-    return Preprocessing(
-        image_size, "resize_small_crop", resize, filter, mean=mean, std=std
-    )
+def digits(value: float) -> float:
+    """Returns a number without the last digits, which arithmetic makes up."""
+    return float(f"{value:.9g}")
 
 
 def prefixed(prefix: str, rules: Iterable[Rule]) -> tuple[Rule, ...]:

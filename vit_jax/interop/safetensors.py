@@ -28,6 +28,7 @@ FILE = f"model{SUFFIX}"
 INDEX = f"{FILE}.index.json"
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config"
+PROCESSOR = "processor_config.json"
 KIND = f"a {SUFFIX} file"
 
 # ViT-e, 56 blocks of 16 tensors, has a header of 100 kB.
@@ -58,7 +59,8 @@ def open(path: str | Path) -> source.Tensors:
         path: A `.safetensors` file, the `.index.json` of several, or a folder with
             `model.safetensors` or its index. A `config.json` beside them becomes the
             `config` of what is returned, and a `preprocessor_config.json` the value of
-            "preprocessor_config" in it.
+            "preprocessor_config" in it, as does the "image_processor" of a
+            `processor_config.json`.
 
     Raises:
         errors.UserError: here and by `read`: nothing to read there, a damaged file, or
@@ -90,6 +92,10 @@ def read_config(folder: Path) -> dict[str, Any] | None:
     """
     config = read_json(folder / CONFIG)
     preprocessor = read_json(folder / f"{PREPROCESSOR}.json")
+    # transformers 5 writes it there for models with text too, and looks there first.
+    nested = read_json(folder / PROCESSOR) or {}
+    if isinstance(nested.get("image_processor"), dict):
+        preprocessor = nested["image_processor"]
     if preprocessor is None:
         return config
     return (config or {}) | {PREPROCESSOR: preprocessor}

@@ -16,7 +16,7 @@ import numpy as np
 
 from vit_jax import errors
 from vit_jax.data.preprocessing import Preprocessing
-from vit_jax.interop import outputs, pytorch, timm_zoo
+from vit_jax.interop import outputs, pytorch, timm_data, timm_zoo
 from vit_jax.interop.dialect import Config, Dialect
 from vit_jax.interop.pytorch import linear, norm
 from vit_jax.interop.rules import Rule
@@ -143,25 +143,8 @@ def _prepared(config: Config | None) -> Mapping[str, Any]:
 
 
 def _preprocessing(arch: Any, config: Config | None) -> Preprocessing:
-    said = _prepared(config)
-    crop, mode = said.get("crop_pct"), said.get("crop_mode")
-    crop = 0.9 if crop is None else crop
-    if isinstance(crop, bool) or not isinstance(crop, int | float) or not 0 < crop <= 1:
-        raise errors.UserError(f"config.json: crop_pct={str(crop)[:50]!r}; want 0..1.")
-    filter = said.get("interpolation")
-    if filter not in (None, "bicubic", "bilinear"):
-        logging.warning("images are resized bicubic, not %s", str(filter)[:50])
-        filter = "bicubic"
-    if mode == "border" or (mode == "squash" and crop < 1):
-        logging.warning("images are cropped at the centre, not crop_mode=%s", mode)
-    return pytorch.evaluation(
-        arch.image_size,
-        crop=crop,
-        filter=filter or "bicubic",
-        mean=pytorch.channels(said, "mean", 255) or pytorch.HALF,
-        std=pytorch.channels(said, "std", 255) or pytorch.HALF,
-        whole_image=mode == "squash" and crop == 1,
-    )
+    said = None if config is None else _prepared(config)
+    return timm_data.read(said, arch.image_size)
 
 
 def _label_ids(config: Config | None) -> tuple[str, ...] | None:
@@ -372,16 +355,10 @@ def _pretrained(
 ) -> dict[str, Any]:
     """What timm calls `pretrained_cfg`."""
     said = preprocessing or Preprocessing(arch.image_size)
-    cropped = said.transform == "resize_small_crop"
     return {
         "num_classes": arch.num_classes,
+        **timm_data.write(said),
         "input_size": [arch.channels, *said.image_size],
-        "fixed_input_size": True,
-        "crop_pct": max(said.image_size) / said.resize if cropped else 1.0,
-        "crop_mode": "center" if cropped else "squash",
-        "interpolation": said.filter or "bilinear",
-        "mean": [value / 255 for value in said.mean],
-        "std": [value / 255 for value in said.std],
         "first_conv": first,
         "classifier": "head",
     }
@@ -436,6 +413,7 @@ def _named(arch: MixerArchitecture) -> str:
 
 _COMMON: dict[str, Any] = {
     "containers": ("safetensors",),
+    "leaves_rest": True,
     "preprocessing": _preprocessing,
     "label_names": _label_names,
     "label_ids": _label_ids,
@@ -458,6 +436,7 @@ DIALECTS: dict[str, Dialect] = {
         rf"({_WRAPPER})?blocks\.\d+\.mlp_tokens\.fc1\.weight",
         family="mixer",
         fields={"gelu": "erf"},
+        says=lambda tensors: _image_size(tensors.config),
         config=_mixer_config,
         **_COMMON,
     ),

@@ -17,7 +17,7 @@ import numpy as np
 
 from vit_jax import errors
 from vit_jax.data.preprocessing import Preprocessing
-from vit_jax.interop import huggingface, pytorch
+from vit_jax.interop import huggingface, processors, pytorch
 from vit_jax.interop.dialect import Config, Dialect
 from vit_jax.interop.pytorch import linear, norm
 from vit_jax.interop.rules import Rule, Sizes
@@ -38,8 +38,19 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "siglip": {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6},
 }
 _SIZES = {"num_attention_heads": 12, "image_size": 224}
-_CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
-_CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
+_clip_preprocessing = huggingface.prepares(
+    "CLIP",
+    size=(224, 224),
+    transform="resize_small_crop",
+    resize=224,
+    filter="bicubic",
+    mean=tuple(255 * value for value in processors.CLIP_MEAN),
+    std=tuple(255 * value for value in processors.CLIP_STD),
+    rounding="transformers",
+)
+_siglip_preprocessing = huggingface.prepares(
+    "Siglip", size=(224, 224), filter="bicubic"
+)
 
 
 def _table(array: np.ndarray, sizes: Sizes) -> np.ndarray:
@@ -290,37 +301,6 @@ def _siglip_config(
         name="Siglip",
         vision_use_head=arch.pool == "map",
     )
-
-
-def _prepared(
-    arch: VitArchitecture, config: Config | None, defaults: Mapping[str, Any]
-) -> Preprocessing:
-    """As transformers' other processors, with other defaults."""
-    config = dict(config or {})
-    said = config[PREPROCESSOR] if PREPROCESSOR in config else None
-    merged = {**defaults, **(said if isinstance(said, Mapping) else {})}
-    return _VIT.preprocessing(arch, config | {PREPROCESSOR: merged})
-
-
-def _clip_preprocessing(arch: VitArchitecture, config: Config | None) -> Preprocessing:
-    height, width = arch.image_size
-    defaults = {
-        "size": {"shortest_edge": min(arch.image_size)},
-        "resample": 3,
-        "do_center_crop": True,
-        "crop_size": {"height": height, "width": width},
-        "image_mean": _CLIP_MEAN,
-        "image_std": _CLIP_STD,
-    }
-    return _prepared(arch, config, defaults)
-
-
-def _siglip_preprocessing(
-    arch: VitArchitecture, config: Config | None
-) -> Preprocessing:
-    height, width = arch.image_size
-    size = {"height": height, "width": width}
-    return _prepared(arch, config, {"size": size, "resample": 3})
 
 
 def _rules(tower: list[Rule]) -> tuple[Rule, ...]:

@@ -1,5 +1,6 @@
 """From a file of another code to our architecture and parameters, and back."""
 
+import dataclasses
 import itertools
 import logging
 import math
@@ -55,7 +56,8 @@ class Weights:
         architecture: Read from the shapes of the tensors.
         leaves: Our leaves by name, float32, read from the file when asked for. Nested
             dicts of arrays are taken as well.
-        preprocessing: How the code that wrote them evaluates.
+        preprocessing: How the code that wrote them evaluates; its image size may be
+            another than the model's where that code takes any (DINOv2 at 224 pixels).
         dialect: Key of `dialects.DIALECTS`.
         label_names: One a class, where the file has them.
         label_ids: Other names of the same classes, where it has both.
@@ -124,13 +126,17 @@ def read(
         name = dialects.recognise(tensors.names)
         entry = dialects.DIALECTS[name]
         leaves, arch = interpret(tensors, entry, options, image_size)
+        prepared = entry.preprocessing(arch, tensors.config)
         if image_size is not None:
-            leaves, arch = posemb.at_size(leaves, arch, pair(image_size))
+            size = pair(image_size)
+            arch = infer.with_rest(arch, size) if entry.leaves_rest else arch
+            leaves, arch = posemb.at_size(leaves, arch, size)
+            prepared = entry.preprocessing(arch, tensors.config).at(size)
         check_shapes(leaves.shapes, arch)
         return Weights(
             arch,
             _warning_of_zeros(leaves),
-            entry.preprocessing(arch, tensors.config),
+            prepared,
             name,
             **_outputs(tensors.config, entry, arch.num_classes),
         )
@@ -373,7 +379,7 @@ def _in_dialect(weights: Weights, name: str, entry: Dialect) -> Tensors:
             *(name, weights.problem, meant),
         )
     read = entry.preprocessing(saved, tensors.config)
-    if wanted is not None and wanted != read:
+    if wanted is not None and dataclasses.replace(wanted, exif=read.exif) != read:
         logging.warning(
             "%s does not say how images are prepared: its readers will take %s, this "
             "model wants %s.",

@@ -28,7 +28,7 @@ CHUNK = 1 << 20
 READ_ONLY = "https://www.googleapis.com/auth/devstorage.read_only"
 
 # What says how the weights beside them are to be read.
-COMPANIONS = ("config.json", "preprocessor_config.json")
+COMPANIONS = ("config.json", "preprocessor_config.json", "processor_config.json")
 
 _PASSING = (
     TimeoutError,
