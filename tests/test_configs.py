@@ -446,3 +446,19 @@ def test_bad_configs_are_one_clear_error(changes, words, device_mesh):
 def test_position_tables_of_the_scaling_paper_start_as_big_visions():
     assert recipe("vit_g14", None).model.posemb_std == 0  # 1 / sqrt(width)
     assert recipe("vit_b16", None).model.posemb_std == 0.02
+
+
+def test_recipes_of_the_paper_read_and_resize_as_their_authors_did():
+    """TensorFlow turns no photograph; big_vision resizes by area before it crops."""
+    pretraining = [pretrain.recipe("B/16", name) for name in pretrain.DATASETS]
+    for config in (*pretraining, finetune.get_config("B/16,pets")):
+        assert config.data.exif == "stored"
+    for config in pretraining:
+        assert (config.data.eval.resize, config.data.eval.filter) == (256, "area")
+    plain = base.get_config()
+    assert plain.data.exif == "turn" and plain.data.train.resize == 448
+    plain.data.train.transform = "resize_small_crop"
+    plain.data.train.filter = "area"
+    transform = experiment._train_transform(plain.to_dict())
+    assert (transform.filter, transform.turn) == ("area", True)
+    assert transform.plan(500, 1000, (0.0, 0.0)).resized == (448, 896)
