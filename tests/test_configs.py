@@ -24,8 +24,6 @@ RECIPES = [
     ("finetune", "R50+B/16,flowers"),
     ("finetune", "B/16,vtab_svhn,dev"),
     ("finetune", "BiT-R50x1,cifar10"),
-    ("finetune", "BiT-R50x1,flowers,table4"),
-    ("finetune", "BiT-R50x1,vtab_dmlab"),
     ("finetune", "Axial-B/16,cifar100"),
     ("finetune", "AxialResNet50,pets"),
     ("finetune", "Mixer-B/16,cifar10"),
