@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     config.loss = "sigmoid"  # sigmoid (summed over classes) | softmax
     config.label_smoothing = 0.0
     config.ema = 0.0  # factor of the Polyak average, evaluated and saved; 0: none
-    config.init_from = ""  # checkpoint to fine-tune, ours or a Google .npz
+    config.init_from = ""  # checkpoint to fine-tune: whatever vit_jax.load takes
     config.keep_head = False  # keep its head when the number of classes is the same
     # How its classes and those of evaluations are matched with the data's: auto: by
     # name where both have names | names | order

@@ -69,11 +69,11 @@ def test_without_a_checkpoint_nothing_changes():
     ("size", "resize"), [((64, 64), 73), ((32, 32), 36), ((32, 96), 96), ((96, 32), 96)]
 )
 def test_a_crop_keeps_its_share_at_another_size_as_far_as_it_fits(size, resize):
-    found = pretrained.preprocessing_at(WANTED, size)
+    found = WANTED.at(size)
     changes = {"image_size": size, "resize": resize}
     assert found == Preprocessing.from_dict(WANTED.to_dict() | changes)
     whole = Preprocessing((64, 64))
-    assert pretrained.preprocessing_at(whole, size) == Preprocessing(size)
+    assert whole.at(size) == Preprocessing(size)
 
 
 def test_a_value_without_a_meaning_is_an_error():

@@ -9,7 +9,16 @@ import pytest
 import safetensors.numpy
 
 from configs import base
-from vit_jax import checkpoint, errors, experiment, interop, models, pretrained, tree
+from vit_jax import (
+    adapting,
+    checkpoint,
+    errors,
+    experiment,
+    interop,
+    models,
+    pretrained,
+    tree,
+)
 from vit_jax.data.preprocessing import Preprocessing
 from vit_jax.interop import posemb
 from vit_jax.models import variants
@@ -169,7 +178,7 @@ def test_fine_tuning_resamples_as_the_checkpoint_unless_told():
         target = models.architecture(
             "mu/8", num_classes=3, image_size=(48, 16), posemb_resample=asked
         )
-        params, _ = pretrained.adapt(
+        params, _ = adapting.adapt(
             interop.Tensors.of(leaves), source, target, models.abstract(target)[1]
         )
         expected = interop.resample_posemb(

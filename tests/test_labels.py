@@ -9,6 +9,7 @@ from cases import CASES, expected
 
 from configs import base
 from vit_jax import (
+    adapting,
     errors,
     evaluate,
     experiment,
@@ -16,7 +17,6 @@ from vit_jax import (
     labels,
     mesh,
     models,
-    pretrained,
     train,
     tree,
 )
@@ -187,12 +187,12 @@ def test_a_head_that_is_kept_in_another_order_has_its_outputs_moved():
     params = jax.tree.map(lambda x: rng.standard_normal(x.shape), like)
     leaves = interop.Tensors.of(dict(tree.named_leaves(params)))
     order = np.array([2, 0, 1])
-    moved, _ = pretrained.adapt(leaves, arch, arch, like, head_order=order)
+    moved, _ = adapting.adapt(leaves, arch, arch, like, head_order=order)
     for name in ("kernel", "bias"):
         expected_leaf = params["head"][name][..., order]
         np.testing.assert_array_equal(moved["head"][name], expected_leaf)
     np.testing.assert_array_equal(moved["cls"], params["cls"])
-    fresh, _ = pretrained.adapt(
+    fresh, _ = adapting.adapt(
         leaves, arch, arch, like, head_order=order, keep_head=False
     )
     assert not fresh["head"]["kernel"].any()

@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 
 from configs import base
-from vit_jax import checkpoint, errors, experiment, interop, models, pretrained, tree
+from vit_jax import (
+    adapting,
+    checkpoint,
+    errors,
+    experiment,
+    interop,
+    models,
+    pretrained,
+    tree,
+)
 from vit_jax.data import catalog, preprocessing
 from vit_jax.step import TrainState
 
@@ -68,7 +77,7 @@ def adapt(source, target, **options):
     params = weights(source)
     _, like = models.abstract(target)
     leaves = interop.Tensors.of(dict(tree.named_leaves(params)))
-    adapted, report = pretrained.adapt(leaves, source, target, like, **options)
+    adapted, report = adapting.adapt(leaves, source, target, like, **options)
     assert jax.tree.map(np.shape, adapted) == jax.tree.map(np.shape, like)
     return dict(tree.named_leaves(params)), dict(tree.named_leaves(adapted)), report
 

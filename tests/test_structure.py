@@ -53,6 +53,7 @@ LEVELS = {
     "interop": 3,
     "augreg": 3,
     "checkpoint": 3,
+    "adapting": 4,
     "pretrained": 4,
     "saving": 4,
     "experiment": 5,

@@ -17,6 +17,7 @@ import numpy as np
 from absl import flags
 
 from vit_jax import (
+    adapting,
     checkpoint,
     cli,
     errors,
@@ -124,7 +125,7 @@ def _changed(
     if target.architecture == weights.architecture:
         return weights
     _, like = models.abstract(target.architecture)
-    params, report = pretrained.adapt(
+    params, report = adapting.adapt(
         weights.leaves, weights.architecture, target.architecture, like
     )
     logging.info("%s", report)

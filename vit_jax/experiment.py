@@ -19,6 +19,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from vit_jax import (
+    adapting,
     compiler,
     errors,
     fitting,
@@ -129,7 +130,7 @@ def _architecture(
     if options["pre_logits"] and getattr(architecture, "pre_logits", False):
         options["pre_logits"] = architecture.pre_logits  # of the checkpoint's width
     pretrained.check_color(architecture)
-    pretrained.check_decided(options, architecture, besides=OF_A_RUN)
+    adapting.check_decided(options, architecture, besides=OF_A_RUN)
     return models.with_options(architecture, {key: options[key] for key in OF_A_RUN})
 
 
@@ -146,7 +147,7 @@ def _head_order(
     """
     if start is None or not (config["keep_head"] and architecture.num_classes):
         return None
-    if not pretrained.keeps_head(start.architecture, architecture):
+    if not adapting.keeps_head(start.architecture, architecture):
         return None
     count = architecture.num_classes
     return labels.align(
@@ -438,7 +439,7 @@ def _preprocessing(
     config: Mapping[str, Any], start: interop.Weights | None
 ) -> preprocessing.Preprocessing:
     data, size = config["data"], _image_size(config)
-    wanted = start and pretrained.preprocessing_at(start.preprocessing, size)
+    wanted = start and start.preprocessing.at(size)
     return inputs.resolve(
         size,
         mean=tuple(data["mean"]),

@@ -15,6 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from vit_jax import (
+    adapting,
     checkpoint,
     cli,
     errors,
@@ -119,7 +120,7 @@ def _start(exp: experiment.Experiment) -> TrainState:
     if not exp.config["init_from"]:
         return state
     with pretrained.open_weights(exp.config["init_from"]) as weights:
-        params, report = pretrained.adapt(
+        params, report = adapting.adapt(
             weights.leaves,
             weights.architecture,
             exp.architecture,
@@ -373,7 +374,7 @@ def _check_start(exp: experiment.Experiment) -> None:
     """Raises `UserError` for an `init_from` that is missing or does not fit."""
     if exp.config["init_from"]:
         with pretrained.open_weights(exp.config["init_from"]) as weights:
-            pretrained.check_adapt(
+            adapting.check_adapt(
                 weights.leaves,
                 weights.architecture,
                 exp.architecture,
