@@ -1,5 +1,6 @@
 """A run prepares images as its checkpoint wants, unless its recipe says otherwise."""
 
+import dataclasses
 import logging
 
 import numpy as np
@@ -104,8 +105,10 @@ def config_of(recipe, **changes):
 
 @pytest.mark.parametrize("recipe", [base, finetune])
 def test_a_run_sees_the_pixels_that_its_checkpoint_was_trained_on(recipe):
-    exp = experiment.assemble(config_of(recipe.get_config()), mesh.make_mesh())
-    assert exp.preprocessing == pretrained.load(CASE / "hf").preprocessing
+    config = config_of(recipe.get_config())
+    exp = experiment.assemble(config, mesh.make_mesh())
+    wanted = pretrained.load(CASE / "hf").preprocessing
+    assert exp.preprocessing == dataclasses.replace(wanted, exif=config.data.exif)
     right = expected("init_from_normalization")
     np.testing.assert_allclose(exp.preprocessing.mean, right["mean"], atol=1e-3)
     np.testing.assert_allclose(exp.preprocessing.std, right["std"], atol=1e-3)

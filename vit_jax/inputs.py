@@ -7,7 +7,6 @@ from vit_jax.data.preprocessing import Preprocessing
 
 # data.eval.filter for the filter of a run without a checkpoint, where one has another.
 OURS = "default"
-_OF_DATA = ("mean", "std", "exif")  # keys of config.data; the others are data.eval's
 
 
 def resolve(
@@ -34,7 +33,7 @@ def resolve(
         transform: As `data.eval.transform`.
         resize: As `data.eval.resize`.
         filter: As `data.eval.filter`; `OURS` is that of a run without a checkpoint.
-        exif: As `data.exif`, the run's to say.
+        exif: As `data.exif`, which is of the run's data and not of the checkpoint.
         wanted: Of the checkpoint that the run starts from, at the run's size.
         source: The checkpoint.
 
@@ -72,10 +71,10 @@ def _log(
     """Says whose values were taken, and where a configuration's are others."""
     shown = ", ".join(f"{key} {value}" for key, value in prepared.to_dict().items())
     others = [
-        f"data.{'' if key in _OF_DATA else 'eval.'}{key}={value!r} where it has "
+        f"data.{'' if key in ('mean', 'std') else 'eval.'}{key}={value!r} where it has "
         f"{getattr(wanted, key)!r}"
         for key, value in said.items()
-        if getattr(wanted, key) != getattr(prepared, key)
+        if key != "exif" and getattr(wanted, key) != getattr(prepared, key)
     ]
     if others:
         logging.warning(

@@ -136,12 +136,11 @@ def make(
         order = match(outputs, info, mode)
     if kind == "fewshot":
         _check_single_label(info)
-
-    def open_split(expression: str) -> Any:
-        return catalog.open_source(dataset, expression, data_dir=data_dir)
-
+    source = catalog.open_source(dataset, split, data_dir=data_dir)
+    if order is not None:
+        source = labels.Relabelled(source, order, num_classes)
     shared = {
-        "source": open_split(split),
+        "source": source,
         "transform": preprocessing.eval_transform(),
         "batch_size": batch_size,
         "mesh": mesh,
@@ -155,13 +154,11 @@ def make(
             )
         return factory(masked=prediction, seed=options["seed"], **shared)
     if kind == "classify":
-        if order is not None:
-            source = labels.Relabelled(shared["source"], order, num_classes)
-            shared["source"] = source
         return factory(forward=forward, loss=loss, **shared)
+    train = options["train_split"]
     return factory(
         forward=forward,
-        train_source=open_split(options["train_split"]),
+        train_source=catalog.open_source(dataset, train, data_dir=data_dir),
         num_classes=info.num_classes,
         shots=tuple(options["shots"]),
         seeds=options["seeds"],
