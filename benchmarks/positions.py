@@ -285,6 +285,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "centers": {"mode": "bilinear", "align_corners": False, "antialias": True},
     "bicubic": {"mode": "bicubic", "align_corners": False},
     "bicubic_antialias": {"mode": "bicubic", "antialias": True},
+    "bicubic_corners": {"mode": "bicubic", "align_corners": True},
     "bicubic_offset": {"mode": "bicubic"},
 }
 OLD_GRIDS = ((4, 4), (7, 5))

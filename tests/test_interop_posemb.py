@@ -291,5 +291,5 @@ def test_sizes_are_read_as_people_write_them():
     for size in (48, "48", "(48,)", (48,), np.int64(48)):
         assert models.pair(size) == (48, 48)
     for size in ("48x", "4x5x6", "-3", "", 3.5, True, None, (1, 2, 3), (2.0, 3)):
-        with pytest.raises(errors.UserError, match='48, \\(48, 64\\) or "48x64"'):
+        with pytest.raises(errors.UserError, match="is no size"):
             models.pair(size)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch_files
 
+import vit_jax
 from vit_jax import errors, interop, models, tree
 from vit_jax.data.preprocessing import Preprocessing
 from vit_jax.interop import safetensors
@@ -37,11 +38,29 @@ def test_logits_are_torchvisions(tmp_path, representation):
         assert all(np.array_equal(back.read(n), state[n].numpy()) for n in state)
 
 
+def test_tables_and_images_are_resized_as_torchvision_does(tmp_path):
+    """Its `interpolate_embeddings` and the transforms of its weights for 224 pixels."""
+    interop.write(weights_of(), tmp_path / "x.safetensors")
+    loaded = vit_jax.load(tmp_path / "x.safetensors", heads=2, image_size=64)
+    assert loaded.architecture.posemb_resample == "bicubic_corners"
+    said = loaded.preprocessing
+    assert (said.image_size, said.resize) == ((64, 64), round(256 * 64 / 224))
+    assert (said.filter, said.rounding) == ("bilinear", "torchvision")
+    vision = pytest.importorskip("torchvision").models.vision_transformer
+    torch = pytest.importorskip("torch")
+    before = interop.read(tmp_path / "x.safetensors", heads=2)
+    with before:
+        table = torch.from_numpy(before.leaves.read("posemb").copy())
+    key = "encoder.pos_embedding"
+    resized = vision.interpolate_embeddings(64, 16, {key: table})[key].numpy()
+    np.testing.assert_allclose(loaded.params["posemb"], resized, atol=1e-5)
+
+
 def weights_of(**options):
     arch = models.architecture(
         "B/16",
         **{"num_classes": 5, "image_size": 32, "width": 32, "depth": 2, "heads": 2}
-        | {"mlp_width": 48, "gelu": "erf"}
+        | {"mlp_width": 48, "gelu": "erf", "posemb_resample": "bicubic_corners"}
         | options,
     )
     rng = np.random.default_rng(0)
@@ -72,7 +91,7 @@ def test_both_spellings_are_one_model_and_the_way_back_is_exact(tmp_path):
             assert again.architecture == weights.architecture.replace(name=name)
             for leaf, array in weights.leaves.items():
                 assert np.array_equal(again.leaves.read(leaf), array)
-            assert again.preprocessing.resize == 36  # a crop of 7/8
+            assert again.preprocessing.resize == round(256 * 32 / 224)  # a crop of 7/8
             assert again.preprocessing.filter == "bilinear"
 
 

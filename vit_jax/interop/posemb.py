@@ -47,13 +47,22 @@ def _smoothed(old: int, new: int, *, kernel: Kernel) -> np.ndarray:
 
 
 def _sampled(
-    old: int, new: int, *, kernel: Kernel, reach: int, offset: float = 0.0
+    old: int,
+    new: int,
+    *,
+    kernel: Kernel,
+    reach: int,
+    offset: float = 0.0,
+    corners: bool = False,
 ) -> np.ndarray:
     """Edge to edge, from `reach` entries on each side; beyond the edge is its entry.
 
-    `offset` makes the step old / (new + offset).
+    `offset` makes the step old / (new + offset); with `corners` the first entry goes to
+    the first and the last to the last.
     """
     at = (np.arange(new) + 0.5) * (old / (new + offset)) - 0.5
+    if corners:
+        at = np.arange(new) * ((old - 1) / (new - 1) if new > 1 else 0.0)
     first = np.floor(at).astype(int)
     weights = np.zeros((new, old))
     for tap in range(1 - reach, reach + 1):
@@ -71,6 +80,10 @@ METHODS: dict[str, Weights] = {
     # `torch.nn.functional.interpolate(align_corners=False)`.
     "bilinear": functools.partial(_sampled, kernel=_triangle, reach=1),
     "bicubic": functools.partial(_sampled, kernel=_SHARP, reach=2),
+    # The same with align_corners=True, as torchvision.
+    "bicubic_corners": functools.partial(
+        _sampled, kernel=_SHARP, reach=2, corners=True
+    ),
     "bicubic_antialias": functools.partial(_smoothed, kernel=_SMOOTH),
     # The same with scale_factor=(new + 0.1) / old, as DINO and DINOv2 have it.
     "bicubic_offset": functools.partial(_sampled, kernel=_SHARP, reach=2, offset=0.1),
@@ -177,7 +190,11 @@ def resample_posemb(
             as in the paper's code and all published fine-tunings. The others have the
             pixel-centre convention of image libraries: "bilinear", "centers" (the
             same, smoothed when it shrinks), "bicubic" (transformers'),
-            "bicubic_antialias" (timm's), "bicubic_offset" (DINOv2's own).
+            # The same with align_corners=True, as torchvision.
+    "bicubic_corners": functools.partial(
+        _sampled, kernel=_SHARP, reach=2, corners=True
+    ),
+    "bicubic_antialias" (timm's), "bicubic_offset" (DINOv2's own).
 
     Returns:
         [1, prefix + new rows * new columns, D] of the same dtype; for the same grid

@@ -12,7 +12,7 @@ from typing import Any
 
 from vit_jax import errors
 from vit_jax.data.preprocessing import Preprocessing
-from vit_jax.interop import pytorch
+from vit_jax.interop import processors, pytorch
 from vit_jax.interop.dialect import Config, Dialect
 from vit_jax.interop.pytorch import linear, norm
 from vit_jax.interop.rules import Rule
@@ -55,13 +55,17 @@ _RULES = (
 
 
 def _preprocessing(arch: VitArchitecture, config: Config | None) -> Preprocessing:
+    """That of its weights for 224 pixels; files say nothing of it."""
     del config
-    return pytorch.evaluation(
-        arch.image_size,
-        crop=224 / 256,
+    return processors.published(
+        size=(224, 224),
+        image_size=arch.image_size,
+        transform="resize_small_crop",
+        resize=256,
         filter="bilinear",
         mean=pytorch.IMAGENET_MEAN,
         std=pytorch.IMAGENET_STD,
+        rounding="torchvision",
     )
 
 
@@ -81,6 +85,7 @@ _FIELDS: dict[str, Any] = {
     "norm_epsilon": 1e-6,
     "prefix_positions": 1,
     "pool": "token",
+    "posemb_resample": "bicubic_corners",
 }
 DIALECTS: dict[str, Dialect] = {
     "torchvision": Dialect(

@@ -147,7 +147,7 @@ class VitArchitecture(Architecture):
         "posemb_at": ("stem", "every", "shared"),
         "posemb_resample": (
             *("auto", "corners", "centers", "bilinear"),
-            *("bicubic", "bicubic_antialias", "bicubic_offset"),
+            *("bicubic", "bicubic_antialias", "bicubic_corners", "bicubic_offset"),
         ),
         "crop": ("error", "valid"),
         "norm": ("pre", "post"),
