@@ -14,6 +14,7 @@ import pytest
 import safetensors.numpy
 from torch_peers import model_of
 
+import vit_jax
 from vit_jax import (
     convert,
     errors,
@@ -92,6 +93,13 @@ def test_the_text_tower_is_left_aside_with_one_line(kind, caplog):
         interop.read(GOLDEN / f"hf_{kind}_both")
     lines = [m for m in caplog.messages if "text_model." in m]
     assert len(lines) == 1 and "not of this model and are not read" in lines[0]
+
+
+@pytest.mark.parametrize("name", ["hf_clip_projection", "hf_clip_both"])
+def test_embeddings_are_numbers_and_no_classes(name):
+    loaded = vit_jax.load(GOLDEN / name)
+    assert loaded.problem == "regression" and "regression" in repr(loaded)
+    assert vit_jax.load(GOLDEN / "hf_clip_classifier").problem == "single_label"
 
 
 def test_what_a_classifier_does_not_use_is_named(caplog):
@@ -332,8 +340,9 @@ def test_files_of_images_are_for_models_of_color(name, tmp_path):
         evaluate.run(path, "digits")
     with pytest.raises(errors.UserError, match=message):
         config = {"init_from": path, "model": {"name": "checkpoint", "remat": "none"}}
-        config["model"] |= {"image_size": (8, 8)}
-        experiment._architecture(config, type("Info", (), {"num_classes": 3}))
+        config["model"] |= {"image_size": (8, 8), "pre_logits": False}
+        start = pretrained.describe(path)
+        experiment._architecture(config, type("Info", (), {"num_classes": 3}), start)
 
 
 def test_a_converted_model_of_one_channel_takes_color_images(tmp_path):

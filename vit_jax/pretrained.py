@@ -112,6 +112,7 @@ def _shown(loaded: Loaded) -> dict[str, str]:
         "model": f"{models.summary(arch)}, {count:,} parameters",
         "architecture": f"{arch.family}, {_listed(fields)}",
         "preprocessing": _listed(loaded.preprocessing.to_dict()),
+        "outputs": f"{arch.num_classes}, {loaded.problem}",
         "labels": "without names" if names is None else ", ".join(map(str, names)),
     }
 

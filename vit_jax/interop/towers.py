@@ -17,7 +17,7 @@ import numpy as np
 
 from vit_jax import errors
 from vit_jax.data.preprocessing import Preprocessing
-from vit_jax.interop import huggingface, processors, pytorch
+from vit_jax.interop import huggingface, outputs, processors, pytorch
 from vit_jax.interop.dialect import Config, Dialect
 from vit_jax.interop.pytorch import linear, norm
 from vit_jax.interop.rules import Rule, Sizes
@@ -303,6 +303,14 @@ def _siglip_config(
     )
 
 
+def _clip_problem(config: Config | None) -> str | None:
+    """Of what is no classifier, the numbers that it shares with text."""
+    said = (config or {}).get("architectures")
+    if isinstance(said, list) and "CLIPForImageClassification" in said:
+        return _VIT.problem(config)
+    return outputs.REGRESSION
+
+
 def _rules(tower: list[Rule]) -> tuple[Rule, ...]:
     """The outputs, and the tower under each base, the first of which is written."""
     return (
@@ -361,6 +369,8 @@ DIALECTS: dict[str, Dialect] = {
         loaded=_clip_loaded,
         saved=_clip_saved,
         preprocessing=_clip_preprocessing,
+        problem=_clip_problem,
+        says_problem=lambda problem: {},  # its architectures say it
         config=_clip_config,
     ),
     "hf_siglip": dataclasses.replace(
