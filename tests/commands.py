@@ -18,10 +18,9 @@ def own_flags(command: str) -> Iterator[ModuleType]:
     """The module of a command with its flags alone; those of others come back."""
     values = flags.FLAGS
     others = {
-        flag.name: flag
-        for module, some in values.flags_by_module_dict().items()
-        if "absl" not in module
-        for flag in some
+        name: values[name]
+        for name in values
+        if "absl" not in (values.find_module_defining_flag(name) or "")
     }
     for name in others:
         delattr(values, name)

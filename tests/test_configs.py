@@ -296,7 +296,7 @@ def test_bit_hyperrule(key):
     assert config.model.image_size == (size, size)
     train = config.data.train
     assert (train.transform, train.resize) == ("resize_crop", resize)
-    assert (config.data.eval.transform, config.batch_size) == ("resize", 512)
+    assert (config.data.eval.transform, config.batch_size) == ("", 512)
     optimizer = config.optimizer
     assert (optimizer.name, optimizer.lr, optimizer.momentum) == ("sgd", 0.003, 0.9)
     assert (optimizer.weight_decay, optimizer.clip_norm) == (0.0, 0.0)

@@ -8,11 +8,13 @@ import jax
 import numpy as np
 import pytest
 import test_augreg
+import torch_files
 from PIL import Image
 
 import vit_jax
 from vit_jax import augreg, convert, interop, models, predict, remote, tree
 from vit_jax.data.preprocessing import Preprocessing
+from vit_jax.interop import safetensors
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = (REPOSITORY / "README.md").read_text()
@@ -45,6 +47,9 @@ def place(tmp_path_factory):
         Image.fromarray(rng.integers(0, 256, (40, 30, 3), np.uint8)).save(root / name)
     write(root / "ViT-B_16.npz", "google")
     write(root / "model.safetensors", "timm", gelu="erf")
+    with safetensors.open(root / "model.safetensors") as tensors:
+        teacher = {name: tensors.read(name) for name in tensors}
+    torch_files.save(root / "dino_checkpoint.pth", {"teacher": teacher})
     test_augreg.write(root / "index.csv")
     write(root / "hub", "hf_vit", gelu="erf", norm_epsilon=1e-12)
     return root
@@ -100,6 +105,7 @@ def test_every_address_of_the_readme_is_understood(offline):
     assert rest == [
         "hf://google/vit-base-patch16-224",
         "https://example.org/model.safetensors#sha256=" + 64 * "0",
+        augreg.resolve("augreg:B/16"),
     ]
 
 

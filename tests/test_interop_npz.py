@@ -157,7 +157,7 @@ def test_a_zeroed_head_is_said(golden, tmp_path, caplog):
         ({"Transformer/encoderblock_1/LayerNorm_0/bias": None}, "layer .1. is missing"),
         ({"Transformer/encoder_norm/bias": None}, "norm/bias: missing, want"),
         ({"Transformer/encoder_norm/bias": np.zeros(31)}, r"norm/bias: \(31,\), want"),
-        ({"embedding/kernel": np.zeros((8, 8, 4, 32))}, "patch_embed/kernel"),
+        ({"embedding/kernel": np.zeros((8, 8, 3, 31))}, "patch_embed/kernel"),
         ({"embedding/kernel": np.zeros(0)}, "want 4 axes"),
         ({"embedding/kernel": np.zeros((8, 8, 3, 0))}, "none empty"),
     ],

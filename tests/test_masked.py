@@ -383,7 +383,8 @@ def test_the_sums_of_all_processes_are_those_of_one(processes):
     task, images = make_task(rate=0.1), noisy(41)
     prediction = evaluation_parts(task, 3 * 73)
     source = sources.ArraySource(images, np.zeros(41, np.int32))
-    sums = jax.jit(functools.partial(evaluator_lib.sums, prediction, 0))
+    options = {"masked": prediction, "seed": 0}
+    sums = jax.jit(functools.partial(evaluator_lib.sums, **options))
     counts, hits = np.zeros((1, 512), np.int64), 0
     for process in range(processes):
         part = loader.eval_loader(

@@ -125,7 +125,7 @@ def test_another_image_size_is_another_run(weights, device_mesh, tmp_path):
         ({"evals": {}}, "--config.evals.NAME=TYPE"),
         ({"batch_size": 100}, "batch_size=100 cannot be split over 8 devices"),
         ({"evals.digits.split": "tset"}, "'tset' is not a split of digits"),
-        ({"evals.digits.shots": (0,)}, "shots >= 1"),
+        ({"evals.digits.shots": (0,)}, "want numbers from 1"),
         ({"evals.digits.dataset": "jft"}, "wants one label an image"),
         ({"evals.digits.dataset": "digitss"}, "'digitss' is not prepared"),
         ({"model.image_size": (0,)}, "model.image_size"),

@@ -59,9 +59,9 @@ MAIN = {
     "shares as words": (f"{QUICK} --config.optimizer.drop_at=a", "drop_at"),
     "rules without factors": (f"{QUICK} --config.optimizer.lr_rules=head", "lr_rules"),
     "a range of words": (f"{QUICK} --config.data.train.area=('a','b')", "area"),
-    "an evaluation that lacks keys": (
-        f"{QUICK_TINY} --config.evals.test.type=fewshot",
-        "train_split",
+    "a key of another evaluation": (
+        f"{QUICK_TINY} --config.evals.test.shots=1",
+        "evals.test.shots",
     ),
     "no config": ("", "--config=FILE"),
     "empty config": ("--config=", "--config=FILE"),
@@ -84,7 +84,7 @@ MAIN = {
     "words for a number": (f"{QUICK} --config.batch_size=many", "batch_size=many"),
     "words for a switch": (f"{QUICK} --config.keep_head=maybe", "keep_head=maybe"),
     "words for a size": (f"{QUICK} --config.model.image_size=big", "224x192"),
-    "evaluations as numbers": (f"{QUICK} --config.evals={{'a':1}}", "evals.a"),
+    "evaluations as numbers": (f"{QUICK} --config.evals={{'a':1}}", "which evalu"),
     "flags without dashes": (f"{QUICK} config.total=3", "config.total=3"),
     "an unknown flag": (f"{QUICK} --wrokdir=x", "workdir"),
     "recipe: a typo": ("--config={typo}", "line 6: config.optimzer.lr = 1.0"),

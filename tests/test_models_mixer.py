@@ -212,7 +212,7 @@ def test_multiply_adds_are_those_of_the_program(size):
 
 
 def test_what_cannot_be_says_what_to_do():
-    with pytest.raises(errors.UserError, match='mean "Mixer-B/16"'):
+    with pytest.raises(errors.UserError, match="nearest here is 'Mixer-B/16'"):
         models.architecture("Mixer-B16", num_classes=3)
     with pytest.raises(errors.UserError, match="Mixer size='H' is unknown.*B, L, S"):
         models.architecture("Mixer-H/14", num_classes=3)

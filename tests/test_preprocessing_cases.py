@@ -164,7 +164,7 @@ def test_fields_that_do_not_matter_do_not_matter(caplog):
         ({"crop_pct": -1}, "crop_pct='-1'"),
         ({"crop_pct": "all"}, "crop_pct='all'"),
         ({"crop_pct": 1000.0}, "nothing would be left"),
-        ({"mean": [1.0]}, "mean=[1.0]"),
+        ({"mean": [1.0, 2.0]}, "mean=[1.0, 2.0]"),
     ],
 )
 def test_unknown_values_of_timm_are_named(said, shown):

@@ -70,7 +70,8 @@ class JpegImage:
                 shrink,
             )
         except ValueError:
-            pixels = _decode_with_pillow(self._data, turn=False)
+            read = functools.partial(_rgb, turn=False)
+            pixels = _decode_with_pillow(self._data, read)
         if pixels.shape[:2] != (self.height, self.width):
             raise BadImage("its header and its contents disagree about its size")
         return pixels, 1

@@ -128,14 +128,14 @@ def make(
     factory = errors.lookup(EVALUATORS, kind, "evaluator type")
     info = catalog.describe(dataset, data_dir=data_dir)
     _check_options(kind, options)
+    if kind == "fewshot":
+        _check_single_label(info)
     split = options["split"] or catalog.usual_split(info)
     catalog.num_examples(info, split)
     order = None
     if kind == "classify":
         outputs = outputs or labels.Side("the model", num_classes)
         order = match(outputs, info, mode)
-    if kind == "fewshot":
-        _check_single_label(info)
     source = catalog.open_source(dataset, split, data_dir=data_dir)
     if order is not None:
         source = labels.Relabelled(source, order, num_classes)

@@ -95,7 +95,7 @@ def _letter(text: str) -> str:
 def advice(name: str) -> str:
     """Says which model of ours a name of another code's is nearest to; or ""."""
     found = of_ours(name)
-    if found is None:
+    if found is None or found[0] == name:
         return ""
     ours, size = found
     sized = f", image_size={size}" if size else ""
