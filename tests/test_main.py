@@ -80,6 +80,9 @@ def test_print_config_resolves_and_stops(tmp_path):
     assert "--config.model.name=B/16" in flags
     again = call(*(word for flag in flags for word in shlex.split(flag)), *PRINT)
     assert again.stdout == result.stdout, "what is printed can be pasted"
+    (tmp_path / "flags").write_text(result.stdout.replace("'", ""))
+    filed = call(f"--flagfile={tmp_path / 'flags'}", *PRINT)
+    assert filed.stdout == result.stdout, "a flag file may name the recipe"
 
 
 def test_killed_anywhere_ends_in_the_same_bits(tmp_path):

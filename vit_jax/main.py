@@ -11,13 +11,12 @@ import hashlib
 import logging
 import re
 import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
 
 from vit_jax import cli, distributed, errors, recipe, validation
 
@@ -89,7 +88,7 @@ def _train(config: ConfigDict, workdir: Path) -> None:
 
 def _main(argv: list[str]) -> int:
     del argv
-    path = cli.config_path(sys.argv[1:])
+    path = config_flags.get_config_filename(flags.FLAGS["config"])
     if _PRINT_CONFIG.value:
         print("\n".join([f"--config={path}", *as_flags(_CONFIG.value.to_dict())]))
         return errors.EXIT_DONE
