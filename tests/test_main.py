@@ -72,12 +72,14 @@ def test_bad_input_is_one_short_error(name, tmp_path):
 
 
 def test_print_config_resolves_and_stops(tmp_path):
-    result = call("--config=configs/vit_b16.py:i21k", *PRINT)
+    removed = "--config.evals.val=none"
+    result = call("--config=configs/vit_b16.py:i21k", removed, *PRINT)
     assert result.returncode == 0
     flags = result.stdout.splitlines()
     assert flags[0] == "--config=configs/vit_b16.py:i21k"
     assert "--config.total='90 epochs'" in flags
     assert "--config.model.name=B/16" in flags
+    assert not any(flag.startswith("--config.evals.val") for flag in flags)
     again = call(*(word for flag in flags for word in shlex.split(flag)), *PRINT)
     assert again.stdout == result.stdout, "what is printed can be pasted"
     (tmp_path / "flags").write_text(result.stdout.replace("'", ""))

@@ -18,7 +18,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from vit_jax import cli, distributed, errors, recipe, validation
+from vit_jax import cli, distributed, errors, evals_flags, recipe, validation
 
 _CONFIG = recipe.define_flag("configs/vit_b16.py:i21k")
 flags.declare_key_flag("config")
@@ -55,10 +55,16 @@ def default_workdir(config_path: str) -> Path:
 
 
 def as_flags(config: Mapping[str, Any]) -> list[str]:
-    """Returns a nested configuration as words to paste behind a command in a shell."""
+    """Returns a nested configuration as words to paste behind a command in a shell.
+
+    Evaluations are all of them: what a recipe has beside them is taken away.
+    """
     return [
-        f"--config.{key}={shlex.quote(str(value))}"
-        for key, value in validation.flatten(config).items()
+        f"--config.evals={evals_flags.NONE}",
+        *(
+            f"--config.{key}={shlex.quote(str(value))}"
+            for key, value in validation.flatten(config).items()
+        ),
     ]
 
 
