@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import time
 import zipfile
 from pathlib import Path
 
@@ -376,6 +377,27 @@ def test_another_pickle_in_the_archive_is_bytes(tmp_path):
     tree = {"x": torch_files.tensor(FLOAT, (4, 6), (6, 1))}
     path = torch_files.archive(tmp_path / "x.pth", of(tree), members)
     assert np.array_equal(read_all(path)["x"], TABLE)
+
+
+def test_no_call_costs_more_than_the_bytes_that_it_was_given():
+    """A list or a name of megabytes, by reference, in any number of calls."""
+
+    def called(name, argument, calls):
+        text = b"\x80\x02c" + name + b"\nq\x00" + argument + b"\x85q\x01"
+        return torchpickle.load(io.BytesIO(text + b"(" + calls + b"t."), {})
+
+    twice = b"h\x00h\x01R" * 2
+    assert called(b"torch\nSize", b"](K\x03K\x04e", twice) == ((3, 4), (3, 4))
+    sizes = called(b"torch\nSize", b"](" + b"N" * 1000 + b"e", twice)
+    assert all(isinstance(size, unpickle.Unknown) for size in sizes)
+    pairs = called(b"collections\nOrderedDict", b"]U\x01aK\x01\x86a", twice)
+    assert pairs == ({"a": 1}, {}), "its list is its own"
+    long = (
+        b"\x80\x02X" + (2_000_000).to_bytes(4, "little") + b"a" * 2_000_000 + b"q\x00"
+    )
+    start = time.perf_counter()
+    torchpickle.load(io.BytesIO(long + b"h\x00h\x00\x930" * 300 + b"."), {})
+    assert time.perf_counter() - start < 2
 
 
 def test_the_machine_knows_what_pickles_of_data_are_made_of():

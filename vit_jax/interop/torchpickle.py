@@ -169,7 +169,16 @@ def _ordered(arguments: tuple[Any, ...]) -> Any:
     pairs = arguments[0] if arguments else []
     if not isinstance(pairs, list):
         return unpickle.Unknown("collections.OrderedDict")
-    return unpickle.table([part for key, value in pairs for part in (key, value)])
+    parts = [part for key, value in pairs for part in (key, value)]
+    pairs.clear()  # Python 2 wrote it for this one; others may name it without end
+    return unpickle.table(parts)
+
+
+def _size(arguments: tuple[Any, ...]) -> Any:
+    """A shape, of no more axes than an array has."""
+    if not isinstance(arguments[0], list | tuple) or len(arguments[0]) > npz.MAX_AXES:
+        return unpickle.Unknown("torch.Size")
+    return tuple(arguments[0])
 
 
 _OF_TYPE = "torch._tensor._rebuild_from_type_v2"
@@ -180,7 +189,7 @@ BUILDERS: dict[str, unpickle.Builder] = {
     "torch._utils._rebuild_parameter": lambda arguments: arguments[0],
     "torch._utils._rebuild_parameter_with_state": lambda arguments: arguments[0],
     _OF_TYPE: _of_type,
-    "torch.Size": lambda arguments: tuple(arguments[0]),
+    "torch.Size": _size,
     "collections.OrderedDict": _ordered,
     "collections.defaultdict": lambda arguments: {},
 }

@@ -75,7 +75,7 @@ def load(
 
 def called(name: str) -> str:
     """A global's name as messages may show it."""
-    return re.sub(r"[^\w.<>]", "?", name, flags=re.ASCII)[:100]
+    return re.sub(r"[^\w.<>]", "?", name[:100], flags=re.ASCII)
 
 
 def _key(value: Any) -> str | Key:
@@ -190,7 +190,7 @@ def _stack_global(machine: _Machine, _: Any) -> None:
     name, module = machine.pop(), machine.pop()
     if not isinstance(name, str) or not isinstance(module, str):
         raise ValueError("its pickle imports what is no name")
-    machine.push(Global(called(f"{module}.{name}")))
+    machine.push(Global(called(f"{module[:100]}.{name[:100]}")))
 
 
 def _reduce(machine: _Machine, _: Any) -> None:
