@@ -46,6 +46,16 @@ def test_an_evaluation_ends_early_and_none_begins():
             raise AssertionError("it begins")
 
 
+def test_no_handler_of_errors_takes_it_for_one():
+    requests = stopping.Requests(lambda: "")
+    with requests.listening(), pytest.raises(stopping.Interrupted):
+        with requests.interruptible():
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            except Exception:
+                pytest.fail("as an image that Pillow cannot decode")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="a call that no signal ends")
 def test_a_long_step_is_no_excuse():
     """One call into C, as a step is: the first answers, the second ends with 42."""

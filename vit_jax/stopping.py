@@ -21,8 +21,11 @@ REPEAT = 25.0  # seconds between two lines; most schedulers kill after 30
 INSIST = 5.0  # seconds after which a second SIGTERM is no echo of the first
 
 
-class Interrupted(Exception):
-    """Raised in what may be cut short: an evaluation."""
+class Interrupted(BaseException):
+    """Raised in what may be cut short: an evaluation.
+
+    At any instruction of it, so that it must pass every `except Exception`.
+    """
 
 
 class Requests:
