@@ -19,6 +19,12 @@ def test_importing_it_imports_nothing_heavy():
     assert done.stdout.strip() == "[]", done.stderr
 
 
+def test_loading_needs_no_configuration():
+    code = "import sys, vit_jax.pretrained; print('ml_collections' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "False", done.stderr
+
+
 def test_create_model_makes_a_working_module():
     model = vit_jax.create_model("mu/16", num_classes=7, image_size=(32, 48), seed=3)
     assert model(jnp.zeros((1, 32, 48, 3))).shape == (1, 7)

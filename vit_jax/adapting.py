@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax import errors, interop, models, recipe, tree
+from vit_jax import errors, interop, models, tree
 from vit_jax import mesh as mesh_lib
 
 Params = dict[str, Any]
@@ -43,6 +43,7 @@ class Report:
 
 def check_decided(
     options: Mapping[str, Any],
+    defaults: Mapping[str, Any],
     architecture: models.Architecture,
     *,
     besides: Sequence[str],
@@ -51,10 +52,10 @@ def check_decided(
 
     Args:
         options: the configuration's "model", without its name.
+        defaults: of these options.
         architecture: of the checkpoint.
         besides: options that a run decides.
     """
-    defaults = recipe.defaults()["model"]
     lines = [
         f"model.{key}={value!r}: the checkpoint has "
         f"{getattr(architecture, key, 'no such option')!r}; leave it at "

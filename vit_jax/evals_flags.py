@@ -7,7 +7,6 @@
 Types, their keys and defaults are those of `configs/base.py`.
 """
 
-import importlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -124,13 +123,8 @@ def _changed(
 
 
 def _defaults(name: str, kind: str, dataset: str, run_dataset: str) -> dict[str, Any]:
-    try:
-        base = importlib.import_module("configs.base")
-    except ImportError as error:
-        raise errors.UserError(
-            f"evals.{name}: the defaults of evaluations are in configs/base.py, which "
-            f"Python does not find ({error}); start from the folder that holds configs/"
-        ) from error
+    from configs import base  # which `recipe.load` made importable
+
     if kind not in base.EVALUATIONS:
         known = ", ".join(base.EVALUATIONS)
         raise errors.UserError(

@@ -32,6 +32,7 @@ from vit_jax import (
     optim,
     passes,
     pretrained,
+    recipe,
     validation,
 )
 from vit_jax import mesh as mesh_lib
@@ -130,7 +131,8 @@ def _architecture(
     if options["pre_logits"] and getattr(architecture, "pre_logits", False):
         options["pre_logits"] = architecture.pre_logits  # of the checkpoint's width
     pretrained.check_color(architecture)
-    adapting.check_decided(options, architecture, besides=OF_A_RUN)
+    defaults = recipe.defaults()["model"]
+    adapting.check_decided(options, defaults, architecture, besides=OF_A_RUN)
     return models.with_options(architecture, {key: options[key] for key in OF_A_RUN})
 
 

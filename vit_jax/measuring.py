@@ -4,7 +4,6 @@
 preprocessing are the checkpoint's, as with `vit_jax.evaluate`.
 """
 
-import importlib
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from vit_jax import (
     objectives,
     passes,
     pretrained,
+    recipe,
     validation,
 )
 from vit_jax import mesh as mesh_lib
@@ -130,11 +130,7 @@ def _check(config: Mapping[str, Any], mesh: Mesh) -> None:
 
 def _without_effect(config: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of training and of models that differ from the defaults."""
-    try:
-        base = importlib.import_module("configs.base")
-    except ImportError:  # a configuration made without it: nothing to compare with
-        return {}
-    defaults = base.get_config().to_dict()
+    defaults = recipe.defaults()
     defaults["model"]["name"] = "checkpoint"
     return {
         key: ours

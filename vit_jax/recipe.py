@@ -52,9 +52,19 @@ def hand_over(path: str, config: ConfigDict) -> None:
 
 
 def defaults() -> dict[str, Any]:
-    """Returns the nested dict of `configs/base.py`: every key, with its default."""
+    """Returns the nested dict of `configs/base.py`: every key, with its default.
+
+    Raises:
+        UserError: another package `configs` comes before ours.
+    """
     _make_importable(ROOT)
-    from configs import base
+    try:
+        from configs import base
+    except ImportError as error:
+        raise errors.UserError(
+            f"{error}: a package configs/ of yours hides ours and its base.py; rename "
+            "it, or remove its __init__.py"
+        ) from error
 
     return base.get_config().to_dict()
 
