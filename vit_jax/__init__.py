@@ -74,12 +74,13 @@ def load(
             several models), a URL (`https://`, `gs://`, `hf://ORG/NAME`), or
             "augreg:B/16" for the best published AugReg checkpoint of that name.
         image_size: Pixels, one number or (height, width): the position table is
-            resampled for it. None: the checkpoint's.
+            resampled for it. None: that of the checkpoint's evaluation.
         num_classes: Another number than the checkpoint's puts a new zero head on; 0
             takes the head off. None: the checkpoint's.
         mesh: Each leaf goes to its shards on it; None: to the default device.
         **options: Fields of the architecture that the tensors do not decide, e.g.
-            heads=12, or of a run: dropout=0.1, compute_dtype="bfloat16".
+            heads=12, or of a run: dropout=0.1, compute_dtype="bfloat16"; also
+            posemb_resample, grid and channels, see `pretrained.load`.
 
     Returns:
         The model, its architecture and parameters, and how it wants its images.
