@@ -11,6 +11,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from cases import CASES
 from PIL import Image
 
 from configs import base, quickstart
@@ -320,6 +321,23 @@ def test_frozen_leaves_do_not_move(whole, tmp_path, device_mesh):
         tree.named_leaves(before), tree.named_leaves(after), strict=True
     ):
         assert np.array_equal(a, b) != name.startswith("head/"), name
+
+
+def test_a_run_goes_on_with_the_images_that_it_began_with(tmp_path, device_mesh):
+    """Whatever became of the files of its checkpoint in the meantime."""
+    source, workdir = tmp_path / "hf", tmp_path / "run"
+    shutil.copytree(CASES / "init_from_normalization" / "hf", source)
+    options = {"init_from": str(source), "model.name": "checkpoint"}
+    sizes = ("model.width", "model.depth", "model.mlp_width", "model.heads")
+    options |= dict.fromkeys(sizes, 0)
+    options |= {"model.image_size": (32, 32), "optimizer.schedule": "constant"}
+    train.run(small(**options, total="8 steps"), workdir, device_mesh)
+    said = source / "preprocessor_config.json"
+    said.write_text(said.read_text().replace("0.485", "0.1"))
+    longer = small(**options, total="10 steps")
+    with pytest.raises(errors.UserError, match=r"mean: \[123.675.*now \[25.5"):
+        train.run(longer, workdir, device_mesh)
+    assert checkpoint.Checkpoints(workdir).latest() == 8
 
 
 def test_a_missing_init_from_stops_before_training(tmp_path, device_mesh):

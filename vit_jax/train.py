@@ -23,6 +23,7 @@ from vit_jax import (
     experiment,
     extension,
     hardware,
+    inputs,
     labels,
     measuring,
     metrics,
@@ -144,6 +145,10 @@ def restore_or_start(
         state, step = _start(exp), 0
     else:
         state, step = restored
+        stored = checkpoint.describe(checkpoints.directory / str(step))
+        inputs.check_unchanged(
+            exp.preprocessing, stored.preprocessing, exp.config["init_from"]
+        )
         logging.info("resuming at step %d of %d", step, exp.durations.total)
     checkpoints.set_aside_after(step)
     return state, step
