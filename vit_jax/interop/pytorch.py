@@ -21,7 +21,6 @@ from vit_jax.models.architecture import by
 from vit_jax.models.variants import VitArchitecture
 
 # In units of 0..255.
-HALF = (127.5, 127.5, 127.5)
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 # How position tables are resampled: timm's and, without antialias, most others' way.
