@@ -148,6 +148,17 @@ def test_flags_of_every_kind_on_one_command_line(own_flags, monkeypatch, tmp_pat
     assert sys.argv is argv and len(argv) == 6
 
 
+def test_a_value_may_be_a_word_of_its_own(own_flags, monkeypatch):
+    argv = ["main", "--config=configs/quickstart.py", "--config.model.image_size"]
+    argv += ["32x48", "--config.data.mean", "", "--config.data.flip", "--config.seed"]
+    argv += ["3", "--config.optimizer.lr", "1e-2"]
+    monkeypatch.setattr(sys, "argv", argv)
+    cli.parse_recipe(argv)
+    config = own_flags.config
+    assert config.model.image_size == (32, 48) and config.data.mean == ()
+    assert config.data.flip and (config.seed, config.optimizer.lr) == (3, 0.01)
+
+
 def test_wrong_keys_beside_evaluations_are_still_named(own_flags, monkeypatch):
     argv = ["main", "--config=configs/quickstart.py", "--config.evals.few=fewshot:pets"]
     argv += ["--config.optimizer.lrr=1"]

@@ -1,6 +1,7 @@
 """What every command shares: logs on standard error, figures on standard output."""
 
 import ctypes
+import itertools
 import json
 import logging
 import os
@@ -74,6 +75,7 @@ def config_path(argv: list[str]) -> str:
     return found
 
 
+_CONFIG_KEY = re.compile(r"--?(?:no)?config\.([^=]+)(?:=(.*))?$", re.S)
 _WANT_CONFIG = "want --config=FILE, as in --config=configs/vit_b16.py"
 
 
@@ -88,8 +90,12 @@ def _checked_flags(argv: list[str], known: Mapping[str, Any]) -> list[str]:
         UserError: a key that is none, with the nearest; a size that is none.
     """
     flat, result = validation.flatten(known), []
-    for argument in argv:
-        match = re.match(r"--?(?:no)?config\.([^=]+)(?:=(.*))?$", argument, re.S)
+    words = iter(argv)
+    for argument in words:
+        match = _CONFIG_KEY.match(argument)
+        if match and match[2] is None and _wants_value(match[1], flat):
+            argument = "=".join([argument, *itertools.islice(words, 1)])
+            match = _CONFIG_KEY.match(argument)
         if match and match[1] not in flat:
             _check_section(match[1], match[2], known, flat)
         if match and match[1] == "model.image_size" and match[2] is not None:
@@ -99,6 +105,10 @@ def _checked_flags(argv: list[str], known: Mapping[str, Any]) -> list[str]:
             argument += "()"
         result.append(argument)
     return result
+
+
+def _wants_value(key: str, flat: Mapping[str, Any]) -> bool:
+    return key in flat and not isinstance(flat[key], bool)
 
 
 def _check_section(
