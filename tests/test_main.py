@@ -87,6 +87,7 @@ def test_print_config_resolves_and_stops(tmp_path):
     assert filed.stdout == result.stdout, "a flag file may name the recipe"
 
 
+@pytest.mark.slow
 def test_killed_anywhere_ends_in_the_same_bits(tmp_path):
     """SIGKILL at random moments, the same command again; then it says it is done."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"

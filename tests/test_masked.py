@@ -440,6 +440,7 @@ def trained(tmp_path_factory, device_mesh):
     return workdir, train.run(small(), workdir, device_mesh)
 
 
+@pytest.mark.slow
 def test_resume_does_not_matter(trained, tmp_path, device_mesh):
     whole, figures = trained
     shutil.copytree(whole, tmp_path / "run")

@@ -50,6 +50,7 @@ def run(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_the_command_prints_every_model_in_columns():
     done = run()
     assert done.returncode == 0, done.stderr
