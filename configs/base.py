@@ -1,7 +1,7 @@
 """Every key of a run with its default. Recipes start from `get_config()` here.
 
 Durations are strings: "300 epochs", "10_000 steps", "5e6 examples", "5%" (of the run).
-A bare number counts steps. An empty string means never, or none.
+A bare number, "100", counts steps. An empty string means never, or none.
 """
 
 import functools

@@ -2,12 +2,14 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.numpy
 
+import vit_jax
 from configs import base
 from vit_jax import (
     adapting,
@@ -293,3 +295,23 @@ def test_sizes_are_read_as_people_write_them():
     for size in ("48x", "4x5x6", "-3", "", 3.5, True, None, (1, 2, 3), (2.0, 3)):
         with pytest.raises(errors.UserError, match="is no size"):
             models.pair(size)
+
+
+@pytest.mark.parametrize("size", [(8, 32), (24, 24), (16, 16), (12, 28)])
+def test_a_table_that_is_read_as_square_is_resampled_once(size, tmp_path):
+    """transformers' DINOv2 takes a table of 16 for 4x4, whatever its config says."""
+    shutil.copytree(POSITIONS / "transformers_dinov2", tmp_path / "x")
+    config = json.loads((tmp_path / "x/config.json").read_text())
+    square = vit_jax.load(tmp_path / "x", image_size=config["image_size"])
+    config["image_size"] = [8, 32]
+    (tmp_path / "x/config.json").write_text(json.dumps(config))
+    found = vit_jax.load(tmp_path / "x", image_size=size).params["posemb"]
+    grid = (size[0] // 4, size[1] // 4)
+    wanted = interop.resample_posemb(
+        square.params["posemb"],
+        old_grid=(4, 4),
+        new_grid=grid,
+        prefix=1,
+        method="bicubic",
+    )
+    np.testing.assert_allclose(found, wanted, atol=1e-6)

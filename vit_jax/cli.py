@@ -197,7 +197,11 @@ def run(
         configure_logging()  # after the flags, which set absl's levels
         sys.exit(guard(main, argv))
 
-    app.run(guarded_main, flags_parser=guarded_parse)
+    try:
+        app.run(guarded_main, flags_parser=guarded_parse)
+    except SystemExit as end:  # absl ends --help with 1
+        helped = any(re.fullmatch(r"--?help\w*", word) for word in sys.argv[1:])
+        sys.exit(errors.EXIT_DONE if helped else end.code)
 
 
 def no_command(module: str, instead: str) -> NoReturn:

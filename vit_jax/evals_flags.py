@@ -173,7 +173,13 @@ def _value(
             f"unknown key evals.{name}.{key}; an evaluation of type {kind} has {known}."
             f"{errors.suggest(key, options)}"
         )
-    read, wanted = _READERS[type(options[key])]
+    kind_of = type(options[key])
+    if kind_of not in _READERS:
+        raise errors.UserError(
+            f"evals.{name}.{key}={options[key]!r} in the recipe is nothing that a flag "
+            "can change; want text, a number or numbers"
+        )
+    read, wanted = _READERS[kind_of]
     try:
         return read(text)
     except (ValueError, KeyError) as error:

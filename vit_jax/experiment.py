@@ -346,12 +346,16 @@ def _check(config: Mapping[str, Any], mesh: Mesh) -> None:
     )
 
 
-def assemble(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
+def assemble(
+    config: Mapping[str, Any], mesh: Mesh, *, start: interop.Weights | None = None
+) -> Experiment:
     """Builds a run from its configuration; only shapes, no arrays.
 
     Args:
         config: as `configs/base.py` gives it.
         mesh: from `mesh.make_mesh`.
+        start: what is known of `init_from` where it need not be there any more; None:
+            it is opened.
 
     Raises:
         UserError: a value that no run could use: see `validation.check_values`, a batch
@@ -364,7 +368,8 @@ def assemble(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
     info = catalog.describe(data["dataset"], data_dir=data["data_dir"])
     examples = catalog.num_examples(info, data["train_split"])
     durations = _durations(config, info, examples)
-    start = pretrained.describe(config["init_from"]) if config["init_from"] else None
+    if start is None and config["init_from"]:
+        start = pretrained.describe(config["init_from"])
     architecture = _architecture(config, info, start)
     architecture, task = _with_outputs(config, architecture)
     tx, schedule = _optimizer(config["optimizer"], durations)

@@ -1,12 +1,15 @@
-"""Whether a run may go on to another length than it was started with."""
+"""What a workdir says of the run in it, and whether it may go on, and how far."""
 
+import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from vit_jax import errors, experiment
+from vit_jax import checkpoint, errors, experiment, interop, pretrained
+from vit_jax import workdir as workdir_lib
 
 COMPARED = 2**20  # steps at a time
 
@@ -42,3 +45,32 @@ def check(exp: experiment.Experiment, stored: Mapping[str, Any], reached: int) -
                 "total, or a new run from these weights: --config.init_from=WORKDIR "
                 "--config.keep_head=True --workdir=ANOTHER"
             )
+
+
+def began(config: Mapping[str, Any], workdir: Path) -> interop.Weights | None:
+    """What a run that goes on knows itself of the checkpoint that it started from.
+
+    It does not depend on whether that is still there, or still says the same.
+    """
+    stored = workdir_lib.read_config(workdir)
+    if not config["init_from"] or checkpoint.find(workdir) is None or stored is None:
+        return None
+    if stored["init_from"] != config["init_from"]:
+        return None
+    try:
+        return pretrained.describe(workdir)
+    except errors.UserError:  # a damaged one: an older one will be restored
+        return None
+
+
+def check_workdir(exp: experiment.Experiment, workdir: Path, reached: int) -> None:
+    """Raises `UserError` for a workdir of another run; but `total` may grow."""
+    stored = workdir_lib.read_config(workdir)
+    if stored is None:
+        return
+    workdir_lib.check_same(workdir, exp.config, stored, besides=("total",))
+    if stored["total"] != exp.config["total"]:
+        check(exp, stored, reached)
+        logging.info(
+            "started for %r, goes on to %r", stored["total"], exp.config["total"]
+        )

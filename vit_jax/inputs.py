@@ -3,7 +3,6 @@
 import logging
 from typing import Any
 
-from vit_jax import errors
 from vit_jax.data.preprocessing import Preprocessing
 
 # data.eval.filter for the filter of a run without a checkpoint, where one has another.
@@ -64,32 +63,6 @@ def resolve(
     prepared = Preprocessing.from_dict(base | said)
     _log(prepared, wanted, said, source)
     return prepared
-
-
-def check_unchanged(
-    prepared: Preprocessing, before: Preprocessing, source: str
-) -> None:
-    """Raises `UserError` where a run that goes on would prepare images otherwise.
-
-    Args:
-        prepared: Of this call.
-        before: Of the steps that are done.
-        source: The checkpoint it started from, whose files may have changed.
-    """
-    now, then = prepared.to_dict(), before.to_dict()
-    if now != then:
-        lines = [
-            f"{key}: {then[key]}, now {now[key]}"
-            for key in now
-            if now[key] != then[key]
-        ]
-        raise errors.UserError(
-            errors.listing(
-                f"the steps done saw images prepared otherwise than {source} says now:",
-                lines,
-                "want the same checkpoint in init_from, or another --workdir",
-            )
-        )
 
 
 def _log(

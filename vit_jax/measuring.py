@@ -4,6 +4,7 @@
 preprocessing are the checkpoint's, as with `vit_jax.evaluate`.
 """
 
+import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,10 +33,9 @@ from vit_jax.evaluators import available
 # What a run of no steps reads; the rest of a configuration is about training, or is
 # the checkpoint's to say.
 READ = (
-    *("init_from", "total", "batch_size", "labels", "model.image_size"),
-    "data.dataset",
-    *("data.data_dir", "mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.slices"),
-    "evals.",
+    *("init_from", "total", "batch_size", "labels", "model.image_size", "evals."),
+    *("data.dataset", "data.data_dir", "data.exif"),
+    *("mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.slices"),
 )
 
 
@@ -152,18 +152,19 @@ def _open(
     pretrained.check_color(loaded.architecture)
     if any(config["evals"][name]["type"] == "classify" for name in names):
         evaluators.check_problem(loaded.problem, loaded.source)
+    prepared = dataclasses.replace(loaded.preprocessing, exif=data["exif"])
     graphdef, params = models.split(loaded.model)
     forward = passes.make_forward(
         graphdef,
-        mean=loaded.preprocessing.mean,
-        std=loaded.preprocessing.std,
+        mean=prepared.mean,
+        std=prepared.std,
         dtype=loaded.architecture.compute_dtype,
     )
     logging.info(
         "%s from %s, %d parameters, images of %dx%d",
         *(loaded.architecture.name, loaded.source),
         models.count_parameters(loaded.architecture),
-        *loaded.preprocessing.image_size,
+        *prepared.image_size,
     )
     outputs = labels.Side(
         loaded.source,
@@ -177,7 +178,7 @@ def _open(
             dataset=config["evals"][name]["dataset"] or data["dataset"],
             data_dir=data["data_dir"],
             forward=forward,
-            preprocessing=loaded.preprocessing,
+            preprocessing=prepared,
             num_classes=loaded.architecture.num_classes,
             batch_size=config["batch_size"],
             mesh=mesh,

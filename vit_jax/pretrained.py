@@ -366,6 +366,10 @@ def _on_the_hub(text: str) -> str:
     """What a path that is none may mean, as the end of a message; or ""."""
     if text in augreg.MODELS:
         return f" For the published weights of that model: augreg:{text}"
+    path = Path(text).expanduser()
+    if path.parent != Path() and path.parent.is_dir():
+        beside = [str(p) for p in path.parent.iterdir()]
+        return errors.suggest(str(path), beside)
     on_the_hub = f"timm/{text}" if re.fullmatch(_OF_TIMM, text, re.ASCII) else text
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", on_the_hub, re.ASCII):
         return ""

@@ -93,7 +93,7 @@ def load(path: str) -> ConfigDict:
         ) from error
     try:
         config = get_config(*argument)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _explained(error, path, file) from error
     check(config, path)
     return config
@@ -157,7 +157,7 @@ def _run(file: str) -> Any:
     try:
         code = compile(Path(file).read_bytes(), file, "exec")
         exec(code, module.__dict__)  # noqa: S102 the user's own file
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _explained(error, file, file) from error
     found = vars(module)
     if callable(found.get("get_config")):
@@ -169,7 +169,7 @@ def _run(file: str) -> Any:
     )
 
 
-def _explained(error: Exception, path: str, file: str) -> errors.UserError:
+def _explained(error: BaseException, path: str, file: str) -> errors.UserError:
     """One error for an exception in a recipe: where, what, and the nearest key."""
     if isinstance(error, SyntaxError):
         where = f"{error.filename}, line {error.lineno}" if error.lineno else file
@@ -197,7 +197,7 @@ def _explained(error: Exception, path: str, file: str) -> errors.UserError:
     return errors.UserError(f"{where}\n{type(error).__name__}: {message[:300]}")
 
 
-def _unknown_key(error: Exception) -> str:
+def _unknown_key(error: BaseException) -> str:
     """The key that a ConfigDict of ours does not have; "": something else is wrong."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     if "ml_collections" not in last.filename or not error.args:

@@ -23,7 +23,6 @@ from vit_jax import (
     experiment,
     extension,
     hardware,
-    inputs,
     labels,
     measuring,
     metrics,
@@ -145,10 +144,6 @@ def restore_or_start(
         state, step = _start(exp), 0
     else:
         state, step = restored
-        stored = checkpoint.describe(checkpoints.directory / str(step))
-        inputs.check_unchanged(
-            exp.preprocessing, stored.preprocessing, exp.config["init_from"]
-        )
         logging.info("resuming at step %d of %d", step, exp.durations.total)
     checkpoints.set_aside_after(step)
     return state, step
@@ -388,19 +383,6 @@ def _check_start(exp: experiment.Experiment) -> None:
             )
 
 
-def _check_workdir(exp: experiment.Experiment, workdir: Path, reached: int) -> None:
-    """Raises `UserError` for a workdir of another run; but `total` may grow."""
-    stored = workdir_lib.read_config(workdir)
-    if stored is None:
-        return
-    workdir_lib.check_same(workdir, exp.config, stored, besides=("total",))
-    if stored["total"] != exp.config["total"]:
-        extension.check(exp, stored, reached)
-        logging.info(
-            "started for %r, goes on to %r", stored["total"], exp.config["total"]
-        )
-
-
 def _prepare(
     exp: experiment.Experiment, checkpoints: checkpoint.Checkpoints, source: Any
 ) -> tuple[experiment.Experiment, TrainState, int, Any]:
@@ -452,12 +434,13 @@ def run(
     validation.check_local(workdir, "workdir")
     if validation.no_steps(config["total"]):
         return measuring.run(config, workdir, mesh)
-    exp = _with_available(experiment.assemble(config, mesh))
     workdir = Path(workdir)
+    began = extension.began(config, workdir)
+    exp = _with_available(experiment.assemble(config, mesh, start=began))
     total = exp.durations.total
     checkpoints = checkpoint.Checkpoints(workdir, keep=exp.config["keep"])
     reached = checkpoints.latest()
-    _check_workdir(exp, workdir, reached or 0)
+    extension.check_workdir(exp, workdir, reached or 0)
     figures = workdir_lib.figures_at(workdir, total)
     changed = _changed_evals(exp, workdir)
     has = figures.keys() - changed

@@ -84,6 +84,8 @@ def _write_config(workdir: Path, config: Mapping[str, Any]) -> None:
 
 
 def _unwritable(workdir: Path, error: OSError) -> errors.UserError:
+    if workdir.is_file():
+        return errors.UserError(f"--workdir={workdir} is a file; want a folder")
     return errors.UserError(
         f"workdir {workdir} cannot be written: {error.strerror or error}; "
         "want a folder you may write to, with space: --workdir=PATH"

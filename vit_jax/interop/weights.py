@@ -256,8 +256,10 @@ def interpret(
     leaves = _loaded(leaves, entry, given)
     arch = infer.architecture(leaves.shapes, fields, image_size, entry.family)
     if "grid" in said and "grid" not in given:
-        # Where it says both, the table is resampled to the size whenever it is used.
-        return posemb.at_size(leaves, arch, said["image_size"])
+        # Where it says both, the table is resampled, once, to whatever size it is for.
+        size = said["image_size"] if image_size is None else pair(image_size)
+        arch = infer.with_rest(arch, size) if entry.leaves_rest else arch
+        return posemb.at_size(leaves, arch, size)
     return leaves, arch
 
 
@@ -380,10 +382,14 @@ def _in_dialect(weights: Weights, name: str, entry: Dialect) -> Tensors:
         )
     read = entry.preprocessing(saved, tensors.config)
     if wanted is not None and dataclasses.replace(wanted, exif=read.exif) != read:
+        theirs, ours = read.to_dict(), wanted.to_dict()
+        different = [key for key in ours if key != "exif" and ours[key] != theirs[key]]
         logging.warning(
-            "%s does not say how images are prepared: its readers will take %s, this "
-            "model wants %s.",
-            *(name, read, wanted),
+            "%s cannot say all of how images are prepared: its readers will take %s, "
+            "this model wants %s.",
+            name,
+            ", ".join(f"{key}={theirs[key]!r}" for key in different),
+            ", ".join(f"{key}={ours[key]!r}" for key in different),
         )
     return tensors
 
