@@ -1,15 +1,19 @@
 """Classes of datasets and outputs of models: matched by name, or refused."""
 
+import json
 import logging
+import shutil
 
 import jax
 import numpy as np
 import pytest
 from cases import CASES, expected
 
+import vit_jax
 from configs import base
 from vit_jax import (
     adapting,
+    convert,
     errors,
     evaluate,
     experiment,
@@ -224,3 +228,19 @@ def test_a_head_is_not_kept_for_other_classes(tmp_path):
         experiment.assemble(config, mesh.make_mesh())
     config.labels = "order"
     assert experiment.assemble(config, mesh.make_mesh()).head_order is None
+
+
+def test_both_names_of_a_class_stay_through_a_conversion(tmp_path):
+    """timm's files may have synsets and descriptions; either is what data may have."""
+    shutil.copytree(CASES / "timm_patch_remainder" / "timm", tmp_path / "timm")
+    path = tmp_path / "timm" / "config.json"
+    said = json.loads(path.read_text())
+    ids = [f"n0000000{i}" for i in (3, 1, 4, 2, 5)]
+    said |= {"label_names": ids, "label_descriptions": {n: f"a {n}" for n in ids}}
+    path.write_text(json.dumps(said))
+    convert.run(tmp_path / "timm", tmp_path / "ours", "vit_jax")
+    loaded = vit_jax.load(tmp_path / "ours")
+    assert loaded.label_ids == tuple(ids)
+    assert loaded.label_names == tuple(f"a {name}" for name in ids)
+    sides = (loaded.label_names, loaded.label_ids)
+    assert align(sides[0], sorted(ids), ids=sides[1]) == [1, 3, 0, 2, 4]

@@ -48,6 +48,7 @@ class Description:
         problem: what the outputs are, a key of `objectives.PROBLEMS`; "": what the loss
             in `config` trains, one label an image where that is empty.
         period: sums of the metrics since the run's last log line, see `recent`.
+        label_ids: other names of the same classes, as `pretrained.Loaded` has them.
     """
 
     architecture: models.Architecture
@@ -58,6 +59,7 @@ class Description:
     versions: dict[str, str] = field(default_factory=dict)
     problem: str = ""
     period: dict[str, float] = field(default_factory=dict)
+    label_ids: tuple[str, ...] | None = None
 
     def __post_init__(self):
         problem = self.problem
@@ -89,11 +91,11 @@ class Description:
                 "upgrade vit_jax to the version that wrote it: "
                 f"{values.get('versions')}"
             )
-        names = values.pop("label_names")
+        named = {key: values.pop(key, None) for key in ("label_names", "label_ids")}
         return cls(
             models.from_dict(values.pop("architecture")),
             preprocessing_lib.Preprocessing.from_dict(values.pop("preprocessing")),
-            tuple(names) if names is not None else None,
+            **{k: None if v is None else tuple(v) for k, v in named.items()},
             **values,
         )
 

@@ -147,6 +147,7 @@ def _write(weights: interop.Weights, target: Path, dialect: str) -> None:
                 step=0,
                 versions=checkpoint.versions(),
                 problem=weights.problem,
+                label_ids=weights.label_ids,
             )
             checkpoint.write_params(partial, weights.params, described)
         else:

@@ -350,6 +350,7 @@ def _opened(
             interop.fitting(
                 described.label_names, described.architecture.num_classes, text
             ),
+            label_ids=described.label_ids,
             problem=described.problem,
             config=described.config,
         )
