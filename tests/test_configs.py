@@ -29,7 +29,6 @@ RECIPES = [
     ("bit", None),
     ("axial", None),
     ("axial", "Axial-B/32,jft"),
-    ("axial", "AxialResNet50"),
     ("mixer", None),
     ("mixer", "Mixer-S/32"),
     ("mixer", "Mixer-L/16"),
@@ -41,6 +40,7 @@ RECIPES = [
 # Of a family that is there already; their programs take seconds to trace.
 MORE_RECIPES = [
     ("finetune", "R50+B/16,flowers"),
+    ("axial", "AxialResNet50"),
     ("finetune", "AxialResNet50,pets"),
     ("hybrid", "R50+B/32,i21k"),
     ("hybrid", "R50+L/16,jft"),

@@ -156,6 +156,7 @@ def test_pretraining_cost_is_that_of_table_6(name):
     assert exaflops == pytest.approx(EXAFLOPS[name], rel=0.05)
 
 
+@pytest.mark.slow
 def test_every_named_model_has_an_abstract_form():
     for name in models.list_names():
         size = 224 if "14" not in name else 518
