@@ -126,8 +126,9 @@ def read(
         name = dialects.recognise(tensors.names)
         entry = dialects.DIALECTS[name]
         leaves, arch = interpret(tensors, entry, options, image_size)
-        prepared = entry.preprocessing(arch, tensors.config)
-        if image_size is not None:
+        if image_size is None:
+            prepared = entry.preprocessing(arch, tensors.config)
+        else:
             size = pair(image_size)
             arch = infer.with_rest(arch, size) if entry.leaves_rest else arch
             leaves, arch = posemb.at_size(leaves, arch, size)
