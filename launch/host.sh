@@ -32,10 +32,11 @@ start() {
   local python=$HOME/venv/bin/python
   local command=("$python" launch/supervise.py -- "$python" -m vit_jax.main "$@")
   rm -f "$code_file"
+  : >"$log" # there before anybody follows it
   cd "$HOME/vit_jax"
   # shellcheck disable=SC2016  # the inner shell expands them
   setsid nohup bash -c 'code=0; "${@:2}" || code=$?; echo $code >"$1"' \
-    run "$code_file" "${command[@]}" >"$log" 2>&1 </dev/null &
+    run "$code_file" "${command[@]}" >>"$log" 2>&1 </dev/null &
   echo $! >"$pid_file"
   cd "$HOME"
 }
