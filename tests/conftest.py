@@ -22,19 +22,17 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("VIT_JAX_SHARED", REPOSITORY.parent / "shared"))
 
 
-def _needs(path: Path) -> Path:
-    if not path.exists():
-        pytest.skip(f"reference files are not here: {path.name}")
-    return path
-
-
 @pytest.fixture(scope="session")
 def golden() -> Path:
     """Weights, inputs and outputs of the reference implementations."""
-    return _needs(SHARED / "golden")
+    return REPOSITORY / "tests" / "golden" / "reference"
 
 
 @pytest.fixture(scope="session")
-def shared_data() -> Path:
+def shared_data(tmp_path_factory) -> Path:
     """Real images in TFDS form: cifar10, imagenet_samples, tfrecord_samples."""
-    return _needs(SHARED / "data")
+    if (SHARED / "data").exists():
+        return SHARED / "data"
+    import stand_ins  # of modules with tests, which are not to be imported before
+
+    return stand_ins.write(tmp_path_factory.mktemp("data"))
