@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vit_jax import checkpoint, tree
+from vit_jax import tree
+from vit_jax.checkpoints import checkpoint
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

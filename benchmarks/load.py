@@ -30,8 +30,10 @@ AIM = 1.3
 
 def write(model: str, folder: Path, dialect: str) -> None:
     """Writes random weights, made leaf by leaf, in a dialect."""
-    from vit_jax import checkpoint, interop, models, tree
+    from vit_jax import models, tree
+    from vit_jax.checkpoints import checkpoint
     from vit_jax.data.preprocessing import Preprocessing
+    from vit_jax.weights import files, source
 
     arch = models.architecture(model, num_classes=1000)
     _, like = models.abstract(arch)
@@ -42,12 +44,12 @@ def write(model: str, folder: Path, dialect: str) -> None:
         return rng.standard_normal(shapes[name], np.float32)
 
     half = Preprocessing(arch.image_size)
-    weights = interop.Weights(arch, interop.Tensors(shapes, make), half, dialect)
+    weights = files.Weights(arch, source.Tensors(shapes, make), half, dialect)
     if dialect == "vit_jax":
         described = checkpoint.Description(arch, half, None, {}, 0)
         checkpoint.write_params(folder / TARGETS[dialect], weights.params, described)
     else:
-        interop.write(weights, folder / TARGETS[dialect], dialect)
+        files.write(weights, folder / TARGETS[dialect], dialect)
 
 
 def load(path: str) -> None:

@@ -22,7 +22,8 @@ from typing import Any
 
 from configs import base, cifar10
 from configs import masked as recipe
-from vit_jax import cli, mesh, train
+from vit_jax import cli, train
+from vit_jax.parallel import mesh
 
 MARGIN = 0.1
 LABELS = "train[:10%]"

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from configs import base, cifar10
-from vit_jax import cli, mesh, train
+from vit_jax import cli, train
+from vit_jax.parallel import mesh
 
 VARIANTS: tuple[tuple[str, str], ...] = (
     ("none", "stem"),

@@ -31,7 +31,8 @@ from timm.models import vision_transformer
 from torch.nn import functional
 
 import vit_jax
-from vit_jax import cli, interop, models, tree
+from vit_jax import cli, models, tree
+from vit_jax.weights import files
 
 TRAINED = 16  # pixels, in patches of 4: a grid of 4x4
 SIZES = ((24, 24), (8, 8), (12, 28), (32, 8), (16, 40))
@@ -207,10 +208,10 @@ def random_google(pool: str) -> dict[str, np.ndarray]:
         for key, leaf in tree.named_leaves(like)
     }
     leaves["posemb"] = random_table(leaves["posemb"].shape[1], 16)
-    weights = interop.Weights(arch, tree.from_named(leaves), None, "google")
+    weights = files.Weights(arch, tree.from_named(leaves), None, "google")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.npz"
-        interop.write(weights, path, "google")
+        files.write(weights, path, "google")
         with np.load(path) as archive:
             return dict(archive)
 

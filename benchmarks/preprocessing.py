@@ -30,7 +30,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from vit_jax.data.preprocessing import Preprocessing
-from vit_jax.interop import processors, timm_data
+from vit_jax.weights.dialects import processors, timm_data
 
 HERE = Path(__file__).parent
 GOLDEN = HERE.parent / "tests" / "golden" / "preprocessing.npz"

@@ -30,7 +30,8 @@ import numpy as np
 import torch
 from flax import nnx
 
-from vit_jax import hardware, models
+from vit_jax import models
+from vit_jax.parallel import hardware
 
 CLASSES, PIXELS = 1000, 224
 Step = Callable[[], Any]

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from configs import base, cifar10
-from vit_jax import cli, mesh, train
+from vit_jax import cli, train
 from vit_jax.data import catalog
+from vit_jax.parallel import mesh
 
 PRETRAIN_LABELS = (0, 2, 4, 6, 8)
 SHOTS = (1, 5, 10, 25)

@@ -7,8 +7,9 @@ import time
 
 import pytest
 
-from vit_jax import augreg, errors
+from vit_jax import errors
 from vit_jax.models import variants
+from vit_jax.weights import augreg
 
 COLUMNS = (
     "name,ds,epochs,lr,aug,wd,do,sd,best_val,final_val,final_test,adapt_ds,adapt_lr,"

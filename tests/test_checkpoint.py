@@ -13,8 +13,11 @@ import optax
 import pytest
 from flax import nnx
 
-from vit_jax import checkpoint, errors, mesh, models, step, tree
+from vit_jax import errors, models, tree
+from vit_jax.checkpoints import checkpoint
 from vit_jax.data import preprocessing
+from vit_jax.learning import step
+from vit_jax.parallel import mesh
 
 ARCHITECTURE = models.architecture(
     "mu/8", num_classes=10, image_size=16, depth=2, width=32, mlp_width=64, heads=2

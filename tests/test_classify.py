@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vit_jax import errors, objectives
-from vit_jax import mesh as mesh_lib
+from vit_jax import errors
 from vit_jax.data import loader, sources, transforms
 from vit_jax.evaluators import classify, features
+from vit_jax.learning import objectives
+from vit_jax.parallel import mesh as mesh_lib
 
 EXAMPLES, CLASSES = 203, 12
 RNG = np.random.default_rng(0)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from vit_jax import compiler, mesh
+from vit_jax.parallel import mesh, xla
 
 
 def slice_of(*processes):
@@ -19,25 +19,25 @@ def slice_of(*processes):
 
 
 def test_only_a_tpu_has_options():
-    assert compiler.options(mesh.make_mesh()) == {}
+    assert xla.options(mesh.make_mesh()) == {}
 
 
-@pytest.mark.parametrize("refused", range(len(compiler.CANDIDATES) + 1))
+@pytest.mark.parametrize("refused", range(len(xla.CANDIDATES) + 1))
 def test_the_first_candidate_that_is_known_is_taken(monkeypatch, refused):
-    wrong = [tuple(o.items()) for o in compiler.CANDIDATES[:refused]]
-    monkeypatch.setattr(compiler, "_is_known", lambda _, option: option not in wrong)
-    assert compiler.options(slice_of(0)) == (*compiler.CANDIDATES, {})[refused]
+    wrong = [tuple(o.items()) for o in xla.CANDIDATES[:refused]]
+    monkeypatch.setattr(xla, "_is_known", lambda _, option: option not in wrong)
+    assert xla.options(slice_of(0)) == (*xla.CANDIDATES, {})[refused]
 
 
 def test_a_process_asks_for_a_device_of_its_own(monkeypatch):
     asked = []
-    monkeypatch.setattr(compiler, "_is_known", lambda one, _: asked.append(one) or True)
+    monkeypatch.setattr(xla, "_is_known", lambda one, _: asked.append(one) or True)
     pod = slice_of(2, 1, 0)
-    compiler.options(pod)
+    xla.options(pod)
     assert asked == [pod.devices[2]]
 
 
 def test_a_compiler_s_refusal_is_noticed():
     device = jax.devices()[0]
-    assert compiler._is_known(device, ())
-    assert not compiler._is_known(device, (("xla_no_such_option", "1"),))
+    assert xla._is_known(device, ())
+    assert not xla._is_known(device, (("xla_no_such_option", "1"),))

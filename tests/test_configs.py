@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from configs import base, finetune, pretrain
-from vit_jax import errors, experiment, mesh, optim, tree
+from vit_jax import errors, experiment, tree
 from vit_jax.data import catalog, splits
+from vit_jax.learning import optim
+from vit_jax.parallel import mesh
 
 RECIPES = [
     *(

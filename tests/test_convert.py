@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from vit_jax import checkpoint, convert, errors, interop, models, pretrained
+from vit_jax import convert, errors, models
+from vit_jax.checkpoints import checkpoint
 from vit_jax.data.preprocessing import Preprocessing
+from vit_jax.weights import files, pretrained
 
 HOLD_TANH = {  # dialect -> a name to write
     "google": "target.npz",
@@ -39,13 +41,13 @@ def weights(architecture, seed=0):
     ]
     params = jax.tree.unflatten(structure, noise)
     half = Preprocessing(architecture.image_size)
-    return interop.Weights(architecture, params, half, "google")
+    return files.Weights(architecture, params, half, "google")
 
 
 @pytest.fixture
 def source(tmp_path):
     path = tmp_path / "source.npz"
-    interop.write(weights(arch()), path, "google")
+    files.write(weights(arch()), path, "google")
     return path
 
 
@@ -56,7 +58,7 @@ def test_every_dialect_of_the_tanh_vit_holds_it(source, tmp_path, dialect):
     assert (figures["from"], figures["to"]) == ("google", dialect)
     assert figures["max_difference"] <= 1e-5
     back = convert.run(str(target), tmp_path / "back.npz", "google", verify=True)
-    first, last = interop.read(source), interop.read(tmp_path / "back.npz")
+    first, last = files.read(source), files.read(tmp_path / "back.npz")
     assert back["max_difference"] <= 1e-5
     if "big_vision" not in dialect:  # it has no position of the class token
         for name in first.leaves:
@@ -117,7 +119,7 @@ def test_wrong_dialects_are_said(source, tmp_path):
 
 def test_comparing_finds_a_difference(source, tmp_path):
     other = tmp_path / "other.npz"
-    interop.write(weights(arch(), seed=1), other, "google")
+    files.write(weights(arch(), seed=1), other, "google")
     with pytest.raises(errors.UserError, match="differ by up to"):
         convert.compare(str(source), other, {}, {})
 
@@ -151,14 +153,14 @@ def test_models_that_are_not_square_convert(source, tmp_path, caplog, dialect, s
     with back.leaves as leaves:
         assert back.architecture.grid == WIDE[size]
         table = leaves.read("posemb")[:, -np.prod(WIDE[size]) :]
-    expected = interop.read(source, heads=2, image_size=size).leaves.read("posemb")
+    expected = files.read(source, heads=2, image_size=size).leaves.read("posemb")
     np.testing.assert_array_equal(table, expected[:, 1:])
 
 
 @pytest.mark.parametrize("dialect", ["big_vision", "timm"])
 def test_a_model_that_is_not_square_is_verified(tmp_path, dialect):
     source = tmp_path / "source.npz"
-    interop.write(weights(arch(depth=1, pool="mean")), source, "big_vision")
+    files.write(weights(arch(depth=1, pool="mean")), source, "big_vision")
     target = tmp_path / HOLD_TANH[dialect]
     figures = convert.run(
         str(source), target, dialect, image_size="16x40", verify=True, heads=2

@@ -13,8 +13,9 @@ from PIL import Image
 from test_data_example import bytes_feature, packed_floats, packed_ints
 from test_data_tfds import prepare
 
-from vit_jax import errors, models, pretrained
+from vit_jax import errors, models
 from vit_jax.data import catalog, decode, loader, preprocessing, transforms
+from vit_jax.weights import pretrained
 
 CASE = Path(__file__).parent / "golden" / "cases" / "tfds_float32"
 RAMP = np.linspace(0, 1, 48).reshape(6, 8)

@@ -19,8 +19,12 @@ import optax
 import pytest
 
 from configs import quickstart
-from vit_jax import checkpoint, distributed, errors, evaluate, mesh, step, train, tree
+from vit_jax import errors, evaluate, train, tree
+from vit_jax.checkpoints import checkpoint
 from vit_jax.data import augment, catalog, loader, transforms
+from vit_jax.learning import step
+from vit_jax.parallel import mesh
+from vit_jax.runs import distributed
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 HOSTS = (1, 2, 4, 8, 16)

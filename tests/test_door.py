@@ -20,7 +20,9 @@ def test_importing_it_imports_nothing_heavy():
 
 
 def test_loading_needs_no_configuration():
-    code = "import sys, vit_jax.pretrained; print('ml_collections' in sys.modules)"
+    code = (
+        "import sys, vit_jax.weights.pretrained; print('ml_collections' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr
 

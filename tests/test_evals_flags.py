@@ -7,7 +7,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import base
-from vit_jax import cli, errors, evals_flags, evaluators
+from vit_jax import cli, errors, evaluators
+from vit_jax.settings import evals_flags
 
 FEW = base.fewshot("train", "test", dataset="oxford_iiit_pet").to_dict()
 VAL = base.classify("validation").to_dict()

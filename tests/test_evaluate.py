@@ -10,8 +10,11 @@ import pytest
 from cases import CASES
 from flax import nnx
 
-from vit_jax import checkpoint, errors, evaluate, evaluators, models, pretrained, step
+from vit_jax import errors, evaluate, evaluators, models
+from vit_jax.checkpoints import checkpoint
 from vit_jax.data import catalog, preprocessing
+from vit_jax.learning import step
+from vit_jax.weights import pretrained
 
 SPLIT = "test[:300]"
 

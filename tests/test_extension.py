@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import pytest
 
 from configs import quickstart
-from vit_jax import errors, experiment, extension
+from vit_jax import errors, experiment
 from vit_jax.data import catalog
+from vit_jax.runs import extension
 
 INFO = catalog.describe("digits")
 

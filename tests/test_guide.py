@@ -12,9 +12,10 @@ import torch_files
 from PIL import Image
 
 import vit_jax
-from vit_jax import augreg, convert, interop, models, predict, remote, tree
+from vit_jax import convert, models, predict, tree
 from vit_jax.data.preprocessing import Preprocessing
-from vit_jax.interop import safetensors
+from vit_jax.weights import augreg, files, remote
+from vit_jax.weights.formats import safetensors
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = (REPOSITORY / "README.md").read_text()
@@ -34,8 +35,8 @@ def write(path, dialect, **options):
         models.abstract(architecture)[1],
     )
     half = Preprocessing(architecture.image_size)
-    weights = interop.Weights(architecture, params, half, dialect)
-    interop.write(weights, path, dialect)
+    weights = files.Weights(architecture, params, half, dialect)
+    files.write(weights, path, dialect)
 
 
 @pytest.fixture(scope="module")

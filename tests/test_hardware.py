@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from vit_jax import hardware
+from vit_jax.parallel import hardware
 
 
 @pytest.mark.parametrize(

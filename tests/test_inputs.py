@@ -8,9 +8,11 @@ import pytest
 from cases import CASES, expected
 
 from configs import base, finetune
-from vit_jax import errors, experiment, inputs, mesh, pretrained
-from vit_jax.data import augment, catalog
+from vit_jax import errors, experiment
+from vit_jax.data import augment, catalog, inputs
 from vit_jax.data.preprocessing import Preprocessing
+from vit_jax.parallel import mesh
+from vit_jax.weights import pretrained
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 WANTED = Preprocessing((64, 64), "resize_small_crop", 73, "bicubic", mean=MEAN, std=STD)

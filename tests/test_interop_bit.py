@@ -14,7 +14,8 @@ import pytest
 
 import vit_jax
 from vit_jax import convert, errors, models, tree
-from vit_jax.interop import bit, rules
+from vit_jax.weights import rules
+from vit_jax.weights.dialects import bit
 
 CLASSES = 3
 

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from vit_jax import errors, interop, models
+from vit_jax import errors, models
 from vit_jax.data.preprocessing import Preprocessing
-from vit_jax.interop import dialects, google
+from vit_jax.weights import dialects, files
+from vit_jax.weights.dialects import google
 
 WIDTH, HEADS, HIDDEN, DEPTH, CLASSES = 32, 4, 48, 3, 5
 
@@ -243,12 +244,12 @@ def test_logits_are_linens_and_the_way_back_is_exact(tmp_path, case):
     tensors, images, expected = of_linen(**options)
     tensors = spelling(tensors) if spelling else tensors
     size = {"image_size": 32} if "sines" in options else {}
-    with interop.read(save(tmp_path / "x.npz", tensors), **size) as weights:
+    with files.read(save(tmp_path / "x.npz", tensors), **size) as weights:
         assert weights.dialect == case.split()[0]
         np.testing.assert_allclose(
             logits_of(weights, images), expected, atol=1e-4, rtol=0
         )
-        interop.write(weights, tmp_path / "back.npz")
+        files.write(weights, tmp_path / "back.npz")
     prefix = dialects.DIALECTS[weights.dialect].prefix
     with np.load(tmp_path / "back.npz") as back:
         assert set(back.files) == {prefix + name for name in tensors}
@@ -260,9 +261,9 @@ def test_logits_are_linens_and_the_way_back_is_exact(tmp_path, case):
 @pytest.mark.parametrize("source", ["google", "big_vision token", "big_vision gap"])
 def test_one_dialect_becomes_another_of_the_same_function(tmp_path, source, target):
     tensors, images, expected = of_linen(**CASES[source][0])
-    weights = interop.read(save(tmp_path / "x.npz", tensors))
-    interop.write(weights, tmp_path / "y.npz", target)
-    again = interop.read(tmp_path / "y.npz")
+    weights = files.read(save(tmp_path / "x.npz", tensors))
+    files.write(weights, tmp_path / "y.npz", target)
+    again = files.read(tmp_path / "y.npz")
     assert again.dialect == target
     np.testing.assert_allclose(logits_of(again, images), expected, atol=1e-4, rtol=0)
 
@@ -274,18 +275,18 @@ def test_old_spellings_of_big_vision_are_read(tmp_path):
     old["Transformer/pos_embedding"] = np.concatenate(
         [np.ones((1, 1, WIDTH), np.float32), old.pop("pos_embedding")], axis=1
     )
-    weights = interop.read(save(tmp_path / "x.npz", old))
+    weights = files.read(save(tmp_path / "x.npz", old))
     np.testing.assert_allclose(logits_of(weights, images), expected, atol=1e-4, rtol=0)
 
     tensors, images, expected = of_linen(google=False)
     row = np.full((1, 1, WIDTH), 0.25, np.float32)
     table = np.concatenate([row, tensors["pos_embedding"]], axis=1)
     old = tensors | {"pos_embedding": table, "cls": tensors["cls"] - row}
-    weights = interop.read(save(tmp_path / "y.npz", old))
+    weights = files.read(save(tmp_path / "y.npz", old))
     assert weights.architecture.positioned == 1
     np.testing.assert_allclose(logits_of(weights, images), expected, atol=1e-4, rtol=0)
-    interop.write(weights, tmp_path / "z.npz", "big_vision")
-    again = interop.read(tmp_path / "z.npz")
+    files.write(weights, tmp_path / "z.npz", "big_vision")
+    again = files.read(tmp_path / "z.npz")
     assert again.architecture.positioned == 0
     np.testing.assert_allclose(logits_of(again, images), expected, atol=1e-4, rtol=0)
 
@@ -294,8 +295,8 @@ def test_sines_need_an_image_size_and_take_any(tmp_path):
     tensors, _, _ = of_linen(google=False, pool="gap", sines=True)
     path = save(tmp_path / "x.npz", tensors)
     with pytest.raises(errors.UserError, match="do not say the image size.*pass"):
-        interop.read(path)
-    weights = interop.read(path, image_size=(64, 40))
+        files.read(path)
+    weights = files.read(path, image_size=(64, 40))
     assert weights.architecture.grid == (8, 5)
     assert weights.architecture.posemb == "sincos_2d"
 
@@ -306,29 +307,29 @@ def test_a_model_of_several_is_named_after_a_colon(tmp_path, caplog):
     both |= {"params/txt/Embed_0/embedding": np.zeros((9, 4)), "params/t": np.zeros(1)}
     path = save(tmp_path / "x.npz", both)
     with pytest.raises(errors.UserError, match=r"several models: img.\n.*FILE.npz:img"):
-        interop.read(path)
+        files.read(path)
     with caplog.at_level(logging.INFO):
-        weights = interop.read(f"{path}:img")
+        weights = files.read(f"{path}:img")
     assert "2 tensors outside 'params/img/'" in caplog.text
     np.testing.assert_allclose(logits_of(weights, images), expected, atol=1e-4, rtol=0)
     with pytest.raises(
         errors.UserError, match="nothing under 'params/vid/'.*img, t, txt"
     ):
-        interop.read(f"{path}:vid")
+        files.read(f"{path}:vid")
 
 
 def test_options_say_what_tensors_do_not(tmp_path):
     tensors, _, _ = of_linen()
     path = save(tmp_path / "x.npz", tensors)
-    weights = interop.read(path, gelu="erf", norm_epsilon=1e-5, pool="none")
+    weights = files.read(path, gelu="erf", norm_epsilon=1e-5, pool="none")
     assert weights.architecture.gelu == "erf"
     assert (weights.architecture.norm_epsilon, weights.architecture.pool) == (
         *(1e-5, "none"),
     )
     with pytest.raises(errors.UserError, match="model option='gelo' is unknown.*gelu"):
-        interop.read(path, gelo="erf")
+        files.read(path, gelo="erf")
     with pytest.raises(errors.UserError, match=r"query/kernel: \(3, 32, 4, 8\), want"):
-        interop.read(path, heads=8)
+        files.read(path, heads=8)
 
 
 def fresh(**options):
@@ -340,7 +341,7 @@ def fresh(**options):
     params = jax.tree.map(
         lambda leaf: rng.standard_normal(leaf.shape).astype(np.float32), like
     )
-    return interop.Weights(arch, params, None, "vit_jax")
+    return files.Weights(arch, params, None, "vit_jax")
 
 
 @pytest.mark.parametrize(
@@ -366,7 +367,7 @@ def fresh(**options):
 def test_what_a_dialect_cannot_say_is_refused(tmp_path, dialect, options, message):
     path = tmp_path / "x.npz"
     with pytest.raises(errors.UserError, match=f"(?s){message}") as caught:
-        interop.write(fresh(**options), path, dialect)
+        files.write(fresh(**options), path, dialect)
     assert len(str(caught.value).splitlines()) <= 10
     assert not list(tmp_path.iterdir())
 
@@ -384,8 +385,8 @@ def test_a_class_token_gets_a_position_of_zeros():
 def test_lost_preparation_is_said(tmp_path, caplog):
     weights = fresh()
     other = Preprocessing(32, mean=(124.0, 116.0, 104.0), std=(58.0, 57.0, 57.0))
-    weights = interop.Weights(
+    weights = files.Weights(
         weights.architecture, weights.leaves, other, weights.dialect
     )
-    interop.write(weights, tmp_path / "x.npz", "google")
+    files.write(weights, tmp_path / "x.npz", "google")
     assert "cannot say all of how images are prepared" in caplog.text

@@ -8,8 +8,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from vit_jax import errors, interop
-from vit_jax.interop import npz
+from vit_jax import errors
+from vit_jax.weights import files
+from vit_jax.weights.formats import npz
 
 ARRAY = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
 
@@ -64,7 +65,7 @@ def test_no_pickle_is_opened(tmp_path, form):
         content = npy(np.array([(evil,)], [("x", "O")]), allow_pickle=True)
     path = archive(tmp_path / "x.npz", [("cls.npy", content)])
     refused(path)
-    refused(path, read=interop.read)
+    refused(path, read=files.read)
     (tmp_path / "y.npz").write_bytes(pickle.dumps(evil))
     refused(tmp_path / "y.npz", "copy it again")
     assert not witness.exists()
@@ -188,7 +189,7 @@ def test_names_with_a_flipped_bit_are_missed_later(golden, tmp_path):
         flipped = bytearray(data)
         flipped[position] ^= 1
         (tmp_path / "x.npz").write_bytes(flipped)
-        refused(tmp_path / "x.npz", read=interop.read)
+        refused(tmp_path / "x.npz", read=files.read)
 
 
 def test_what_is_read_is_what_was_written(tmp_path):
@@ -248,11 +249,11 @@ BLOCK = "Transformer/encoderblock_{}/LayerNorm_0/scale"
     ],
 )
 def test_tensors_that_make_no_model(golden, tmp_path, change, message):
-    refused(vit_with(golden, tmp_path, change), message, read=interop.read)
+    refused(vit_with(golden, tmp_path, change), message, read=files.read)
 
 
 def test_nothing_is_left_when_writing_fails(tmp_path, golden):
-    weights = interop.read(golden / "vit_token.npz")
+    weights = files.read(golden / "vit_token.npz")
     target = tmp_path / "there.npz"
     target.write_bytes(b"before")
 
@@ -261,6 +262,6 @@ def test_nothing_is_left_when_writing_fails(tmp_path, golden):
 
     weights.leaves.read = broken
     with pytest.raises(errors.UserError, match="broken"):
-        interop.write(weights, target)
+        files.write(weights, target)
     assert target.read_bytes() == b"before"
     assert [path.name for path in tmp_path.iterdir()] == ["there.npz"]

@@ -8,8 +8,9 @@ import pytest
 import safetensors.numpy
 from torch_peers import images_of, model_of, randomized
 
-from vit_jax import errors, interop, models, tree
+from vit_jax import errors, models, tree
 from vit_jax.data.preprocessing import Preprocessing
+from vit_jax.weights import files
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +35,7 @@ def torch_outputs(model, images):
 
 
 def test_logits_of_the_golden_file(golden):
-    weights = interop.read(golden / "hf_vit")
+    weights = files.read(golden / "hf_vit")
     expected = np.load(golden / "hf_vit_io.npz")
     logits = model_of(weights)(expected["images"])
     np.testing.assert_allclose(logits, expected["logits"], atol=1e-4, rtol=0)
@@ -44,7 +45,7 @@ def test_logits_of_the_golden_file(golden):
 
 
 def test_writing_the_golden_file_back_is_exact(golden, tmp_path):
-    interop.write(interop.read(golden / "hf_vit"), tmp_path)
+    files.write(files.read(golden / "hf_vit"), tmp_path)
     assert same(golden / "hf_vit", tmp_path)
     again = json.loads((tmp_path / "config.json").read_text())
     original = json.loads((golden / "hf_vit/config.json").read_text())
@@ -113,14 +114,14 @@ def made(transformers, kind):
 def test_outputs_are_those_of_transformers(transformers, tmp_path, kind):
     theirs, dialect = made(transformers, kind)
     theirs.save_pretrained(tmp_path / "a")
-    weights = interop.read(tmp_path / "a")
+    weights = files.read(tmp_path / "a")
     assert weights.dialect == dialect
     images = images_of(weights.architecture)
     outputs = torch_outputs(theirs, images)
     np.testing.assert_allclose(model_of(weights)(images), outputs, atol=1e-4)
 
     # And back, to a file that transformers reads.
-    interop.write(weights, tmp_path / "b")
+    files.write(weights, tmp_path / "b")
     back, report = type(theirs).from_pretrained(
         tmp_path / "b", output_loading_info=True
     )
@@ -137,9 +138,9 @@ def test_names_in_memory_are_read_as_those_on_the_hub(transformers, tmp_path, ki
 
     theirs, dialect = made(transformers, kind)
     theirs.save_pretrained(tmp_path)
-    hub = interop.read(tmp_path)
+    hub = files.read(tmp_path)
     save_file(theirs.state_dict(), tmp_path / "model.safetensors")
-    memory = interop.read(tmp_path)
+    memory = files.read(tmp_path)
     assert (memory.dialect, memory.architecture) == (dialect, hub.architecture)
     for (name, a), (_, b) in zip(
         tree.named_leaves(memory.params), tree.named_leaves(hub.params)
@@ -156,7 +157,7 @@ def random_weights(dialect, **options):
         name: 0.2 * rng.standard_normal(leaf.shape).astype(np.float32)
         for name, leaf in tree.named_leaves(models.abstract(arch)[1])
     }
-    return interop.Weights(arch, tree.from_named(params), None, dialect)
+    return files.Weights(arch, tree.from_named(params), None, dialect)
 
 
 DINOV2 = {"layer_scale": 1.0, "pool": "token_mean", "norm_epsilon": 1e-6}
@@ -182,8 +183,8 @@ OURS = {
 def test_reading_back_is_exact(tmp_path, kind):
     dialect, options = OURS[kind]
     weights = random_weights(dialect, **options)
-    interop.write(weights, tmp_path / "a")
-    again = interop.read(tmp_path / "a")
+    files.write(weights, tmp_path / "a")
+    again = files.read(tmp_path / "a")
     wanted = weights.architecture
     assert again.dialect == dialect
     assert wanted == again.architecture.replace(
@@ -194,7 +195,7 @@ def test_reading_back_is_exact(tmp_path, kind):
     found = dict(tree.named_leaves(again.params))
     for name, leaf in tree.named_leaves(weights.params):
         assert np.array_equal(found[name], leaf), name
-    interop.write(again, tmp_path / "b")
+    files.write(again, tmp_path / "b")
     assert same(tmp_path / "a", tmp_path / "b")
 
 
@@ -212,8 +213,8 @@ def test_reading_back_is_exact(tmp_path, kind):
 )
 def test_positions_are_put_where_their_readers_look(tmp_path, dialect, options):
     weights = random_weights(dialect, **options)
-    interop.write(weights, tmp_path)
-    again = interop.read(tmp_path)
+    files.write(weights, tmp_path)
+    again = files.read(tmp_path)
     images = images_of(weights.architecture)
     logits = [model_of(w)(images) for w in (weights, again)]
     np.testing.assert_allclose(*logits, atol=1e-5)
@@ -239,7 +240,7 @@ def test_what_they_cannot_be_is_not_written(tmp_path, dialect, options, message)
     if dialect == "hf_dinov2":
         options = DINOV2 | options
     with pytest.raises(errors.UserError, match=f"(?s){message}"):
-        interop.write(random_weights(dialect, **options), tmp_path / "model")
+        files.write(random_weights(dialect, **options), tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
 
@@ -261,23 +262,23 @@ def with_config(folder, **changes):
     ],
 )
 def test_configs_that_ours_cannot_follow_are_refused(tmp_path, changes, message):
-    interop.write(random_weights("hf_vit"), tmp_path)
+    files.write(random_weights("hf_vit"), tmp_path)
     with_config(tmp_path, **changes)
     with pytest.raises(errors.UserError, match=message) as caught:
-        interop.read(tmp_path)
+        files.read(tmp_path)
     assert len(str(caught.value).splitlines()) <= 10
 
 
 def test_a_teachers_student_has_both_heads(tmp_path):
     weights = random_weights("hf_deit", registers=1, prefix_positions=2)
-    interop.write(weights, tmp_path)
+    files.write(weights, tmp_path)
     path = tmp_path / "model.safetensors"
     tensors = safetensors.numpy.load_file(path)
     for part in ("weight", "bias"):
         tensors[f"cls_classifier.{part}"] = tensors.pop(f"classifier.{part}")
         tensors[f"distillation_classifier.{part}"] = tensors[f"cls_classifier.{part}"]
     safetensors.numpy.save_file(tensors, path)
-    again = interop.read(tmp_path)
+    again = files.read(tmp_path)
     assert again.dialect == "hf_deit_distilled"
     assert again.architecture.pool == "distilled"
     for part in ("kernel", "bias"):
@@ -291,14 +292,14 @@ def test_without_a_config_the_defaults_are_transformers(tmp_path):
         ("hf_dinov2", DINOV2 | {"width": 64, "heads": 1}, 1e-6),
     ):
         weights = random_weights(dialect, **options)
-        interop.write(weights, tmp_path / dialect)
+        files.write(weights, tmp_path / dialect)
         (tmp_path / dialect / "config.json").unlink()
-        arch = interop.read(tmp_path / dialect).architecture
+        arch = files.read(tmp_path / dialect).architecture
         assert (arch.heads, arch.norm_epsilon) == (options["heads"], epsilon)
-    interop.write(random_weights("hf_vit"), tmp_path / "odd")
+    files.write(random_weights("hf_vit"), tmp_path / "odd")
     (tmp_path / "odd/config.json").unlink()
     (tmp_path / "odd/preprocessor_config.json").unlink()
-    assert interop.read(tmp_path / "odd", heads=4).architecture.heads == 4
+    assert files.read(tmp_path / "odd", heads=4).architecture.heads == 4
 
 
 @pytest.mark.parametrize(
@@ -327,12 +328,12 @@ def test_without_a_config_the_defaults_are_transformers(tmp_path):
     ],
 )
 def test_preprocessing_is_that_of_its_file(tmp_path, said, wanted):
-    interop.write(random_weights("hf_vit"), tmp_path)
+    files.write(random_weights("hf_vit"), tmp_path)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
-    weights = interop.read(tmp_path)
+    weights = files.read(tmp_path)
     assert weights.preprocessing == Preprocessing((32, 32), **wanted)
-    interop.write(weights, tmp_path / "b")
-    assert interop.read(tmp_path / "b").preprocessing == weights.preprocessing
+    files.write(weights, tmp_path / "b")
+    assert files.read(tmp_path / "b").preprocessing == weights.preprocessing
 
 
 def test_processors_of_transformers_prepare_as_ours_say(transformers, tmp_path):
@@ -346,11 +347,9 @@ def test_processors_of_transformers_prepare_as_ours_say(transformers, tmp_path):
     for number, more in enumerate(({}, crop)):
         wanted = Preprocessing((32, 32), **options, **more)
         weights = random_weights("hf_vit")
-        weights = interop.Weights(
-            weights.architecture, weights.leaves, wanted, "hf_vit"
-        )
+        weights = files.Weights(weights.architecture, weights.leaves, wanted, "hf_vit")
         folder = tmp_path / str(number)
-        interop.write(weights, folder)
+        files.write(weights, folder)
         processor = transformers.AutoImageProcessor.from_pretrained(folder)
         found = processor(Image.fromarray(image), return_tensors="np")["pixel_values"]
         ours = wanted.eval_transform()(image).astype(np.float32)
@@ -362,8 +361,8 @@ def test_processors_of_transformers_prepare_as_ours_say(transformers, tmp_path):
 def test_names_of_classes_are_read_and_written(tmp_path):
     weights = random_weights("hf_vit")
     names = ("tench", "goldfish", "shark", "ray", "cock")
-    named = interop.Weights(weights.architecture, weights.leaves, None, "hf_vit", names)
-    interop.write(named, tmp_path)
-    assert interop.read(tmp_path).label_names == names
+    named = files.Weights(weights.architecture, weights.leaves, None, "hf_vit", names)
+    files.write(named, tmp_path)
+    assert files.read(tmp_path).label_names == names
     with_config(tmp_path, id2label={"1": "a", "7": "b"})
-    assert interop.read(tmp_path).label_names is None
+    assert files.read(tmp_path).label_names is None

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from vit_jax import errors, models, tree
-from vit_jax.interop import mixer, rules
-from vit_jax.interop.source import Tensors
+from vit_jax.weights import rules
+from vit_jax.weights.dialects import mixer
+from vit_jax.weights.source import Tensors
 
 
 @pytest.fixture(scope="module")

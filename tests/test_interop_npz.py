@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from vit_jax import errors, interop, models, tree
-from vit_jax.interop import infer
+from vit_jax import errors, models, tree
+from vit_jax.weights import files, infer
 
 
 def model_of(weights):
@@ -21,7 +21,7 @@ GOLDEN = ["vit_token", "bv_tok", "hybrid_r_stem_only", "mixer"]
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_logits_are_those_of_the_reference(golden, name):
-    weights = interop.read(golden / f"{name}.npz")
+    weights = files.read(golden / f"{name}.npz")
     expected = np.load(golden / f"{name}_io.npz")
     model = model_of(weights)
     np.testing.assert_allclose(
@@ -34,7 +34,7 @@ def test_logits_are_those_of_the_reference(golden, name):
 
 
 def test_another_image_size_resamples_as_the_reference_does(golden):
-    weights = interop.read(golden / "vit_token.npz", image_size=48)
+    weights = files.read(golden / "vit_token.npz", image_size=48)
     expected = np.load(golden / "vit_token_at48_io.npz")
     posemb = weights.params["posemb"]
     np.testing.assert_allclose(posemb, expected["pos_embedding"], atol=1e-6)
@@ -42,13 +42,13 @@ def test_another_image_size_resamples_as_the_reference_does(golden):
     np.testing.assert_allclose(logits, expected["logits"], atol=1e-4, rtol=0)
     assert weights.architecture.image_size == weights.preprocessing.image_size
     with pytest.raises(errors.UserError, match="48x48, 56x56"):
-        interop.read(golden / "vit_token.npz", image_size=50)
+        files.read(golden / "vit_token.npz", image_size=50)
 
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_reading_and_writing_back_is_exact(golden, tmp_path, name):
     path = golden / f"{name}.npz"
-    interop.write(interop.read(path), tmp_path / "back.npz")
+    files.write(files.read(path), tmp_path / "back.npz")
     back, original = np.load(tmp_path / "back.npz"), np.load(path)
     assert set(back.files) == set(original.files)
     for key in original.files:
@@ -64,7 +64,7 @@ def fresh(name="mu/8", **options):
     params = jax.tree.map(
         lambda leaf: rng.standard_normal(leaf.shape).astype(np.float32), like
     )
-    return interop.Weights(arch, params, None, "google_old")
+    return files.Weights(arch, params, None, "google_old")
 
 
 @pytest.mark.parametrize(
@@ -83,8 +83,8 @@ def fresh(name="mu/8", **options):
 )
 def test_the_architecture_is_read_from_the_tensors(tmp_path, options):
     weights = fresh(depth=2, **options)
-    interop.write(weights, tmp_path / "x.npz")
-    again = interop.read(tmp_path / "x.npz")
+    files.write(weights, tmp_path / "x.npz")
+    again = files.read(tmp_path / "x.npz")
     name = again.architecture.name
     assert again.architecture == weights.architecture.replace(name=name)
     for (key, a), (_, b) in zip(
@@ -103,10 +103,10 @@ def test_published_sizes_get_their_names(name):
 
 def test_a_grid_that_is_no_square_needs_its_image_size(tmp_path):
     weights = fresh(image_size=(64, 24))
-    interop.write(weights, tmp_path / "x.npz")
+    files.write(weights, tmp_path / "x.npz")
     with pytest.raises(errors.UserError, match="24 entries.*pass the image_size"):
-        interop.read(tmp_path / "x.npz")
-    again = interop.read(tmp_path / "x.npz", image_size=(64, 24))
+        files.read(tmp_path / "x.npz")
+    again = files.read(tmp_path / "x.npz", image_size=(64, 24))
     assert np.array_equal(again.params["posemb"], weights.params["posemb"])
 
 
@@ -123,7 +123,7 @@ def test_training_states_give_their_weights_only(golden, tmp_path, caplog):
     state["opt/state/step"] = np.array(7)
     for name, content in {"bare": bare, "state": state}.items():
         with caplog.at_level(logging.INFO):
-            weights = interop.read(save(tmp_path / f"{name}.npz", content))
+            weights = files.read(save(tmp_path / f"{name}.npz", content))
         assert weights.dialect == "big_vision"
         assert np.array_equal(weights.params["cls"], bare["cls"])
     assert "opt/state/step" in caplog.text
@@ -132,7 +132,7 @@ def test_training_states_give_their_weights_only(golden, tmp_path, caplog):
 def test_bfloat16_saved_as_void_is_read(golden, tmp_path):
     tensors = dict(np.load(golden / "vit_token.npz"))
     half = {n: t.astype(jax.numpy.bfloat16).view("V2") for n, t in tensors.items()}
-    weights = interop.read(save(tmp_path / "x.npz", half))
+    weights = files.read(save(tmp_path / "x.npz", half))
     rounded = tensors["cls"].astype(jax.numpy.bfloat16).astype(np.float32)
     assert np.array_equal(weights.params["cls"], rounded)
 
@@ -140,7 +140,7 @@ def test_bfloat16_saved_as_void_is_read(golden, tmp_path):
 def test_a_zeroed_head_is_said(golden, tmp_path, caplog):
     tensors = dict(np.load(golden / "vit_token.npz"))
     tensors["head/kernel"] = np.zeros_like(tensors["head/kernel"])
-    weights = interop.read(save(tmp_path / "x.npz", tensors))
+    weights = files.read(save(tmp_path / "x.npz", tensors))
     assert "all zeros" not in caplog.text
     assert not weights.leaves["head/kernel"].any()
     assert "all zeros" in caplog.text
@@ -166,6 +166,6 @@ def test_tensors_that_do_not_fit_are_named(golden, tmp_path, change, message):
     tensors = dict(np.load(golden / "vit_token.npz")) | change
     path = save(tmp_path / "x.npz", {n: t for n, t in tensors.items() if t is not None})
     with pytest.raises(errors.UserError, match=message) as caught:
-        interop.read(path)
+        files.read(path)
     assert "x.npz" in str(caught.value)
     assert len(str(caught.value).splitlines()) <= 10

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch_files
 
-from vit_jax import errors, interop, models, tree
+from vit_jax import errors, models, tree
 from vit_jax.data.preprocessing import Preprocessing
-from vit_jax.interop import dialects, safetensors
-from vit_jax.interop.source import Tensors
+from vit_jax.weights import dialects, files
+from vit_jax.weights.formats import safetensors
+from vit_jax.weights.source import Tensors
 
 ARCH = models.architecture(
     "B/16",
@@ -42,7 +43,7 @@ HINTS = {"heads": 1}
 
 def tensors_of(leaves, dialect="timm"):
     entry = dialects.DIALECTS[dialect]
-    from vit_jax.interop import rules
+    from vit_jax.weights import rules
 
     made = rules.save(entry.rules, leaves)
     return {entry.prefix + name: np.array(made.read(name)) for name in made.names}
@@ -63,7 +64,7 @@ def check_is(weights, leaves=LEAVES):
 
 
 def read(path, **options):
-    return interop.read(path, **(HINTS | options))
+    return files.read(path, **(HINTS | options))
 
 
 EXTRA = {
@@ -228,35 +229,35 @@ def test_folders_of_transformers_with_bin_files(tmp_path):
     state = tensors_of(LEAVES, "hf_vit")
     folder = write_folder(tmp_path / "one", config_of())
     torch_files.save(folder / "pytorch_model.bin", state)
-    with interop.read(folder) as whole:
+    with files.read(folder) as whole:
         assert whole.dialect == "hf_vit" and whole.preprocessing.mean == (1, 2, 3)
         check_is(whole)
     names = list(state)
     shards = {"a.bin": names[:5], "b.bin": names[5:]}
-    files = {n: file for file, part in shards.items() for n in part}
-    index = {"metadata": {}, "weight_map": files}
+    places = {n: file for file, part in shards.items() for n in part}
+    index = {"metadata": {}, "weight_map": places}
     folder = write_folder(
         tmp_path / "two", config_of() | {"pytorch_model.bin.index.json": index}
     )
     for file, part in shards.items():
         torch_files.save(folder / file, {name: state[name] for name in part})
     for path in (folder, folder / "pytorch_model.bin.index.json"):
-        with interop.read(path) as sharded:
+        with files.read(path) as sharded:
             assert sharded.architecture == whole.architecture
             check_is(sharded)
     (folder / "b.bin").unlink()
     with pytest.raises(errors.UserError, match="names b.bin, which is not there"):
-        interop.read(folder)
+        files.read(folder)
 
 
 def test_a_pooler_of_another_width_is_said_to_transformers(tmp_path):
     arch = ARCH.replace(num_classes=0, pre_logits=40, norm_epsilon=1e-12)
     leaves = leaves_of(arch)
-    weights = interop.Weights(arch, leaves, Preprocessing((8, 8)), "hf_vit")
-    interop.write(weights, tmp_path / "x")
+    weights = files.Weights(arch, leaves, Preprocessing((8, 8)), "hf_vit")
+    files.write(weights, tmp_path / "x")
     config = json.loads((tmp_path / "x/config.json").read_text())
     assert config["pooler_output_size"] == 40
-    with interop.read(tmp_path / "x") as again:
+    with files.read(tmp_path / "x") as again:
         assert again.architecture.pre_logits == 40
         check_is(again, leaves)
 
@@ -267,14 +268,14 @@ def test_of_two_containers_in_a_folder_it_is_safetensors(tmp_path):
     safetensors.write(
         Tensors.of(tensors_of(LEAVES, "hf_vit")), folder / "model.safetensors"
     )
-    with interop.read(folder) as weights:
+    with files.read(folder) as weights:
         check_is(weights)
 
 
 def test_a_folder_of_other_files_says_which_to_name(tmp_path):
     torch_files.save(tmp_path / "checkpoint.pth", STATE)
     with pytest.raises(errors.UserError, match="name the file.*checkpoint.pth"):
-        interop.read(tmp_path)
+        files.read(tmp_path)
     with read(tmp_path / "checkpoint.pth") as weights:
         check_is(weights)
 
@@ -287,10 +288,10 @@ def test_a_file_is_known_by_its_content(tmp_path):
     with pytest.raises(
         errors.UserError, match=r"x.h5 cannot.*\.npz.* .safetensors, .pth"
     ):
-        interop.read(tmp_path / "x.h5")
+        files.read(tmp_path / "x.h5")
 
 
 def test_torch_files_are_not_written(tmp_path):
-    weights = interop.Weights(ARCH, LEAVES, Preprocessing((8, 8)), "timm")
+    weights = files.Weights(ARCH, LEAVES, Preprocessing((8, 8)), "timm")
     with pytest.raises(errors.UserError, match="timm is written as .safetensors"):
-        interop.write(weights, tmp_path / "x.pth")
+        files.write(weights, tmp_path / "x.pth")

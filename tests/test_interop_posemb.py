@@ -11,19 +11,12 @@ import safetensors.numpy
 
 import vit_jax
 from configs import base
-from vit_jax import (
-    adapting,
-    checkpoint,
-    errors,
-    experiment,
-    interop,
-    models,
-    pretrained,
-    tree,
-)
+from vit_jax import errors, experiment, models, tree
+from vit_jax.checkpoints import checkpoint
 from vit_jax.data.preprocessing import Preprocessing
-from vit_jax.interop import posemb
 from vit_jax.models import variants
+from vit_jax.weights import adapting, files, posemb, pretrained
+from vit_jax.weights.source import Tensors
 
 GOLDEN = Path(__file__).parent / "golden"
 POSITIONS = GOLDEN / "positions"
@@ -48,7 +41,7 @@ def test_tables_are_those_of_pytorch():
     assert {key.split()[0] for key in results} == set(posemb.METHODS) - {"corners"}
     for key in results:
         method, old, new = key.split()
-        found = interop.resample_posemb(
+        found = posemb.resample_posemb(
             values[old],
             old_grid=grid_of(old),
             new_grid=grid_of(new),
@@ -77,7 +70,7 @@ def test_corners_is_scipys_zoom():
     table = np.random.default_rng(0).standard_normal((4, 6, 3))
     for new in ((7, 3), (2, 2), (12, 9)):
         zoom = (new[0] / 4, new[1] / 6, 1)
-        found = interop.resample_posemb(
+        found = posemb.resample_posemb(
             table.reshape(1, 24, 3), old_grid=(4, 6), new_grid=new, prefix=0
         )
         expected = scipy.zoom(table, zoom, order=1).reshape(1, -1, 3)
@@ -119,21 +112,21 @@ def position_table(weights):
 
 def test_one_key_overrides():
     path = POSITIONS / "transformers_vit"
-    old = position_table(interop.read(path))
-    assert interop.read(path).architecture.posemb_resample == "bicubic"
+    old = position_table(files.read(path))
+    assert files.read(path).architecture.posemb_resample == "bicubic"
     for asked, method in {"auto": "bicubic", "corners": "corners"}.items():
-        new = interop.read(path, image_size=(24, 12), posemb_resample=asked)
+        new = files.read(path, image_size=(24, 12), posemb_resample=asked)
         assert new.architecture.posemb_resample == method
-        expected = interop.resample_posemb(
+        expected = posemb.resample_posemb(
             old, old_grid=(4, 4), new_grid=(6, 3), prefix=1, method=method
         )
         assert np.array_equal(position_table(new), expected)
     with pytest.raises(errors.UserError, match='mean "bicubic"'):
-        interop.read(path, posemb_resample="bicubi")
+        files.read(path, posemb_resample="bicubi")
 
 
 def test_a_checkpoint_of_ours_keeps_its_codes_way(tmp_path):
-    weights = interop.read(POSITIONS / "timm_vit")
+    weights = files.read(POSITIONS / "timm_vit")
     described = checkpoint.Description(
         weights.architecture, Preprocessing((16, 16)), None, {}, 0
     )
@@ -143,7 +136,7 @@ def test_a_checkpoint_of_ours_keeps_its_codes_way(tmp_path):
         loaded = pretrained.load(
             tmp_path / "ours", image_size="24x12", posemb_resample=asked
         )
-        expected = interop.resample_posemb(
+        expected = posemb.resample_posemb(
             old, old_grid=(4, 4), new_grid=(6, 3), prefix=1, method=method
         )
         assert np.array_equal(loaded.params["posemb"], expected)
@@ -152,7 +145,7 @@ def test_a_checkpoint_of_ours_keeps_its_codes_way(tmp_path):
 
 
 def test_a_runs_key_is_the_checkpoints_by_default():
-    arch = interop.read(POSITIONS / "transformers_vit").architecture
+    arch = files.read(POSITIONS / "transformers_vit").architecture
     for asked, method in {"auto": "bicubic", "corners": "corners"}.items():
         found = models.with_options(arch, {"posemb_resample": asked})
         assert found.posemb_resample == method
@@ -181,9 +174,9 @@ def test_fine_tuning_resamples_as_the_checkpoint_unless_told():
             "mu/8", num_classes=3, image_size=(48, 16), posemb_resample=asked
         )
         params, _ = adapting.adapt(
-            interop.Tensors.of(leaves), source, target, models.abstract(target)[1]
+            Tensors.of(leaves), source, target, models.abstract(target)[1]
         )
-        expected = interop.resample_posemb(
+        expected = posemb.resample_posemb(
             leaves["posemb"], old_grid=(4, 4), new_grid=(6, 2), prefix=1, method=method
         )
         assert np.array_equal(params["posemb"], expected)
@@ -200,8 +193,8 @@ def rectangular(path, dialect, grid, **options):
         name: rng.standard_normal(leaf.shape).astype(np.float32)
         for name, leaf in tree.named_leaves(models.abstract(arch)[1])
     }
-    weights = interop.Weights(arch, leaves, Preprocessing(size), dialect)
-    interop.write(weights, path, dialect)
+    weights = files.Weights(arch, leaves, Preprocessing(size), dialect)
+    files.write(weights, path, dialect)
     return weights
 
 
@@ -213,12 +206,12 @@ def test_a_rectangular_table_can_be_said(tmp_path, caplog, dialect, grid, pool):
     path = tmp_path / "x.npz"
     weights = rectangular(path, dialect, grid, pool=pool)
     assert f"load it with grid={grid}" in caplog.text
-    again = interop.read(path, heads=2, grid=grid)
+    again = files.read(path, heads=2, grid=grid)
     assert again.architecture.grid == grid
     table = position_table(weights)[:, -grid[0] * grid[1] :]
     assert np.array_equal(position_table(again)[:, -table.shape[1] :], table)
-    larger = interop.read(path, heads=2, grid=grid, image_size=(24, 40))
-    expected = interop.resample_posemb(table, old_grid=grid, new_grid=(3, 5), prefix=0)
+    larger = files.read(path, heads=2, grid=grid, image_size=(24, 40))
+    expected = posemb.resample_posemb(table, old_grid=grid, new_grid=(3, 5), prefix=0)
     assert np.array_equal(position_table(larger)[:, -15:], expected)
 
 
@@ -226,7 +219,7 @@ def test_a_rectangular_table_is_found_where_the_config_says_it(tmp_path):
     options = {"gelu": "erf", "norm_epsilon": 1e-12}
     for dialect, more in {"hf_vit": {}, "timm": {"norm_epsilon": 1e-6}}.items():
         weights = rectangular(tmp_path / dialect, dialect, (2, 8), **options | more)
-        again = interop.read(tmp_path / dialect)
+        again = files.read(tmp_path / dialect)
         assert again.architecture.grid == (2, 8)
         assert np.array_equal(position_table(again), position_table(weights))
 
@@ -240,7 +233,7 @@ def test_a_grid_that_the_table_does_not_have_is_an_error(tmp_path):
         "2x": "is no size",
     }.items():
         with pytest.raises(errors.UserError, match=message) as caught:
-            interop.read(tmp_path / "x.npz", heads=2, grid=grid)
+            files.read(tmp_path / "x.npz", heads=2, grid=grid)
         assert len(str(caught.value).splitlines()) <= 10
 
 
@@ -251,16 +244,16 @@ def test_dinov2_takes_every_table_for_square(tmp_path, caplog):
     tensors = safetensors.numpy.load_file(kind / "model.safetensors")
     safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps(config))
-    own, asked = interop.read(tmp_path), interop.read(kind, image_size=(8, 32))
+    own, asked = files.read(tmp_path), files.read(kind, image_size=(8, 32))
     assert own.architecture == asked.architecture
     assert np.array_equal(position_table(own), position_table(asked))
     assert own.architecture.grid == (2, 8)
     with pytest.raises(errors.UserError, match="takes a table of 16 positions for 4x4"):
-        interop.write(own, tmp_path / "again")
+        files.write(own, tmp_path / "again")
     with caplog.at_level(logging.WARNING):
-        interop.write(interop.read(kind, image_size=(24, 32)), tmp_path / "b")
+        files.write(files.read(kind, image_size=(24, 32)), tmp_path / "b")
     assert "runs only with square position tables, not with 6x8" in caplog.text
-    assert interop.read(tmp_path / "b").architecture.grid == (6, 8)
+    assert files.read(tmp_path / "b").architecture.grid == (6, 8)
 
 
 def test_dinov2s_own_file_is_resampled_as_its_own_code_does(tmp_path):
@@ -268,15 +261,15 @@ def test_dinov2s_own_file_is_resampled_as_its_own_code_does(tmp_path):
     tensors = safetensors.numpy.load_file(kind / "model.safetensors")
     tensors["mask_token"] = np.zeros((1, 16), np.float32)
     safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
-    found = interop.read(tmp_path, heads=2).architecture
+    found = files.read(tmp_path, heads=2).architecture
     assert (found.posemb_resample, found.mask_token) == ("bicubic_offset", False)
 
 
 def test_converting_says_what_readers_do_otherwise(tmp_path, caplog):
-    interop.write(interop.read(POSITIONS / "timm_vit"), tmp_path / "a", "timm")
+    files.write(files.read(POSITIONS / "timm_vit"), tmp_path / "a", "timm")
     assert not caplog.records
-    weights = interop.read(POSITIONS / "timm_vit", norm_epsilon=1e-12)
-    interop.write(weights, tmp_path / "b", "hf_vit")
+    weights = files.read(POSITIONS / "timm_vit", norm_epsilon=1e-12)
+    files.write(weights, tmp_path / "b", "hf_vit")
     assert "readers take 'bicubic', this model 'bicubic_antialias'" in caplog.text
 
 
@@ -307,7 +300,7 @@ def test_a_table_that_is_read_as_square_is_resampled_once(size, tmp_path):
     (tmp_path / "x/config.json").write_text(json.dumps(config))
     found = vit_jax.load(tmp_path / "x", image_size=size).params["posemb"]
     grid = (size[0] // 4, size[1] // 4)
-    wanted = interop.resample_posemb(
+    wanted = posemb.resample_posemb(
         square.params["posemb"],
         old_grid=(4, 4),
         new_grid=grid,

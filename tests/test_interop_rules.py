@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from vit_jax import errors, interop
-from vit_jax.interop import rules
-from vit_jax.interop.rules import Rule
-from vit_jax.interop.source import Tensors
+from vit_jax import errors
+from vit_jax.weights import posemb, rules
+from vit_jax.weights.rules import Rule
+from vit_jax.weights.source import Tensors
 
 
 def turned(array, sizes):
@@ -121,7 +121,7 @@ def table(rows, columns, prefix=1, seed=0):
 
 
 def resample(old, old_grid, new_grid, **options):
-    return interop.resample_posemb(
+    return posemb.resample_posemb(
         old, old_grid=old_grid, new_grid=new_grid, prefix=1, **options
     )
 
@@ -138,11 +138,11 @@ def test_the_same_grid_is_the_identity_and_the_class_entry_is_kept(method):
 def test_corners_keep_their_places_and_planes_stay_planes():
     rows, columns = np.mgrid[0:4, 0:6]
     plane = (2.0 * rows - 3.0 * columns + 1.0).reshape(1, -1, 1)
-    new = interop.resample_posemb(plane, old_grid=(4, 6), new_grid=(7, 3), prefix=0)
+    new = posemb.resample_posemb(plane, old_grid=(4, 6), new_grid=(7, 3), prefix=0)
     rows, columns = np.mgrid[0 : 3 : 7 * 1j, 0 : 5 : 3 * 1j]
     expected = 2.0 * rows - 3.0 * columns + 1.0
     np.testing.assert_allclose(new.reshape(7, 3), expected, atol=1e-12)
-    assert interop.resample_posemb(
+    assert posemb.resample_posemb(
         plane, old_grid=(4, 6), new_grid=(1, 1), prefix=0
     ) == pytest.approx(plane[0, 0, 0])
 

@@ -10,8 +10,8 @@ import pytest
 import safetensors.numpy
 
 from vit_jax import errors
-from vit_jax.interop import safetensors as ours
-from vit_jax.interop.source import Tensors
+from vit_jax.weights.formats import safetensors as ours
+from vit_jax.weights.source import Tensors
 
 RNG = np.random.default_rng(0)
 ARRAYS = {

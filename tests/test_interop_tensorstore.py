@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from jax.experimental.array_serialization import serialization
 
-from vit_jax import errors, interop, models, tree
-from vit_jax.interop import google, rules, tensorstore
-from vit_jax.interop.source import Tensors
+from vit_jax import errors, models, tree
+from vit_jax.weights import files, rules
+from vit_jax.weights.dialects import google
+from vit_jax.weights.formats import tensorstore
+from vit_jax.weights.source import Tensors
 
 
 def as_big_vision_writes(folder, tensors):
@@ -48,7 +50,7 @@ def test_what_jax_writes_is_read(tmp_path, tensors, caplog):
             assert opened.read(name).dtype == array.dtype
             assert np.array_equal(opened.read(name), array)
     with caplog.at_level(logging.INFO):
-        weights = interop.read(folder)
+        weights = files.read(folder)
     assert "not these weights and are not read: chrono/accum, opt/" in caplog.text
     assert weights.dialect == "big_vision" and weights.architecture.pool == "mean"
     kernel = tensors["params/embedding/kernel"]
@@ -62,24 +64,22 @@ def test_the_last_checkpoint_is_found(tmp_path, tensors):
     last = tmp_path / "checkpoint.bv-LAST"
     last.write_text("000000034-tmp")
     for path in (tmp_path, tmp_path / "checkpoint.bv"):
-        assert interop.is_weights(path)
-        assert interop.read(path).leaves["head/bias"][0] == 2
-    assert (
-        interop.read(tmp_path / "checkpoint.bv-000000012").leaves["head/bias"][0] == 1
-    )
+        assert files.is_weights(path)
+        assert files.read(path).leaves["head/bias"][0] == 2
+    assert files.read(tmp_path / "checkpoint.bv-000000012").leaves["head/bias"][0] == 1
     last.write_text("../../etc")
     with pytest.raises(errors.UserError, match="'../../etc', which is no step"):
-        interop.read(tmp_path)
+        files.read(tmp_path)
     last.write_text("000000099")
     with pytest.raises(errors.UserError, match="000000099.*holds no weights"):
-        interop.read(tmp_path)
+        files.read(tmp_path)
 
 
 def test_writing_is_the_inverse_of_reading(tmp_path, tensors):
-    with interop.read(as_big_vision_writes(tmp_path / "a", tensors)) as weights:
-        interop.write(weights, tmp_path / "b.bv")
+    with files.read(as_big_vision_writes(tmp_path / "a", tensors)) as weights:
+        files.write(weights, tmp_path / "b.bv")
         with pytest.raises(errors.UserError, match="exists"):
-            interop.write(weights, tmp_path / "b.bv")
+            files.write(weights, tmp_path / "b.bv")
     with tensorstore.open(tmp_path / "b.bv") as opened:
         assert set(opened.names) == {n for n in tensors if n.startswith("params/")}
         assert all(np.array_equal(opened.read(n), tensors[n]) for n in opened.names)
@@ -145,8 +145,8 @@ def test_damage_is_one_clear_error(tmp_path, damage):
 
 def test_other_folders_hold_no_weights(tmp_path):
     (tmp_path / "empty").mkdir()
-    assert not interop.is_weights(tmp_path / "empty")
+    assert not files.is_weights(tmp_path / "empty")
     with pytest.raises(errors.UserError, match="is a folder without weights"):
-        interop.read(tmp_path / "empty")
+        files.read(tmp_path / "empty")
     with pytest.raises(errors.UserError, match="is no file"):
-        interop.read(tmp_path / "nothing.npz")
+        files.read(tmp_path / "nothing.npz")

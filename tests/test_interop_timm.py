@@ -13,10 +13,10 @@ import pytest
 import safetensors.numpy
 from torch_peers import images_of, model_of, randomized
 
-from vit_jax import errors, interop, models, tree
-from vit_jax.interop import weights as weights_lib
-from vit_jax.interop.dialects import DIALECTS
-from vit_jax.interop.source import Tensors
+from vit_jax import errors, models, tree
+from vit_jax.weights import files
+from vit_jax.weights.dialects import DIALECTS
+from vit_jax.weights.source import Tensors
 
 TORCHVISION = (
     *("torchvision", "torchvision.transforms", "torchvision.transforms.functional"),
@@ -146,7 +146,7 @@ def test_logits_are_timms(timm, tmp_path, kind):
     theirs = randomized(vit.VisionTransformer(**TINY | options))
     name = said.get("architecture", "vit_base_patch16_224")
     config = {"architecture": name, "model_args": {"num_heads": 4} | said}
-    weights = interop.read(saved(theirs, tmp_path, config))
+    weights = files.read(saved(theirs, tmp_path, config))
     assert weights.dialect == "timm"
     images = images_of(weights.architecture)
     logits = model_of(weights)(images)
@@ -161,7 +161,7 @@ def random_weights(name="mu/8", dialect="timm", **options):
         name: 0.2 * rng.standard_normal(leaf.shape).astype(np.float32)
         for name, leaf in tree.named_leaves(models.abstract(arch)[1])
     }
-    return interop.Weights(arch, tree.from_named(params), None, dialect)
+    return files.Weights(arch, tree.from_named(params), None, dialect)
 
 
 REGISTERS = {"registers": 3, "layer_scale": 1e-5, "depth": 2}
@@ -196,7 +196,7 @@ OPTIONS = {
 @pytest.mark.parametrize("kind", OPTIONS)
 def test_timm_reads_what_is_written(timm, tmp_path, kind):
     weights = random_weights(**OPTIONS[kind])
-    interop.write(weights, tmp_path / "model")
+    files.write(weights, tmp_path / "model")
     theirs = timm.create_model(f"local-dir:{tmp_path}/model", pretrained=True)
     images = images_of(weights.architecture)
     logits = model_of(weights)(images)
@@ -206,8 +206,8 @@ def test_timm_reads_what_is_written(timm, tmp_path, kind):
 @pytest.mark.parametrize("kind", OPTIONS)
 def test_reading_back_is_exact(tmp_path, kind):
     weights = random_weights(**OPTIONS[kind])
-    interop.write(weights, tmp_path / "a")
-    again = interop.read(tmp_path / "a")
+    files.write(weights, tmp_path / "a")
+    again = files.read(tmp_path / "a")
     wanted = weights.architecture
     if kind == "sincos":  # the same, as a table
         images = images_of(wanted)
@@ -216,7 +216,7 @@ def test_reading_back_is_exact(tmp_path, kind):
         return
     if kind == "wide":  # registers without and with positions: one way is written
         assert again.architecture.prefix_positions == 0
-        interop.write(again, tmp_path / "b")
+        files.write(again, tmp_path / "b")
         assert same_files(tmp_path / "a", tmp_path / "b")
         return
     kept = ("name", "layer_scale", "posemb_resample")
@@ -229,7 +229,7 @@ def test_reading_back_is_exact(tmp_path, kind):
     theirs = dict(tree.named_leaves(again.params))
     for name, leaf in tree.named_leaves(weights.params):
         assert np.array_equal(theirs[name], leaf), name
-    interop.write(again, tmp_path / "b")
+    files.write(again, tmp_path / "b")
     assert same_files(tmp_path / "a", tmp_path / "b")
 
 
@@ -240,7 +240,7 @@ def same_files(a, b):
 
 def test_published_names_and_checkpoint_path_work(timm, tmp_path):
     weights = random_weights("Ti/16", image_size=224, depth=12, num_classes=7)
-    interop.write(weights, tmp_path / "tiny.safetensors")
+    files.write(weights, tmp_path / "tiny.safetensors")
     theirs = timm.create_model(
         "vit_tiny_patch16_224",
         num_classes=7,
@@ -261,7 +261,7 @@ def test_timms_reader_of_npz_files_reads_ours(timm, tmp_path, dialect, pool):
     if pool == "map" and dialect == "google_old":
         pytest.skip("Google's first models have no such head")
     weights = random_weights(pool=pool, depth=2, gelu="tanh", dialect=dialect)
-    interop.write(weights, tmp_path / "x.npz")
+    files.write(weights, tmp_path / "x.npz")
     theirs = VisionTransformer(
         **{"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2},
         **{"num_heads": 2, "num_classes": 5, "act_layer": "gelu_tanh"},
@@ -280,7 +280,7 @@ def test_mixers_both_ways(timm, tmp_path, caplog):
 
     sizes = {"depth": 2, "tokens_mlp_width": 24, "channels_mlp_width": 64}
     weights = random_weights("Mixer-S/8", "timm_mixer", width=32, **sizes)
-    interop.write(weights, tmp_path / "a")
+    files.write(weights, tmp_path / "a")
     assert "MlpMixer(**model_args)" in caplog.text
     config = json.loads((tmp_path / "a/config.json").read_text())
     theirs = MlpMixer(num_classes=5, **config["model_args"])
@@ -288,19 +288,19 @@ def test_mixers_both_ways(timm, tmp_path, caplog):
     images = images_of(weights.architecture)
     logits = torch_logits(theirs, images)
     np.testing.assert_allclose(logits, model_of(weights)(images), atol=1e-4)
-    again = interop.read(saved(randomized(theirs), tmp_path / "b", {}))
+    again = files.read(saved(randomized(theirs), tmp_path / "b", {}))
     logits = torch_logits(theirs, images)
     np.testing.assert_allclose(logits, model_of(again)(images), atol=1e-4)
 
 
 def test_named_mixers_are_made_by_name(timm, tmp_path):
     weights = random_weights("Mixer-S/16", "timm_mixer", image_size=32)
-    interop.write(weights, tmp_path)
+    files.write(weights, tmp_path)
     theirs = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
     images = images_of(weights.architecture)
     logits = model_of(weights)(images)
     np.testing.assert_allclose(torch_logits(theirs, images), logits, atol=1e-3)
-    assert interop.read(tmp_path).architecture == weights.architecture
+    assert files.read(tmp_path).architecture == weights.architecture
 
 
 def abstract(model, architecture):
@@ -333,8 +333,8 @@ def test_the_whole_zoo_is_read_as_it_is_or_refused(timm):
         plain = isinstance(model, VisionTransformer)
         try:
             tensors = abstract(model, name)
-            leaves, arch = weights_lib.interpret(tensors, entry, {}, None)
-            weights_lib.check_shapes(leaves.shapes, arch)
+            leaves, arch = files.interpret(tensors, entry, {}, None)
+            files.check_shapes(leaves.shapes, arch)
         except errors.UserError:
             refused.append(name)
             continue
@@ -385,8 +385,8 @@ def renamed(folder, change):
 
 def test_other_spellings_are_read(tmp_path):
     weights = random_weights(layer_scale=1e-5, registers=2, mlp="swiglu", mlp_width=40)
-    interop.write(weights, tmp_path)
-    original = interop.read(tmp_path).params
+    files.write(weights, tmp_path)
+    original = files.read(tmp_path).params
     spellings = {
         ".ls1.gamma": ".gamma_1",
         ".ls2.gamma": ".gamma_2",
@@ -405,7 +405,7 @@ def test_other_spellings_are_read(tmp_path):
         return {names[name]: tensor for name, tensor in tensors.items()}
 
     renamed(tmp_path, spelled)
-    again = interop.read(tmp_path)
+    again = files.read(tmp_path)
     for (name, a), (_, b) in zip(
         tree.named_leaves(original), tree.named_leaves(again.params)
     ):
@@ -414,8 +414,8 @@ def test_other_spellings_are_read(tmp_path):
 
 def test_separate_swiglu_halves_are_read(tmp_path):
     weights = random_weights(mlp="swiglu", mlp_width=40)
-    interop.write(weights, tmp_path)
-    original = interop.read(tmp_path).params
+    files.write(weights, tmp_path)
+    original = files.read(tmp_path).params
 
     def apart(tensors):
         for name in [name for name in tensors if ".fc1." in name]:
@@ -425,7 +425,7 @@ def test_separate_swiglu_halves_are_read(tmp_path):
         return tensors
 
     renamed(tmp_path, apart)
-    again = interop.read(tmp_path).params
+    again = files.read(tmp_path).params
     assert np.array_equal(
         again["blocks"]["mlp"]["gate"]["kernel"],
         original["blocks"]["mlp"]["gate"]["kernel"],
@@ -456,10 +456,10 @@ def with_config(folder, **changes):
     ],
 )
 def test_what_ours_cannot_be_is_refused(tmp_path, changes, message):
-    interop.write(random_weights(), tmp_path)
+    files.write(random_weights(), tmp_path)
     with_config(tmp_path, **changes)
     with pytest.raises(errors.UserError, match=message) as caught:
-        interop.read(tmp_path)
+        files.read(tmp_path)
     assert len(str(caught.value).splitlines()) <= 10
 
 
@@ -468,10 +468,10 @@ def test_what_ours_cannot_be_is_refused(tmp_path, changes, message):
     [("dist_tokens", "have no place"), ("blocks.0.ls3.gamma", "have no place")],
 )
 def test_tensors_without_a_place_are_refused(tmp_path, name, message):
-    interop.write(random_weights(), tmp_path)
+    files.write(random_weights(), tmp_path)
     renamed(tmp_path, lambda tensors: tensors | {name: np.zeros(32, np.float32)})
     with pytest.raises(errors.UserError, match=message):
-        interop.read(tmp_path)
+        files.read(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -490,27 +490,27 @@ def test_what_timm_cannot_be_is_not_written(tmp_path, options, message):
     dialect = "timm_mixer" if "name" in options else "timm"
     weights = random_weights(**{"dialect": dialect} | options)
     with pytest.raises(errors.UserError, match=f"(?s){message}"):
-        interop.write(weights, tmp_path / "model")
+        files.write(weights, tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
 
 def test_heads_come_from_the_config_the_size_or_the_caller(tmp_path):
     weights = random_weights("Ti/16", depth=1, image_size=32)
-    interop.write(weights, tmp_path)
+    files.write(weights, tmp_path)
     (tmp_path / "config.json").unlink()
-    assert interop.read(tmp_path).architecture.heads == 3
+    assert files.read(tmp_path).architecture.heads == 3
     other = tmp_path / "other"
-    interop.write(random_weights(width=48, heads=4), other)
-    assert interop.read(other).architecture.heads == 4
+    files.write(random_weights(width=48, heads=4), other)
+    assert files.read(other).architecture.heads == 4
     (other / "config.json").unlink()
     with pytest.raises(errors.UserError, match="pass heads="):
-        interop.read(other)
-    assert interop.read(other, heads=2).architecture.heads == 2
+        files.read(other)
+    assert files.read(other, heads=2).architecture.heads == 2
 
 
 def test_preprocessing_and_labels_come_from_the_config(tmp_path):
     weights = random_weights(image_size=64)
-    interop.write(weights, tmp_path)
+    files.write(weights, tmp_path)
     (tmp_path / "config.json").write_text(
         json.dumps(
             {
@@ -528,7 +528,7 @@ def test_preprocessing_and_labels_come_from_the_config(tmp_path):
             }
         )
     )
-    again = interop.read(tmp_path)
+    again = files.read(tmp_path)
     assert again.label_names == ("tench, Tinca", "n2", "shark", "n4", "n5")
     assert again.label_ids == ("n1", "n2", "n3", "n4", "n5")
     wanted = again.preprocessing
@@ -536,14 +536,14 @@ def test_preprocessing_and_labels_come_from_the_config(tmp_path):
     assert wanted.filter == "bilinear"
     assert wanted.mean == (123.675, 116.28, 103.53)
     assert wanted.std == (58.395, 57.12, 57.375)
-    interop.write(again, tmp_path / "b")
-    back = interop.read(tmp_path / "b")
+    files.write(again, tmp_path / "b")
+    back = files.read(tmp_path / "b")
     assert (back.label_names, back.preprocessing) == (again.label_names, wanted)
 
 
 def test_another_image_size_is_another_table(tmp_path):
-    interop.write(random_weights(image_size=32), tmp_path)
-    larger = interop.read(tmp_path, image_size=64)
+    files.write(random_weights(image_size=32), tmp_path)
+    larger = files.read(tmp_path, image_size=64)
     assert larger.architecture.image_size == larger.preprocessing.image_size == (64, 64)
     assert larger.leaves.shapes["posemb"] == (1, 65, 32)
 
@@ -563,11 +563,11 @@ def test_another_image_size_is_another_table(tmp_path):
     ],
 )
 def test_names_are_one_for_each_output_or_none(tmp_path, said, names, caplog):
-    interop.write(random_weights(), tmp_path)
+    files.write(random_weights(), tmp_path)
     path = tmp_path / "config.json"
     config = json.loads(path.read_text())
     path.write_text(json.dumps(config | said))
-    again = interop.read(tmp_path)
+    again = files.read(tmp_path)
     assert again.label_names == again.label_ids == names
     warned = [r for r in caplog.records if "config.json" in r.getMessage()]
     assert len(warned) == (names is None and bool(said))

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch_files
 
-from vit_jax import errors, interop
-from vit_jax.interop import torchfile, torchpickle, unpickle
+from vit_jax import errors
+from vit_jax.weights import files
+from vit_jax.weights.formats import torchfile, torchpickle, unpickle
 
 GOLDEN = Path(__file__).parent / "golden" / "torch"
 TABLE = np.arange(24, dtype=np.float32).reshape(4, 6)
@@ -139,7 +140,7 @@ def test_what_cannot_be_read_is_named_with_a_way_to_convert_it():
     text = refused(GOLDEN / "module.pth", "Sequential, not a dict of tensors")
     assert 'torch.save(model.state_dict(), "weights.pth")' in text
     assert "torch.jit.load" in refused(GOLDEN / "script.pt", "a TorchScript program")
-    read = interop.read
+    read = files.read
     refused(GOLDEN / "other_dtypes.pth", "are of no layout|3 that we cannot", read=read)
 
 
@@ -173,7 +174,7 @@ def test_nothing_is_run(tmp_path, place, protocol):
     else:
         torch_files.archive(path, content)
     refused(path)
-    refused(path, read=interop.read)
+    refused(path, read=files.read)
     assert not witness.exists()
     pickle._loads(pickle.dumps(evil))
     assert witness.exists()
@@ -326,8 +327,8 @@ def test_files_that_are_something_else(tmp_path):
     }
     for content, message in contents.items():
         path.write_bytes(content)
-        refused(path, message, read=interop.read)
-        refused(path.parent, message, read=interop.read)
+        refused(path, message, read=files.read)
+        refused(path.parent, message, read=files.read)
 
 
 @pytest.mark.parametrize("name", ["training", "training_legacy"])

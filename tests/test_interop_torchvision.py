@@ -5,9 +5,10 @@ import pytest
 import torch_files
 
 import vit_jax
-from vit_jax import errors, interop, models, tree
+from vit_jax import errors, models, tree
 from vit_jax.data.preprocessing import Preprocessing
-from vit_jax.interop import safetensors
+from vit_jax.weights import files
+from vit_jax.weights.formats import safetensors
 
 SIZES = {"image_size": 32, "patch_size": 16, "num_layers": 2, "num_heads": 2}
 SIZES |= {"hidden_dim": 32, "mlp_dim": 48, "num_classes": 5}
@@ -22,7 +23,7 @@ def test_logits_are_torchvisions(tmp_path, representation):
     peer = vision.VisionTransformer(**SIZES, representation_size=representation)
     peer = randomized(peer).eval()
     torch.save({"model": peer.state_dict()}, tmp_path / "x.pth")
-    with interop.read(tmp_path / "x.pth", heads=2) as weights:
+    with files.read(tmp_path / "x.pth", heads=2) as weights:
         arch = weights.architecture
         assert weights.dialect == "torchvision"
         assert arch.pre_logits == (representation or False)
@@ -31,7 +32,7 @@ def test_logits_are_torchvisions(tmp_path, representation):
             expected = peer(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
         found = model_of(weights)(images)
         np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0)
-        interop.write(weights, tmp_path / "x.safetensors")
+        files.write(weights, tmp_path / "x.safetensors")
     with safetensors.open(tmp_path / "x.safetensors") as back:
         state = peer.state_dict()
         assert set(back) == set(state)
@@ -40,7 +41,7 @@ def test_logits_are_torchvisions(tmp_path, representation):
 
 def test_tables_and_images_are_resized_as_torchvision_does(tmp_path):
     """Its `interpolate_embeddings` and the transforms of its weights for 224 pixels."""
-    interop.write(weights_of(), tmp_path / "x.safetensors")
+    files.write(weights_of(), tmp_path / "x.safetensors")
     loaded = vit_jax.load(tmp_path / "x.safetensors", heads=2, image_size=64)
     assert loaded.architecture.posemb_resample == "bicubic_corners"
     said = loaded.preprocessing
@@ -48,7 +49,7 @@ def test_tables_and_images_are_resized_as_torchvision_does(tmp_path):
     assert (said.filter, said.rounding) == ("bilinear", "torchvision")
     vision = pytest.importorskip("torchvision").models.vision_transformer
     torch = pytest.importorskip("torch")
-    before = interop.read(tmp_path / "x.safetensors", heads=2)
+    before = files.read(tmp_path / "x.safetensors", heads=2)
     with before:
         table = torch.from_numpy(before.leaves.read("posemb").copy())
     key = "encoder.pos_embedding"
@@ -68,14 +69,14 @@ def weights_of(**options):
         name: rng.standard_normal(leaf.shape).astype(np.float32)
         for name, leaf in tree.named_leaves(models.abstract(arch)[1])
     }
-    return interop.Weights(
+    return files.Weights(
         arch, tree.from_named(leaves), Preprocessing((32, 32)), "torchvision"
     )
 
 
 def test_both_spellings_are_one_model_and_the_way_back_is_exact(tmp_path):
     weights = weights_of(pre_logits=24)
-    interop.write(weights, tmp_path / "x.safetensors")
+    files.write(weights, tmp_path / "x.safetensors")
     with safetensors.open(tmp_path / "x.safetensors") as tensors:
         state = {name: np.array(tensors.read(name)) for name in tensors}
     assert "encoder.layers.encoder_layer_1.mlp.3.weight" in state
@@ -86,7 +87,7 @@ def test_both_spellings_are_one_model_and_the_way_back_is_exact(tmp_path):
     assert set(spelled) != set(state)
     for names in (state, spelled):
         path = torch_files.save(tmp_path / "x.pth", names)
-        with interop.read(path, heads=2) as again:
+        with files.read(path, heads=2) as again:
             name = again.architecture.name
             assert again.architecture == weights.architecture.replace(name=name)
             for leaf, array in weights.leaves.items():
@@ -106,5 +107,5 @@ def test_both_spellings_are_one_model_and_the_way_back_is_exact(tmp_path):
 )
 def test_what_it_has_not_is_refused(tmp_path, options, message):
     with pytest.raises(errors.UserError, match=message):
-        interop.write(weights_of(**options), tmp_path / "x.safetensors")
+        files.write(weights_of(**options), tmp_path / "x.safetensors")
     assert not list(tmp_path.iterdir())

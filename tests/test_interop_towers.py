@@ -15,17 +15,9 @@ import safetensors.numpy
 from torch_peers import model_of
 
 import vit_jax
-from vit_jax import (
-    convert,
-    errors,
-    evaluate,
-    experiment,
-    interop,
-    models,
-    predict,
-    pretrained,
-    tree,
-)
+from vit_jax import convert, errors, evaluate, experiment, models, predict, tree
+from vit_jax.weights import files, pretrained, stem
+from vit_jax.weights.source import Tensors
 
 GOLDEN = Path(__file__).parent / "golden/towers"
 # Name -> dialect, and what the architecture has that a plain ViT has not.
@@ -56,7 +48,7 @@ def test_every_stored_model_is_tried():
 @pytest.mark.parametrize("name", CASES)
 def test_outputs_are_the_stored_ones(name):
     dialect, fields = CASES[name]
-    weights = interop.read(GOLDEN / name)
+    weights = files.read(GOLDEN / name)
     assert weights.dialect == dialect
     found = {field: getattr(weights.architecture, field) for field in fields}
     assert found == fields
@@ -71,14 +63,14 @@ UNWRITTEN = {"timm_hybrid": "no name for"}
 
 @pytest.mark.parametrize("name", CASES)
 def test_writing_back_loses_nothing(name, tmp_path):
-    weights = interop.read(GOLDEN / name)
+    weights = files.read(GOLDEN / name)
     if name in UNWRITTEN:
         with pytest.raises(errors.UserError, match=UNWRITTEN[name]):
-            interop.write(weights, tmp_path / "a")
+            files.write(weights, tmp_path / "a")
         assert not (tmp_path / "a").exists()
         return
-    interop.write(weights, tmp_path / "a")
-    again = interop.read(tmp_path / "a")
+    files.write(weights, tmp_path / "a")
+    again = files.read(tmp_path / "a")
     assert again.dialect == weights.dialect
     assert again.architecture == weights.architecture
     theirs = dict(tree.named_leaves(again.params))
@@ -90,7 +82,7 @@ def test_writing_back_loses_nothing(name, tmp_path):
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 def test_the_text_tower_is_left_aside_with_one_line(kind, caplog):
     with caplog.at_level(logging.INFO):
-        interop.read(GOLDEN / f"hf_{kind}_both")
+        files.read(GOLDEN / f"hf_{kind}_both")
     lines = [m for m in caplog.messages if "text_model." in m]
     assert len(lines) == 1 and "not of this model and are not read" in lines[0]
 
@@ -104,9 +96,9 @@ def test_embeddings_are_numbers_and_no_classes(name):
 
 def test_what_a_classifier_does_not_use_is_named(caplog):
     with caplog.at_level(logging.INFO):
-        interop.read(GOLDEN / "hf_siglip_classifier")
-        interop.read(GOLDEN / "hf_clip_classifier")
-        interop.read(GOLDEN / "hf_clip_projection")
+        files.read(GOLDEN / "hf_siglip_classifier")
+        files.read(GOLDEN / "hf_clip_classifier")
+        files.read(GOLDEN / "hf_clip_projection")
     for part in ("15 tensors (map/)", "2 tensors (norm/)", "embeddings of images"):
         assert len([m for m in caplog.messages if part in m]) == 1
 
@@ -170,7 +162,7 @@ def without(name):
 def test_what_is_another_function_is_refused_by_name(name, change, message, tmp_path):
     folder = changed(name, tmp_path / "a", **change)
     with pytest.raises(errors.UserError, match=message) as caught:
-        interop.read(folder)
+        files.read(folder)
     assert len(str(caught.value).splitlines()) <= 10
 
 
@@ -192,7 +184,7 @@ def test_other_blocks_of_timm_are_refused_by_name(tensor, says, tmp_path):
     extra = {tensor: np.zeros(16, np.float32)}
     folder = changed("timm_grey", tmp_path / "a", tensors=lambda t: t | extra)
     with pytest.raises(errors.UserError, match=says):
-        interop.read(folder)
+        files.read(folder)
 
 
 def test_a_config_of_the_hub_that_leaves_the_defaults_out(tmp_path):
@@ -200,19 +192,19 @@ def test_a_config_of_the_hub_that_leaves_the_defaults_out(tmp_path):
     bare = {"model_type": "siglip", "vision_config": {"image_size": 8}}
     folder = changed("hf_siglip_both", tmp_path / "a", config=lambda c: bare)
     with pytest.raises(errors.UserError, match="heads=12|cannot be made of"):
-        interop.read(folder)
-    arch = interop.read(folder, heads=2).architecture
+        files.read(folder)
+    arch = files.read(folder, heads=2).architecture
     assert (arch.gelu, arch.norm_epsilon) == ("tanh", 1e-6)
     bare = {"model_type": "clip", "vision_config": {"num_attention_heads": 2}}
     folder = changed("hf_clip_both", tmp_path / "b", config=lambda c: bare)
-    arch = interop.read(folder).architecture
+    arch = files.read(folder).architecture
     assert (arch.gelu, arch.norm_epsilon, arch.heads) == ("quick", 1e-5, 2)
 
 
 @pytest.mark.parametrize("name", ["timm_clip", "hf_clip_vision"])
 def test_a_clip_without_a_config_says_which_gelu_it_takes(name, tmp_path, caplog):
     folder = changed(name, tmp_path / "a", config=lambda c: None)
-    arch = interop.read(folder, heads=2).architecture
+    arch = files.read(folder, heads=2).architecture
     assert arch.gelu == ("erf" if name == "timm_clip" else "quick")
     assert arch.norm_epsilon == 1e-5
     assert len([m for m in caplog.messages if "GELU" in m]) == 1
@@ -231,12 +223,12 @@ def test_another_number_of_classes_starts_both_heads_anew():
 
 
 def test_a_projection_with_a_bias_has_no_place_in_a_clip(tmp_path):
-    weights = interop.read(GOLDEN / "hf_clip_projection")
+    weights = files.read(GOLDEN / "hf_clip_projection")
     params = weights.params
     params["head"]["bias"] = params["head"]["bias"] + 1
-    biased = interop.Weights(weights.architecture, params, None, "hf_clip")
+    biased = files.Weights(weights.architecture, params, None, "hf_clip")
     with pytest.raises(errors.UserError, match="no bias"):
-        interop.write(biased, tmp_path / "a")
+        files.write(biased, tmp_path / "a")
 
 
 @pytest.mark.parametrize(
@@ -257,9 +249,9 @@ def test_what_a_dialect_cannot_say_is_not_written(dialect, options, message, tmp
     arch = models.architecture("mu/8", **options)
     like = tree.named_leaves(models.abstract(arch)[1])
     params = tree.from_named({n: np.zeros(leaf.shape, "f") for n, leaf in like})
-    weights = interop.Weights(arch, params, None, dialect)
+    weights = files.Weights(arch, params, None, dialect)
     with pytest.raises(errors.UserError, match=message):
-        interop.write(weights, tmp_path / "a")
+        files.write(weights, tmp_path / "a")
     assert not (tmp_path / "a").exists()
 
 
@@ -293,10 +285,10 @@ def test_timm_changes_the_first_layer_in_the_same_way():
     from timm.models import adapt_input_conv
 
     kernel = np.random.default_rng(0).standard_normal((4, 4, 3, 5)).astype("f")
-    leaves = interop.Tensors.of({"patch_embed/kernel": kernel})
+    leaves = Tensors.of({"patch_embed/kernel": kernel})
     arch = models.architecture("mu/4", num_classes=0, image_size=8)
     for channels in (1, 2, 4, 7):
-        ours, target = interop.with_channels(leaves, arch, channels)
+        ours, target = stem.with_channels(leaves, arch, channels)
         theirs = adapt_input_conv(
             channels, torch.from_numpy(kernel.transpose(3, 2, 0, 1))
         )
@@ -311,7 +303,7 @@ def test_the_root_of_a_resnet_is_its_first_layer(name):
     kernel = np.ones((7, 7, 3, 64), np.float32)
     leaves = {name: kernel, "patch_embed/kernel": np.ones((1, 1, 64, 32))}
     arch = models.architecture("R+Ti/16", num_classes=0, image_size=32)
-    changed, _ = interop.with_channels(interop.Tensors.of(leaves), arch, 1)
+    changed, _ = stem.with_channels(Tensors.of(leaves), arch, 1)
     assert changed.shapes[name] == (7, 7, 1, 64)
     assert (changed.read(name) == 3).all()
     assert changed.shapes["patch_embed/kernel"] == (1, 1, 64, 32)

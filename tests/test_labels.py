@@ -11,20 +11,11 @@ from cases import CASES, expected
 
 import vit_jax
 from configs import base
-from vit_jax import (
-    adapting,
-    convert,
-    errors,
-    evaluate,
-    experiment,
-    interop,
-    labels,
-    mesh,
-    models,
-    train,
-    tree,
-)
-from vit_jax.data import sources
+from vit_jax import convert, errors, evaluate, experiment, models, train, tree
+from vit_jax.data import labels, sources
+from vit_jax.parallel import mesh
+from vit_jax.weights import adapting
+from vit_jax.weights.source import Tensors
 
 COUNTED = tuple(str(i) for i in range(12))
 AS_TEXT = tuple(sorted(COUNTED))
@@ -189,7 +180,7 @@ def test_a_head_that_is_kept_in_another_order_has_its_outputs_moved():
     _, like = models.abstract(arch)
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.standard_normal(x.shape), like)
-    leaves = interop.Tensors.of(dict(tree.named_leaves(params)))
+    leaves = Tensors.of(dict(tree.named_leaves(params)))
     order = np.array([2, 0, 1])
     moved, _ = adapting.adapt(leaves, arch, arch, like, head_order=order)
     for name in ("kernel", "bias"):

@@ -7,7 +7,8 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from configs import base
-from vit_jax import experiment, fitting, hardware, layouts, mesh, models, tree
+from vit_jax import experiment, models, tree
+from vit_jax.parallel import fitting, hardware, layouts, mesh
 from vit_jax.planning import collectives, hlo
 
 NAMES = tuple(layouts.LAYOUTS)

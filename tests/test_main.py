@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from vit_jax import checkpoint, tree
+from vit_jax import tree
+from vit_jax.checkpoints import checkpoint
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 ENVIRONMENT = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}

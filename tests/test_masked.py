@@ -12,20 +12,12 @@ from flax import nnx
 
 from configs import base, finetune, quickstart
 from configs import masked as recipes
-from vit_jax import (
-    checkpoint,
-    errors,
-    evaluate,
-    experiment,
-    masked,
-    mesh,
-    models,
-    predict,
-    train,
-    tree,
-)
+from vit_jax import errors, evaluate, experiment, models, predict, train, tree
+from vit_jax.checkpoints import checkpoint
 from vit_jax.data import catalog, loader, sources, transforms
 from vit_jax.evaluators import masked as evaluator_lib
+from vit_jax.learning import masked
+from vit_jax.parallel import mesh
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (6, 16, 24, 3), np.uint8)

@@ -9,17 +9,11 @@ import pytest
 from flax import nnx
 
 from configs import base, fewshot
-from vit_jax import (
-    errors,
-    evaluate,
-    interop,
-    main,
-    measuring,
-    mesh,
-    models,
-    train,
-    tree,
-)
+from vit_jax import errors, evaluate, main, models, train, tree
+from vit_jax.parallel import mesh
+from vit_jax.runs import measuring
+from vit_jax.weights import files
+from vit_jax.weights.source import Tensors
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +30,9 @@ def weights(tmp_path_factory):
     _, params = models.split(models.create(architecture, rngs=nnx.Rngs(0)))
     leaves = dict(tree.named_leaves(jax.tree.map(np.asarray, params)))
     shapes = {name: leaf.shape for name, leaf in leaves.items()}
-    tensors = interop.Tensors(shapes, leaves.__getitem__, label="made here")
+    tensors = Tensors(shapes, leaves.__getitem__, label="made here")
     path = tmp_path_factory.mktemp("weights") / "small.npz"
-    interop.write(interop.Weights(architecture, tensors, None, "google", None), path)
+    files.write(files.Weights(architecture, tensors, None, "google", None), path)
     return str(path)
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from vit_jax import errors, mesh, models, tree
+from vit_jax import errors, models, tree
+from vit_jax.parallel import mesh
 
 
 def test_mesh_covers_the_devices():

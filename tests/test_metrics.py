@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import pytest
 from tensorboardX.proto import event_pb2
 
-from vit_jax import errors, metrics
+from vit_jax import errors
+from vit_jax.runs import metrics
 
 
 def lines(workdir):

@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 
 import vit_jax
-from vit_jax import cli, errors, interop, memory, models
+from vit_jax import cli, errors, host, models
 from vit_jax.data import preprocessing
 from vit_jax.planning import advice, fit
+from vit_jax.weights import files
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 QUICK = f"--config={REPOSITORY}/configs/quickstart.py"
@@ -350,7 +351,7 @@ def write_weights(path):
         lambda leaf: np.zeros(leaf.shape, np.float32), models.abstract(arch)[1]
     )
     wanted = preprocessing.Preprocessing(image_size=(16, 16))
-    interop.write(interop.Weights(arch, params, wanted, "google", None), path, "google")
+    files.write(files.Weights(arch, params, wanted, "google", None), path, "google")
 
 
 def call(command, argv, monkeypatch):
@@ -365,7 +366,7 @@ def call(command, argv, monkeypatch):
             return stop.code
 
 
-def files(*folders):
+def files_of(*folders):
     return {path for folder in folders for path in Path(folder).rglob("*")}
 
 
@@ -390,14 +391,14 @@ def test_a_mistake_is_one_short_error(
     command, arguments, word = ROWS[name]
     caplog.set_level(logging.INFO)
     monkeypatch.chdir(tmp_path)
-    before = files(tmp_path, place["empty"], place["other"], place["damaged"])
+    before = files_of(tmp_path, place["empty"], place["other"], place["damaged"])
     words = arguments.replace("{'a':1}", "{{'a':1}}").format(**place).split()
     code = call(command, [command, *words], monkeypatch)
     captured = capsys.readouterr()
     check(code, captured.err, word)
     assert captured.out == ""
     assert "GMAC an image" not in caplog.text, "before the table of parameters"
-    after = files(tmp_path, place["empty"], place["other"], place["damaged"])
+    after = files_of(tmp_path, place["empty"], place["other"], place["damaged"])
     assert before == after, "nothing is written"
 
 
@@ -451,7 +452,7 @@ def test_a_batch_that_does_not_fit_is_refused_with_one_that_does(monkeypatch):
 
 
 def test_a_cpu_has_what_the_machine_has_left(monkeypatch):
-    monkeypatch.setattr(memory, "available", lambda: 8 * 2**20)
+    monkeypatch.setattr(host, "available", lambda: 8 * 2**20)
     assert fit.usable() == 8 * 2**20 // jax.local_device_count()
     found = fit.out_of_memory(MemoryError(), {"batch_size": 7, "microbatches": 1})
     assert isinstance(found, errors.UserError) and "batch_size than 7" in str(found)
@@ -468,21 +469,21 @@ def test_a_container_has_what_its_group_may_use(tmp_path, monkeypatch):
     (group.parent / "memory.current").write_text("3000000\n")
     (group.parent / "memory.stat").write_text("anon 1\ninactive_file 500000\n")
     (tmp_path / "cgroup").write_text("0::/a/b\n")
-    monkeypatch.setattr(memory, "_MOUNT", tmp_path)
-    monkeypatch.setattr(memory, "_CGROUPS", tmp_path / "cgroup")
-    assert memory.total() == 5_000_000
-    assert memory.available() == 2_500_000
+    monkeypatch.setattr(host, "_MOUNT", tmp_path)
+    monkeypatch.setattr(host, "_CGROUPS", tmp_path / "cgroup")
+    assert host.total_memory() == 5_000_000
+    assert host.available_memory() == 2_500_000
     old = tmp_path / "memory" / "c"
     old.mkdir(parents=True)
     (old / "memory.limit_in_bytes").write_text("4000000")
     (old / "memory.usage_in_bytes").write_text("4000000")
     (old / "memory.stat").write_text("total_inactive_file 1000000")
     (tmp_path / "cgroup").write_text("4:memory:/c\n3:cpu:/c\n0::/\n")
-    assert (memory.total(), memory.available()) == (4_000_000, 1_000_000)
+    assert (host.total_memory(), host.available_memory()) == (4_000_000, 1_000_000)
 
 
 def test_no_memory_is_an_error_with_what_there_is(monkeypatch, capsys):
-    monkeypatch.setattr(memory, "available", lambda: 3 * 2**30)
+    monkeypatch.setattr(host, "available", lambda: 3 * 2**30)
 
     def big():
         raise MemoryError("Unable to allocate 9 TiB")

@@ -3,8 +3,9 @@
 import pytest
 
 import vit_jax
-from vit_jax import errors, models, pretrained
+from vit_jax import errors, models
 from vit_jax.models import names
+from vit_jax.weights import pretrained
 
 OTHERS = {
     "vit_base_patch16_224": ("B/16", 224),

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from flax import nnx
 
-from vit_jax import checkpoint, interop, models
+from vit_jax import models
+from vit_jax.checkpoints import checkpoint
 from vit_jax.data.preprocessing import Preprocessing
+from vit_jax.weights import files
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NOTEBOOK = REPOSITORY / "launch" / "colab.ipynb"
@@ -30,8 +32,8 @@ def address(tmp_path):
     architecture = models.architecture("mu/4", num_classes=5, image_size=16, depth=1)
     _, params = models.split(models.create(architecture, rngs=nnx.Rngs(0)))
     half = Preprocessing(architecture.image_size)
-    weights = interop.Weights(architecture, params, half, "google")
-    interop.write(weights, tmp_path / "tiny.npz", "google")
+    weights = files.Weights(architecture, params, half, "google")
+    files.write(weights, tmp_path / "tiny.npz", "google")
     handler = partial(SimpleHTTPRequestHandler, directory=tmp_path)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vit_jax import errors, objectives
+from vit_jax import errors
+from vit_jax.learning import objectives
 
 LOGITS = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
 INTS = np.array([0, 4, 2, 2, 1, 3], np.int32)

@@ -4,7 +4,8 @@ import numpy as np
 import optax
 import pytest
 
-from vit_jax import errors, optim, tree
+from vit_jax import errors, tree
+from vit_jax.learning import optim
 
 PEAK = 1e-3
 

@@ -11,7 +11,8 @@ import jax
 import pytest
 
 from configs import quickstart
-from vit_jax import errors, experiment, hardware, mesh, plan, planning
+from vit_jax import errors, experiment, plan, planning
+from vit_jax.parallel import hardware, mesh
 from vit_jax.planning import (
     advice,
     compiling,

@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vit_jax import mesh
+from vit_jax.parallel import mesh
 from vit_jax.planning import collectives, footprint, hlo, work
 
 SNIPPETS = Path(__file__).parent / "hlo"

@@ -11,17 +11,11 @@ from cases import CASES, expected
 from flax import nnx
 from PIL import Image
 
-from vit_jax import (
-    checkpoint,
-    convert,
-    errors,
-    interop,
-    models,
-    predict,
-    pretrained,
-    step,
-)
+from vit_jax import convert, errors, models, predict
+from vit_jax.checkpoints import checkpoint
 from vit_jax.data import catalog, preprocessing
+from vit_jax.learning import step
+from vit_jax.weights import files, pretrained
 
 NAMES = ("ant", "bee", "cat", "dog", "elk", "fox", "gnu")
 
@@ -220,11 +214,11 @@ def weights(num_classes, problem, names=None):
         models.abstract(arch)[1],
     )
     prepared = preprocessing.Preprocessing((16, 16), filter="bilinear")
-    return interop.Weights(arch, params, prepared, "", names, problem=problem)
+    return files.Weights(arch, params, prepared, "", names, problem=problem)
 
 
 def test_one_output_is_a_sigmoid(tmp_path, photos):
-    interop.write(weights(1, "multi_label"), tmp_path, "hf_vit")
+    files.write(weights(1, "multi_label"), tmp_path, "hf_vit")
     (entry,) = predict.run(str(tmp_path), photos[:1])
     loaded = pretrained.load(tmp_path)
     logit = float(loaded.model(loaded.images(photos[:1]))[0, 0])
@@ -247,15 +241,15 @@ def test_a_dialect_keeps_what_outputs_are_or_says_that_it_cannot(
     for problem in ("single_label", "multi_label", "regression"):
         caplog.clear()
         path = tmp_path / problem
-        interop.write(weights(classes, problem), path, dialect)
-        assert (interop.read(path, heads=2).problem == problem) == (problem in kept)
+        files.write(weights(classes, problem), path, dialect)
+        assert (files.read(path, heads=2).problem == problem) == (problem in kept)
         said = f"does not say that outputs are of the kind {problem}" in caplog.text
         assert said == (problem not in kept)
 
 
 def test_converting_to_ours_keeps_what_outputs_are(tmp_path):
     names = tuple("abcdefg")
-    interop.write(weights(7, "regression", names), tmp_path / "hf", "hf_vit")
+    files.write(weights(7, "regression", names), tmp_path / "hf", "hf_vit")
     convert.run(str(tmp_path / "hf"), tmp_path / "ours", "vit_jax")
     loaded = pretrained.load(tmp_path / "ours")
     assert (loaded.problem, loaded.label_names) == ("regression", names)

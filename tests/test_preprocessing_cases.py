@@ -10,16 +10,17 @@ import pytest
 from PIL import Image
 
 import vit_jax
-from vit_jax import errors, interop, models, predict, pretrained
+from vit_jax import errors, models, predict
 from vit_jax.data.preprocessing import Preprocessing
-from vit_jax.interop import processors, timm_data
+from vit_jax.weights import files, pretrained
+from vit_jax.weights.dialects import processors, timm_data
 
 CASES = Path(__file__).parent / "golden" / "cases"
 
 
 def loaded(case, folder):
     """The preprocessing of a checkpoint, without a model on the device."""
-    weights = interop.read(CASES / case / folder)
+    weights = files.read(CASES / case / folder)
     return pretrained.Loaded(
         None, weights.architecture, weights.preprocessing, None, "", weights.dialect
     )
@@ -266,8 +267,8 @@ def test_a_model_is_loaded_at_the_size_of_its_evaluation(tmp_path):
     said = Preprocessing(
         (24, 24), "resize_small_crop", 28, "bicubic", rounding="transformers"
     )
-    interop.write(interop.Weights(arch, params, said, "hf_dinov2"), tmp_path)
-    assert interop.read(tmp_path).architecture.image_size == (32, 32)
+    files.write(files.Weights(arch, params, said, "hf_dinov2"), tmp_path)
+    assert files.read(tmp_path).architecture.image_size == (32, 32)
     found = vit_jax.load(tmp_path)
     assert found.architecture.image_size == (24, 24) and found.preprocessing == said
     assert found.params["posemb"].shape[1] == 1 + 9

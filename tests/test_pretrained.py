@@ -5,18 +5,12 @@ import numpy as np
 import pytest
 
 from configs import base
-from vit_jax import (
-    adapting,
-    checkpoint,
-    errors,
-    experiment,
-    interop,
-    models,
-    pretrained,
-    tree,
-)
+from vit_jax import errors, experiment, models, tree
+from vit_jax.checkpoints import checkpoint
 from vit_jax.data import catalog, preprocessing
-from vit_jax.step import TrainState
+from vit_jax.learning.step import TrainState
+from vit_jax.weights import adapting, files, posemb, pretrained
+from vit_jax.weights.source import Tensors
 
 
 def test_a_loaded_model_classifies(golden):
@@ -76,7 +70,7 @@ def weights(arch, seed=0):
 def adapt(source, target, **options):
     params = weights(source)
     _, like = models.abstract(target)
-    leaves = interop.Tensors.of(dict(tree.named_leaves(params)))
+    leaves = Tensors.of(dict(tree.named_leaves(params)))
     adapted, report = adapting.adapt(leaves, source, target, like, **options)
     assert jax.tree.map(np.shape, adapted) == jax.tree.map(np.shape, like)
     return dict(tree.named_leaves(params)), dict(tree.named_leaves(adapted)), report
@@ -95,7 +89,7 @@ def test_fine_tuning_drops_the_whole_head_and_resamples():
     before, after, report = adapt(source, target)
     # The classes are as many, but the head read the pre-logits layer.
     assert not after["head/kernel"].any() and (after["head/bias"] == -2).all()
-    expected = interop.resample_posemb(
+    expected = posemb.resample_posemb(
         before["posemb"], old_grid=(4, 4), new_grid=(6, 8), prefix=1
     )
     assert np.array_equal(after["posemb"], expected)
@@ -135,7 +129,7 @@ def test_convolutions_are_kept_whole_at_any_size():
 def test_a_run_keeps_the_width_of_a_checkpoints_layer():
     config = base.get_config().to_dict() | {"init_from": "x"}
     for pre_logits in (24, False):
-        weights = interop.Weights(small(pre_logits=pre_logits), {}, None, "google")
+        weights = files.Weights(small(pre_logits=pre_logits), {}, None, "google")
         info = catalog.describe("digits")
         for wanted in (True, False):
             config["model"] |= {"name": "checkpoint", "pre_logits": wanted}

@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 import pytest
 
-from vit_jax import errors, recent
+from vit_jax import errors
+from vit_jax.runs import recent
 
 
 def step(loss, squares=(1.0, 4.0)):

@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vit_jax import errors, remote
-from vit_jax.remote import address, server
+from vit_jax import errors
+from vit_jax.weights import remote
+from vit_jax.weights.remote import address, server
 
 CONTENT = np.random.default_rng(0).bytes(3_000_017)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -8,8 +8,10 @@ from flax import nnx
 from PIL import Image
 
 import vit_jax
-from vit_jax import checkpoint, convert, errors, evaluate, models, predict, pretrained
+from vit_jax import convert, errors, evaluate, models, predict
+from vit_jax.checkpoints import checkpoint
 from vit_jax.data.preprocessing import Preprocessing
+from vit_jax.weights import pretrained
 
 NAMES = tuple("abcdefghij")
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32)

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vit_jax import mesh, step
+from vit_jax.learning import step
+from vit_jax.parallel import mesh
 
 ROWS = np.random.default_rng(0).normal(size=(16, 5)).astype(np.float32)
 

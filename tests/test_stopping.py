@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from vit_jax import errors, stopping
+from vit_jax import errors
+from vit_jax.runs import stopping
 
 
 def term():

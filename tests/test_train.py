@@ -15,17 +15,11 @@ from cases import CASES
 from PIL import Image
 
 from configs import base, quickstart
-from vit_jax import (
-    checkpoint,
-    errors,
-    experiment,
-    hardware,
-    mesh,
-    pretrained,
-    train,
-    tree,
-)
-from vit_jax import workdir as workdir_lib
+from vit_jax import errors, experiment, train, tree
+from vit_jax.checkpoints import checkpoint
+from vit_jax.parallel import hardware, mesh
+from vit_jax.runs import workdir as workdir_lib
+from vit_jax.weights import pretrained
 
 HANDLERS = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
 

@@ -5,7 +5,8 @@ import math
 import pytest
 
 from configs import base
-from vit_jax import errors, validation
+from vit_jax import errors
+from vit_jax.settings import validation
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from flax import nnx
     from jax.sharding import Mesh
 
-    from vit_jax import pretrained
     from vit_jax.data.preprocessing import Preprocessing
+    from vit_jax.weights import pretrained
 
 __all__ = ["__version__", "create_model", "list_models", "load", "save"]
 
@@ -66,7 +66,7 @@ def load(
     mesh: Mesh | None = None,
     **options: Any,
 ) -> pretrained.Loaded:
-    """Loads a checkpoint of ours or of any code that `vit_jax.interop` knows.
+    """Loads a checkpoint of ours or of any code that `vit_jax.weights` knows.
 
     Args:
         path: A workdir, a checkpoint in it, a file or folder of another code
@@ -88,7 +88,7 @@ def load(
     Raises:
         errors.UserError: no checkpoint there, or a damaged or unknown one.
     """
-    from vit_jax import pretrained
+    from vit_jax.weights import pretrained
 
     return pretrained.load(
         path, image_size=image_size, num_classes=num_classes, mesh=mesh, **options
@@ -122,7 +122,7 @@ def save(
         errors.UserError: no such model, names or preprocessing that do not fit it,
             something at `path`, or it cannot be written.
     """
-    from vit_jax import saving
+    from vit_jax.weights import saving
 
     return saving.save(
         model,

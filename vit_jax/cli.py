@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 from absl import app, flags
 from absl import logging as absl_logging
 
-from vit_jax import errors, evals_flags, memory, validation
+from vit_jax import errors, host
+from vit_jax.settings import evals_flags, validation
 
 
 def print_figures(figures: dict[str, Any]) -> None:
@@ -48,7 +49,7 @@ def guard(main: Callable[..., int | None], *args: Any) -> int:
         print(f"stopped: {stop}", file=sys.stderr, flush=True)
         return stop.exit_code
     except MemoryError as error:
-        there = f"{memory.available() / 2**30:.2f} GiB can be had"
+        there = f"{host.available_memory() / 2**30:.2f} GiB can be had"
         print(f"error: out of memory, {there}: {error}", file=sys.stderr, flush=True)
         return errors.EXIT_BAD_INPUT
     except BrokenPipeError:  # `| head` has seen enough
@@ -152,7 +153,7 @@ def _parsed(argv: list[str]) -> list[str]:
 
 def parse_recipe(argv: list[str]) -> list[str]:
     """Parses the flags of a command with a recipe; a wrong one is a `UserError`."""
-    from vit_jax import recipe
+    from vit_jax.settings import recipe
 
     argv, evaluations = evals_flags.split(_whole(argv))
     path = config_path(argv)

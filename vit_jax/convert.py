@@ -16,16 +16,10 @@ import jax
 import numpy as np
 from absl import flags
 
-from vit_jax import (
-    adapting,
-    checkpoint,
-    cli,
-    errors,
-    interop,
-    models,
-    pretrained,
-    validation,
-)
+from vit_jax import cli, errors, models
+from vit_jax.checkpoints import checkpoint
+from vit_jax.settings import validation
+from vit_jax.weights import adapting, dialects, files, pretrained
 
 OURS = "vit_jax"
 TOLERANCE = 1e-4  # of logits, relative to the largest where that is above 1
@@ -95,7 +89,7 @@ def run(
 
 def _untold(arch: models.Architecture) -> dict[str, Any]:
     """Options to read back what another code's files may not say of a model."""
-    options = {"image_size": arch.image_size, **interop.grid_option(arch)}
+    options = {"image_size": arch.image_size, **files.grid_option(arch)}
     if getattr(arch, "crop", "error") != "error":
         options["crop"] = arch.crop
     return options
@@ -105,10 +99,12 @@ def check_dialect(dialect: str, family: str) -> None:
     """Raises `UserError` unless a dialect has models of a family."""
     if dialect == OURS:
         return
-    known = dict.fromkeys([OURS, *interop.DIALECTS])
+    known = dict.fromkeys([OURS, *dialects.DIALECTS])
     errors.lookup(known, dialect, "dialect")
-    if interop.DIALECTS[dialect].family != family:
-        fitting = [n for n, entry in interop.DIALECTS.items() if entry.family == family]
+    if dialects.DIALECTS[dialect].family != family:
+        fitting = [
+            n for n, entry in dialects.DIALECTS.items() if entry.family == family
+        ]
         raise errors.UserError(
             f"dialect {dialect!r} has no models of the {family} family; "
             f"those that have: {', '.join([OURS, *fitting])}."
@@ -116,10 +112,10 @@ def check_dialect(dialect: str, family: str) -> None:
 
 
 def _changed(
-    weights: interop.Weights,
+    weights: files.Weights,
     image_size: tuple[int, int] | None,
     num_classes: int | None,
-) -> interop.Weights:
+) -> files.Weights:
     """The same weights for another size or head, still read one by one."""
     target = pretrained.changed(weights, image_size, num_classes)
     if target.architecture == weights.architecture:
@@ -132,7 +128,7 @@ def _changed(
     return dataclasses.replace(target, leaves=params)
 
 
-def _write(weights: interop.Weights, target: Path, dialect: str) -> None:
+def _write(weights: files.Weights, target: Path, dialect: str) -> None:
     """Writes beside the target first, so that a failure leaves what was there."""
     partial = target.with_name(f"partial-{target.name}")
     _remove(partial)
@@ -151,7 +147,7 @@ def _write(weights: interop.Weights, target: Path, dialect: str) -> None:
             )
             checkpoint.write_params(partial, weights.params, described)
         else:
-            interop.write(weights, partial, dialect)
+            files.write(weights, partial, dialect)
     except OSError as error:
         raise errors.UserError(f"{target} cannot be written: {error}") from error
     except BaseException:
@@ -229,7 +225,7 @@ def _define_flags() -> None:
 def _main(argv: list[str]) -> int:
     values = flags.FLAGS
     if len(argv) != 3 or not values.dialect:
-        known = ", ".join([OURS, *interop.DIALECTS])
+        known = ", ".join([OURS, *dialects.DIALECTS])
         raise errors.UserError(
             f"want SOURCE TARGET --dialect=NAME, one of: {known}; --help lists the "
             "flags"

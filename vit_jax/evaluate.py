@@ -14,23 +14,14 @@ from typing import Any
 import jax
 from absl import flags
 
-from vit_jax import (
-    cli,
-    distributed,
-    errors,
-    evaluators,
-    interop,
-    memory,
-    metrics,
-    models,
-    objectives,
-    passes,
-    pretrained,
-)
-from vit_jax import labels as labels_lib
-from vit_jax import mesh as mesh_lib
+from vit_jax import cli, errors, evaluators, host, models
 from vit_jax.data import catalog
+from vit_jax.data import labels as labels_lib
 from vit_jax.evaluators import fewshot as fewshot_lib
+from vit_jax.learning import objectives, passes
+from vit_jax.parallel import mesh as mesh_lib
+from vit_jax.runs import distributed, metrics
+from vit_jax.weights import files, pretrained
 
 SHOTS = (1, 5, 10, 25)
 
@@ -145,7 +136,7 @@ def run(
 
 
 def _evaluator(
-    weights: interop.Weights,
+    weights: files.Weights,
     checkpoint: str,
     options: Mapping[str, Any],
     dataset: str,
@@ -183,7 +174,7 @@ def _check_memory(batch_size: int, size: tuple[int, int]) -> None:
     """Raises `UserError` for a batch whose images alone the machine cannot hold."""
     # Three batches of bytes are under way on the host; a CPU has one of floats as well.
     image = size[0] * size[1] * 3 * (7 if jax.default_backend() == "cpu" else 3)
-    there = memory.available() * jax.process_count()
+    there = host.available_memory() * jax.process_count()
     if batch_size * image > there:
         raise errors.UserError(
             f"--batch_size={batch_size} wants {batch_size * image / 2**30:.2f} GiB for "

@@ -18,26 +18,14 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from vit_jax import (
-    adapting,
-    compiler,
-    errors,
-    fitting,
-    inputs,
-    interop,
-    labels,
-    layouts,
-    masked,
-    models,
-    optim,
-    passes,
-    pretrained,
-    recipe,
-    validation,
-)
-from vit_jax import mesh as mesh_lib
-from vit_jax import step as step_lib
-from vit_jax.data import augment, catalog, preprocessing, transforms
+from vit_jax import errors, models
+from vit_jax.data import augment, catalog, inputs, labels, preprocessing, transforms
+from vit_jax.learning import masked, optim, passes
+from vit_jax.learning import step as step_lib
+from vit_jax.parallel import fitting, layouts, xla
+from vit_jax.parallel import mesh as mesh_lib
+from vit_jax.settings import recipe, validation
+from vit_jax.weights import adapting, files, pretrained
 
 
 @dataclass(frozen=True)
@@ -113,7 +101,7 @@ OF_A_RUN = (
 def _architecture(
     config: Mapping[str, Any],
     info: catalog.DatasetInfo,
-    start: interop.Weights | None,
+    start: files.Weights | None,
 ) -> models.Architecture:
     options = dict(config["model"])
     name = options.pop("name")
@@ -139,7 +127,7 @@ def _architecture(
 def _head_order(
     config: Mapping[str, Any],
     info: catalog.DatasetInfo,
-    start: interop.Weights | None,
+    start: files.Weights | None,
     architecture: models.Architecture,
 ) -> np.ndarray | None:
     """The checkpoint's output of each class, where its head is kept in another order.
@@ -347,7 +335,7 @@ def _check(config: Mapping[str, Any], mesh: Mesh) -> None:
 
 
 def assemble(
-    config: Mapping[str, Any], mesh: Mesh, *, start: interop.Weights | None = None
+    config: Mapping[str, Any], mesh: Mesh, *, start: files.Weights | None = None
 ) -> Experiment:
     """Builds a run from its configuration; only shapes, no arrays.
 
@@ -429,7 +417,7 @@ def _jit_step(
         donate_argnums=0,
         in_shardings=(layout.state, mesh_lib.batch_sharding(mesh)),
         out_shardings=(layout.state, mesh_lib.replicated(mesh)),
-        compiler_options=compiler.options(mesh),
+        compiler_options=xla.options(mesh),
     )
 
 
@@ -443,7 +431,7 @@ def make_mesh(
 
 
 def _preprocessing(
-    config: Mapping[str, Any], start: interop.Weights | None
+    config: Mapping[str, Any], start: files.Weights | None
 ) -> preprocessing.Preprocessing:
     data, size = config["data"], _image_size(config)
     wanted = start and start.preprocessing.at(size)

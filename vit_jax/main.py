@@ -18,7 +18,9 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from vit_jax import cli, distributed, errors, evals_flags, recipe, validation
+from vit_jax import cli, errors
+from vit_jax.runs import distributed
+from vit_jax.settings import evals_flags, recipe, validation
 
 _CONFIG = recipe.define_flag("configs/vit_b16.py:i21k")
 flags.declare_key_flag("config")

@@ -18,8 +18,9 @@ from typing import Any
 
 from absl import flags
 
-from vit_jax import cli, errors, recipe, validation
+from vit_jax import cli, errors
 from vit_jax.planning import advice, compiling, estimate, report, topology
+from vit_jax.settings import recipe, validation
 
 # Flag: the key of the configuration that its values take the place of.
 VARIED = {

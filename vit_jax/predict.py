@@ -13,7 +13,10 @@ import jax
 import numpy as np
 from absl import flags
 
-from vit_jax import cli, errors, metrics, objectives, pretrained
+from vit_jax import cli, errors
+from vit_jax.learning import objectives
+from vit_jax.runs import metrics
+from vit_jax.weights import pretrained
 
 BATCH = 32
 

@@ -14,34 +14,26 @@ import jax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from vit_jax import (
-    adapting,
-    checkpoint,
-    cli,
-    errors,
-    evaluators,
-    experiment,
+from vit_jax import cli, errors, evaluators, experiment, models, planning, tree
+from vit_jax.checkpoints import checkpoint
+from vit_jax.data import catalog, labels, loader
+from vit_jax.evaluators import available
+from vit_jax.parallel import hardware
+from vit_jax.parallel import mesh as mesh_lib
+from vit_jax.runs import (
     extension,
-    hardware,
-    labels,
     measuring,
     metrics,
-    models,
     overview,
-    planning,
-    pretrained,
     profiling,
     recent,
     stopping,
-    tree,
-    validation,
     watchdog,
 )
-from vit_jax import mesh as mesh_lib
-from vit_jax import workdir as workdir_lib
-from vit_jax.data import catalog, loader
-from vit_jax.evaluators import available
-from vit_jax.step import TrainState
+from vit_jax.runs import workdir as workdir_lib
+from vit_jax.settings import validation
+from vit_jax.types import TrainState
+from vit_jax.weights import adapting, pretrained
 
 IN_FLIGHT = 2  # steps the host may run ahead of the device
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax import errors, memory
+from vit_jax import errors, host
 from vit_jax.data import decode, reader, sources, transforms
 
 # "auto" puts up to this many bytes of decoded images on every device.
@@ -63,7 +63,7 @@ def _choose_auto(
 
 
 def _memory() -> int:
-    return memory.total()
+    return host.total_memory()
 
 
 def _padded_size(

@@ -7,14 +7,12 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from vit_jax import errors, labels
-from vit_jax import masked as masked_lib
-from vit_jax.data import catalog
+from vit_jax import errors
+from vit_jax.data import catalog, labels
 from vit_jax.data.preprocessing import Preprocessing
 from vit_jax.evaluators import batches, classify, fewshot, masked
-
-# From the parameters of a model to named figures.
-Evaluator = Callable[[Any], dict[str, float]]
+from vit_jax.learning import masked as masked_lib
+from vit_jax.types import Evaluator
 
 EVALUATORS: dict[str, Callable[..., Evaluator]] = {
     "classify": classify.evaluator,

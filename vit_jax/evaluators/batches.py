@@ -8,11 +8,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vit_jax import mesh as mesh_lib
 from vit_jax.data import loader
+from vit_jax.parallel import mesh as mesh_lib
+from vit_jax.types import Forward, Params
 
-Params = Any
-Forward = Callable[[Params, jax.Array], dict[str, jax.Array]]
 # (outputs of the forward pass, batch without images) -> what it leaves on the host
 Reduce = Callable[[dict[str, jax.Array], dict[str, jax.Array]], Any]
 

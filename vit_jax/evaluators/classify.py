@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from vit_jax import errors, objectives
+from vit_jax import errors
 from vit_jax.evaluators import batches
+from vit_jax.learning import objectives
 
 TOP = 5
 

@@ -9,8 +9,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vit_jax import errors
-from vit_jax import masked as masked_lib
 from vit_jax.evaluators import batches
+from vit_jax.learning import masked as masked_lib
 
 
 def _pass_on(params: Any, images: jax.Array) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from vit_jax import errors, validation
+from vit_jax import errors
+from vit_jax.settings import validation
 
 COMPUTE_DTYPES = ("float32", "bfloat16")
 DTYPES = ("compute_dtype",)  # fields that also take a dtype itself

@@ -8,8 +8,7 @@ from flax import nnx
 
 from vit_jax.models import families
 from vit_jax.models.architecture import Architecture
-
-Params = dict[str, Any]
+from vit_jax.types import Params
 
 
 def create(architecture: Architecture, *, rngs: nnx.Rngs) -> nnx.Module:

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-Params = dict[str, Any]
+from vit_jax.types import Params
 
 _policies = jax.checkpoint_policies
 REMAT: dict[str, Callable[[Callable], Callable]] = {

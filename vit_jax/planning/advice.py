@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from vit_jax import errors, hardware
+from vit_jax import errors
+from vit_jax.parallel import hardware
 from vit_jax.planning import compiling, footprint, topology
 
 GIB = footprint.GIB

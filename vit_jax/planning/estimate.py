@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vit_jax import hardware
+from vit_jax.parallel import hardware
 from vit_jax.planning import collectives, compiling, footprint, work
 
 SECONDS_PER_DAY = 86400

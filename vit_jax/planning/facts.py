@@ -4,8 +4,9 @@ from typing import Any
 
 import jax
 
-from vit_jax import experiment, hardware, models
-from vit_jax import mesh as mesh_lib
+from vit_jax import experiment, models
+from vit_jax.parallel import hardware
+from vit_jax.parallel import mesh as mesh_lib
 
 
 def bytes_per_device(tree: Any) -> int:

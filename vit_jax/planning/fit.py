@@ -5,7 +5,8 @@ from typing import Any
 
 import jax
 
-from vit_jax import errors, experiment, hardware, memory
+from vit_jax import errors, experiment, host
+from vit_jax.parallel import hardware
 from vit_jax.planning import advice, facts, footprint
 
 
@@ -14,7 +15,7 @@ def usable() -> int | None:
     device = jax.local_devices()[0]
     granted = hardware.usable_memory(device)
     if granted is None and device.platform == "cpu":
-        return memory.available() // jax.local_device_count()
+        return host.available_memory() // jax.local_device_count()
     return granted
 
 

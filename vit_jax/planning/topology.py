@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import jax
 
-from vit_jax import errors, hardware
+from vit_jax import errors
+from vit_jax.parallel import hardware
 
 # For a process that asks the TPU compiler and has no TPU. Without the lock a second
 # process may load the library; without the queries it does not look for a TPU's host.

@@ -1,0 +1,73 @@
+"""The memory of this machine, or of the container that the process runs in; no JAX."""
+
+import os
+from pathlib import Path
+
+_MEMINFO = Path("/proc/meminfo")
+_CGROUPS = Path("/proc/self/cgroup")
+_MOUNT = Path("/sys/fs/cgroup")
+# Of a control group, version 2 and 1: its limit, what it uses, and the part of that
+# which the kernel gives back when it is asked for.
+_FILES = {
+    "v2": ("memory.max", "memory.current", "inactive_file"),
+    "v1": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
+
+
+def total_memory() -> int:
+    """Returns the bytes that there are: of the machine, or the group's limit."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([machine, *(limit for limit, _ in _groups())])
+
+
+def available_memory() -> int:
+    """Returns the bytes that can still be had, without swapping."""
+    machine = _machine_available()
+    return max(0, min([machine, *(limit - used for limit, used in _groups())]))
+
+
+def _machine_available() -> int:
+    try:
+        lines = _MEMINFO.read_text().splitlines()
+    except OSError:  # not Linux: nothing says what others use
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    values = dict(line.split(":", 1) for line in lines if ":" in line)
+    return int(values["MemAvailable"].split()[0]) * 1024
+
+
+def _groups() -> list[tuple[int, int]]:
+    """(limit, bytes in use that stay) of each control group this process is in."""
+    found = []
+    for folder, version in _folders():
+        limit, used, given_back = _FILES[version]
+        try:
+            bound = (folder / limit).read_text().strip()
+            if bound == "max":
+                continue
+            stats = dict(
+                line.split()
+                for line in (folder / "memory.stat").read_text().split("\n")
+                if len(line.split()) == 2
+            )
+            kept = int((folder / used).read_text()) - int(stats[given_back])
+            found.append((int(bound), kept))
+        except (OSError, ValueError, KeyError):
+            continue  # no controller of memory there
+    return found
+
+
+def _folders() -> list[tuple[Path, str]]:
+    """Where the kernel describes the groups, from the process's own to the root."""
+    try:
+        lines = _CGROUPS.read_text().splitlines()
+    except OSError:
+        return []
+    result = []
+    for line in lines:
+        _, controllers, place = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        root, version = (_MOUNT / "memory", "v1") if controllers else (_MOUNT, "v2")
+        inner = Path(place.lstrip("/"))
+        result += [(root / part, version) for part in (inner, *inner.parents)]
+    return result

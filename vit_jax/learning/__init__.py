@@ -1,0 +1,1 @@
+"""What training does with a batch: objectives, the step, the optimizer."""

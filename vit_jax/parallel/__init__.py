@@ -1,0 +1,1 @@
+"""Many devices: the mesh, where arrays live on it, and what chips can do."""

@@ -1,0 +1,144 @@
+"""Which layout and rematerialisation fit a device's memory, by arithmetic.
+
+An estimate, made in a second from shapes alone; the compiler's own figure comes later
+and is what a run is refused by.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from vit_jax import errors, models
+from vit_jax.parallel import hardware, layouts
+from vit_jax.parallel import mesh as mesh_lib
+from vit_jax.types import TrainState
+
+AUTO = "auto"
+# From the fastest to the smallest.
+REMATS = ("none", "dots_nb", "full")
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A layout and a rematerialisation.
+
+    Attributes:
+        layout: Key of `layouts.LAYOUTS`.
+        remat: Of the architecture.
+        peak_bytes: Estimated, of one device.
+    """
+
+    layout: str
+    remat: str
+    peak_bytes: int
+
+
+def choose(
+    layout: str,
+    remat: str,
+    *,
+    architecture: models.Architecture,
+    state: TrainState,
+    mesh: Mesh,
+    examples: int,
+) -> Choice:
+    """Returns the first that fits, from the fastest to the smallest.
+
+    Where nothing says how much memory a device has, that is the fastest; where nothing
+    fits, the smallest.
+
+    Args:
+        layout: Key of `layouts.LAYOUTS`, or "auto".
+        remat: Of the architecture, or "auto".
+        architecture: Its own `remat` does not count.
+        state: Shapes of the training state.
+        mesh: From `mesh.make_mesh`.
+        examples: Of one microbatch on one device.
+
+    Raises:
+        errors.UserError: an unknown layout.
+    """
+    errors.lookup(dict.fromkeys([AUTO, *layouts.LAYOUTS]), layout, "mesh.layout")
+    limit = hardware.usable_memory(mesh.devices.flat[0])
+    candidates = [
+        Choice(name, kept, _peak(architecture, name, kept, state, mesh, examples))
+        for name, kept in _candidates(layout, remat, architecture, mesh)
+    ]
+    fitting = [c for c in candidates if limit is None or c.peak_bytes <= limit]
+    return (fitting or candidates[-1:])[0]
+
+
+def _candidates(
+    layout: str, remat: str, architecture: models.Architecture, mesh: Mesh
+) -> Iterator[tuple[str, str]]:
+    known = type(architecture).CHOICES["remat"]
+    remats = [r for r in REMATS if r in known] if remat == AUTO else [remat]
+    names = [layout]
+    if layout == AUTO:
+        names = ["zero1", "fsdp"] if mesh.shape["fsdp"] > 1 else ["dp"]
+    for kept in remats:
+        for name in names:
+            # Without remat the two are one program.
+            if not (kept == "none" and name == "fsdp" and len(names) > 1):
+                yield name, kept
+
+
+def _peak(
+    architecture: models.Architecture,
+    layout: str,
+    remat: str,
+    state: TrainState,
+    mesh: Mesh,
+    examples: int,
+) -> int:
+    """Bytes of the state, of gathered weights, of gradients and of activations."""
+    sharded = layouts.LAYOUTS[layout].sharded
+    placed = mesh_lib.shardings(state, mesh, sharded=sharded, quiet=True)
+    held = sum(
+        math.prod(s.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf, s in zip(jax.tree.leaves(state), jax.tree.leaves(placed))
+    )
+    # Along tensor. What it saves of the activations is left out: an upper bound.
+    weights = models.count_parameters(architecture) // mesh.shape["tensor"]
+    width = jnp.dtype(architecture.compute_dtype).itemsize
+    gathered = 0
+    if sharded and not (layouts.LAYOUTS[layout].again and remat != "none"):
+        gathered = weights * width
+    gradients = 4 * weights // mesh.shape["fsdp"] if sharded else weights * width
+    block = bytes_per_example(architecture, "none") // _depth(architecture)
+    kept = bytes_per_example(architecture, remat)
+    return held + gathered + gradients + examples * (kept + 2 * block)
+
+
+def _depth(architecture: models.Architecture) -> int:
+    return architecture.depth if hasattr(architecture, "depth") else 1
+
+
+@functools.cache
+def bytes_per_example(architecture: models.Architecture, remat: str) -> int:
+    """Returns what the backward pass keeps of each image, from shapes alone.
+
+    Args:
+        architecture: Its own `remat` and `unroll` do not count.
+        remat: A choice of the architecture's.
+    """
+    loop = {"unroll": 1} if hasattr(architecture, "unroll") else {}
+    graphdef, params = models.abstract(architecture.replace(remat=remat, **loop))
+
+    def residuals(batch: int) -> int:
+        shape = (batch, *architecture.image_size, architecture.channels)
+        images = jax.ShapeDtypeStruct(shape, jnp.float32)
+
+        def backward(params: Any, images: jax.Array) -> Any:
+            return jax.vjp(lambda p: models.merge(graphdef, p)(images), params)[1]
+
+        kept = jax.tree.leaves(jax.eval_shape(backward, params, images))
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in kept)
+
+    return residuals(2) - residuals(1)

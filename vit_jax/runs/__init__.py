@@ -1,0 +1,1 @@
+"""What surrounds a run: its folder, figures, clock, signals and processes."""

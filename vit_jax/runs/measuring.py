@@ -1,0 +1,184 @@
+"""A run of no steps: evaluates `init_from` as it is, writes the figures, and ends.
+
+`total="0 steps"` asks for it; `configs/fewshot.py` is the recipe. The model and its
+preprocessing are the checkpoint's, as with `vit_jax.evaluate`.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from vit_jax import errors, evaluators, models
+from vit_jax.checkpoints import checkpoint
+from vit_jax.data import labels
+from vit_jax.evaluators import available
+from vit_jax.learning import objectives, passes
+from vit_jax.parallel import mesh as mesh_lib
+from vit_jax.runs import metrics
+from vit_jax.runs import workdir as workdir_lib
+from vit_jax.settings import recipe, validation
+from vit_jax.weights import pretrained
+
+# What a run of no steps reads; the rest of a configuration is about training, or is
+# the checkpoint's to say.
+READ = (
+    *("init_from", "total", "batch_size", "labels", "model.image_size", "evals."),
+    *("data.dataset", "data.data_dir", "data.exif"),
+    *("mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.slices"),
+)
+
+
+def run(config: Mapping[str, Any], workdir: str | Path, mesh: Mesh) -> dict[str, float]:
+    """Evaluates a checkpoint by `config.evals`; the same call again is done at once.
+
+    Figures go to workdir/metrics.jsonl as they come, at step 0. A run that was stopped
+    goes on with the evaluations that are missing.
+
+    Returns:
+        The figures, "pets/5shot" for instance.
+
+    Raises:
+        UserError: no checkpoint, no evaluation, keys without effect, missing data.
+    """
+    config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    _check(config, mesh)
+    data = config["data"]
+    evals = available.available(
+        config["evals"], dataset=data["dataset"], data_dir=data["data_dir"]
+    )
+    if not evals:
+        raise errors.UserError(
+            f"none of {', '.join(config['evals'])} has its data prepared, so there is "
+            "nothing to evaluate; prepare one, or add another to config.evals"
+        )
+    checkpoint_ = _newest(config["init_from"])
+    config, workdir = config | {"evals": evals, "init_from": checkpoint_}, Path(workdir)
+    if (started := workdir_lib.read_config(workdir)) is not None:
+        workdir_lib.check_same(workdir, config, started)
+    changed = workdir_lib.changed_evals(workdir, evals)
+    stored = workdir_lib.figures_at(workdir, 0)
+    again = available.on_any_process(
+        [name not in stored or name in changed for name in evals]
+    )
+    missing = [name for name, wanted in zip(evals, again) if wanted]
+    done = {name: stored[name] for name in evals if name not in missing}
+    if not missing:
+        logging.info("done: %s has all evaluations already", workdir)
+        return workdir_lib.flat(done)
+    params, run_ = _open(config, mesh, missing)
+    workdir_lib.forget(workdir, 0, changed)
+    with workdir_lib.started(workdir, config):
+        writer = metrics.Writer(workdir, start_step=0, enabled=jax.process_index() == 0)
+    try:
+        for name, figures in done.items():
+            writer.write(0, workdir_lib.flat({name: figures}))
+        for name, evaluate in run_.items():
+            done[name] = {
+                k: metrics.json_number(v) for k, v in evaluate(params).items()
+            }
+            named = workdir_lib.flat({name: done[name]})
+            writer.write(0, named)
+            logging.info(metrics.figures_line(named))
+    finally:
+        writer.close()
+    logging.info("done: %d evaluations, figures in %s", len(evals), workdir)
+    return workdir_lib.flat({name: done[name] for name in evals})
+
+
+def _newest(path: str) -> str:
+    """The checkpoint that a workdir stands for now, so that a later one is another."""
+    folder = Path(path).expanduser()
+    found = checkpoint.find(folder) if folder.is_dir() else None
+    return path if found is None else str(found)
+
+
+def _check(config: Mapping[str, Any], mesh: Mesh) -> None:
+    size = tuple(config["model"]["image_size"])
+    model = config["model"] | {"image_size": size or (1, 1)}  # (): the checkpoint's
+    validation.check_values(config | {"model": model})
+    mesh_lib.check_batch("batch_size", config["batch_size"], mesh)
+    for key, value in {
+        "init_from": "=PATH, the checkpoint to evaluate",
+        "evals": ".NAME=TYPE[:DATASET], as in --config.evals.few=fewshot:pets",
+    }.items():
+        if not config[key]:
+            raise errors.UserError(
+                f"total={config['total']!r} evaluates a checkpoint and ends, and {key} "
+                f"is empty; want --config.{key}{value}"
+            )
+    if unread := _without_effect(config):
+        raise errors.UserError(
+            errors.listing(
+                f"total={config['total']!r} evaluates a checkpoint as it is; without "
+                "any effect would be:",
+                [f"{key}={value!r}" for key, value in unread.items()],
+                "leave them at their defaults, as configs/fewshot.py does",
+            )
+        )
+
+
+def _without_effect(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of training and of models that differ from the defaults."""
+    defaults = recipe.defaults()
+    defaults["model"]["name"] = "checkpoint"
+    return {
+        key: ours
+        for key, (ours, _) in validation.differences(config, defaults).items()
+        if not key.startswith(READ)
+    }
+
+
+def _open(
+    config: Mapping[str, Any], mesh: Mesh, names: Sequence[str]
+) -> tuple[Any, dict[str, evaluators.Evaluator]]:
+    """Returns the checkpoint's parameters, and these evaluations with their data."""
+    size, data = tuple(config["model"]["image_size"]), config["data"]
+    loaded = pretrained.load(
+        config["init_from"],
+        image_size=size * 2 if len(size) == 1 else size or None,
+        mesh=mesh,
+    )
+    pretrained.check_color(loaded.architecture)
+    if any(config["evals"][name]["type"] == "classify" for name in names):
+        evaluators.check_problem(loaded.problem, loaded.source)
+    prepared = dataclasses.replace(loaded.preprocessing, exif=data["exif"])
+    graphdef, params = models.split(loaded.model)
+    forward = passes.make_forward(
+        graphdef,
+        mean=prepared.mean,
+        std=prepared.std,
+        dtype=loaded.architecture.compute_dtype,
+    )
+    logging.info(
+        "%s from %s, %d parameters, images of %dx%d",
+        *(loaded.architecture.name, loaded.source),
+        models.count_parameters(loaded.architecture),
+        *prepared.image_size,
+    )
+    outputs = labels.Side(
+        loaded.source,
+        loaded.architecture.num_classes,
+        loaded.label_names,
+        loaded.label_ids,
+    )
+    return params, {
+        name: evaluators.make(
+            config["evals"][name],
+            dataset=config["evals"][name]["dataset"] or data["dataset"],
+            data_dir=data["data_dir"],
+            forward=forward,
+            preprocessing=prepared,
+            num_classes=loaded.architecture.num_classes,
+            batch_size=config["batch_size"],
+            mesh=mesh,
+            loss=objectives.PROBLEMS[loaded.problem] or "softmax",
+            outputs=outputs,
+            mode=config["labels"],
+        )
+        for name in names
+    }

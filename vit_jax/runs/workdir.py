@@ -1,0 +1,189 @@
+"""A run's folder: config.json, metrics.jsonl, TensorBoard files and checkpoints."""
+
+import contextlib
+import json
+import os
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from vit_jax import errors
+from vit_jax.runs import metrics
+from vit_jax.settings import validation
+
+# What may change between the calls that make up one run: nothing but rounding depends
+# on it.
+FREE = (
+    "log_every",
+    "eval_every",
+    "save_every",
+    "keep",
+    "data.data_dir",
+    "data.cache",
+    "data.threads",
+    "model.remat",
+    "model.unroll",
+    "mesh.",
+    "evals.",
+)
+
+
+def read_config(workdir: Path) -> dict[str, Any] | None:
+    """Returns the configuration that a workdir was started with; None: it was not.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    path = workdir / "config.json"
+    try:
+        stored = json.loads(path.read_text()) if path.exists() else None
+        if not isinstance(stored, dict | None):
+            raise ValueError("no configuration")
+        return stored
+    except ValueError as error:
+        raise errors.UserError(
+            f"{path} is damaged: {error}; remove it if the workdir is this run's"
+        ) from error
+    except OSError as error:
+        raise _unwritable(workdir, error) from error
+
+
+@contextlib.contextmanager
+def started(workdir: Path, config: Mapping[str, Any]) -> Iterator[None]:
+    """Writes config.json; where the body fails in a new workdir, nothing is left.
+
+    Raises:
+        UserError: not writable.
+    """
+    path = workdir / "config.json"
+    new = not path.exists()
+    made = [folder for folder in (workdir, *workdir.parents) if not folder.exists()]
+    try:
+        _write_config(workdir, config)
+        yield
+    except BaseException:
+        if new and jax.process_index() == 0:
+            # An error here is the first one again, or the body has put files there.
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+                for folder in made:
+                    folder.rmdir()
+        raise
+
+
+def _write_config(workdir: Path, config: Mapping[str, Any]) -> None:
+    path = workdir / "config.json"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if jax.process_index() == 0:
+            partial = path.with_suffix(".partial")
+            partial.write_text(json.dumps(config, indent=2))
+            os.replace(partial, path)
+    except OSError as error:
+        raise _unwritable(workdir, error) from error
+
+
+def _unwritable(workdir: Path, error: OSError) -> errors.UserError:
+    if workdir.is_file():
+        return errors.UserError(f"--workdir={workdir} is a file; want a folder")
+    return errors.UserError(
+        f"workdir {workdir} cannot be written: {error.strerror or error}; "
+        "want a folder you may write to, with space: --workdir=PATH"
+    )
+
+
+def check_same(
+    workdir: Path,
+    ours: Mapping[str, Any],
+    theirs: Mapping[str, Any],
+    *,
+    besides: Collection[str] = (),
+) -> None:
+    """Raises `UserError` if a workdir is another configuration's.
+
+    Args:
+        workdir: for the message.
+        ours: of this call.
+        theirs: that `read_config` found.
+        besides: keys that may differ as well, if no other does.
+    """
+    differing = {
+        key: pair
+        for key, pair in validation.differences(ours, theirs).items()
+        if not key.startswith(FREE)
+    }
+    if differing.keys() - set(besides):
+        raise errors.UserError(
+            errors.listing(
+                f"workdir {workdir} belongs to another configuration:",
+                [
+                    f"{key}: {there!r} there, {here!r} in this call"
+                    for key, (here, there) in differing.items()
+                ],
+                "want the same values, or another --workdir",
+            )
+        )
+
+
+def figures_at(workdir: Path, step: int) -> dict[str, dict[str, float]]:
+    """Returns {evaluation: {figure: value}} written to metrics.jsonl at a step."""
+    path = workdir / metrics.FILE_NAME
+    found: dict[str, dict[str, float]] = {}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            values = json.loads(line)
+        except ValueError:
+            continue  # cut off when the run was killed
+        if values.pop("step") == step:
+            for name, value in values.items():
+                evaluation, _, figure = name.partition("/")
+                if figure:
+                    found.setdefault(evaluation, {})[figure] = value
+    return found
+
+
+def changed_evals(workdir: Path, evals: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """Returns which evaluations measure something else than the workdir's of the name.
+
+    How often they run says nothing of what they measure.
+    """
+    path = workdir / "config.json"
+    stored = json.loads(path.read_text())["evals"] if path.exists() else {}
+
+    def measured(options: Mapping[str, Any]) -> dict[str, Any]:
+        return {k: v for k, v in options.items() if k not in ("every", "optional")}
+
+    return {
+        name
+        for name, options in evals.items()
+        if name in stored
+        and validation.differences(measured(options), measured(stored[name]))
+    }
+
+
+def forget(workdir: Path, step: int, evals: Collection[str]) -> None:
+    """Removes the figures that evaluations had at a step, for others of their name."""
+    path = workdir / metrics.FILE_NAME
+    if not evals or not path.exists() or jax.process_index():
+        return
+    starts = tuple(f"{name}/" for name in evals)
+    lines = []
+    for line in path.read_text().splitlines():
+        try:
+            values = json.loads(line)
+        except ValueError:
+            continue  # cut off when the run was killed
+        if values["step"] == step:
+            values = {k: v for k, v in values.items() if not k.startswith(starts)}
+        if len(values.keys() - {"step", "epoch", metrics.WALL_TIME}):
+            lines.append(json.dumps(values) + "\n")
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(lines))
+    os.replace(partial, path)
+
+
+def flat(figures: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Joins the names of evaluations and figures: "test/top1"."""
+    return {f"{name}/{k}": v for name, some in figures.items() for k, v in some.items()}

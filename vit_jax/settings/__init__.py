@@ -1,0 +1,1 @@
+"""Configurations: recipes and flags, the checks of their values, durations."""

@@ -1,0 +1,426 @@
+"""From a file of another code to our architecture and parameters, and back."""
+
+import dataclasses
+import itertools
+import logging
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from vit_jax import errors, tree
+from vit_jax.data import preprocessing as preprocessing_lib
+from vit_jax.models import build, families
+from vit_jax.models.architecture import Architecture, by, pair
+from vit_jax.weights import dialects, infer, outputs, posemb, rules, source
+from vit_jax.weights.dialect import Dialect
+from vit_jax.weights.formats import npz, safetensors, tensorstore, torchfile
+from vit_jax.weights.source import Tensors
+
+
+class Container(NamedTuple):
+    """A file format: a suffix, how it is opened, and written if it is."""
+
+    suffix: str
+    open: Callable[[Path], Tensors]
+    write: Callable[[Tensors, Path], None] | None
+
+
+CONTAINERS: dict[str, Container] = {
+    "npz": Container(".npz", npz.open, npz.write),
+    "safetensors": Container(safetensors.SUFFIX, safetensors.open, safetensors.write),
+    "tensorstore": Container(".bv", tensorstore.open, tensorstore.write),
+    "torch": Container(".pth", torchfile.open, None),
+}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a file of weights says.
+
+    Attributes:
+        architecture: Read from the shapes of the tensors.
+        leaves: Our leaves by name, float32, read from the file when asked for. Nested
+            dicts of arrays are taken as well.
+        preprocessing: How the code that wrote them evaluates; its image size may be
+            another than the model's where that code takes any (DINOv2 at 224 pixels).
+        dialect: Key of `dialects.DIALECTS`.
+        label_names: One a class, where the file has them.
+        label_ids: Other names of the same classes, where it has both.
+        problem: What the outputs are: "single_label", "multi_label" or "regression".
+        config: Of the run that trained them; empty where nothing says.
+    """
+
+    architecture: Architecture
+    leaves: Tensors
+    preprocessing: preprocessing_lib.Preprocessing | None
+    dialect: str
+    label_names: tuple[str, ...] | None = None
+    label_ids: tuple[str, ...] | None = None
+    problem: str = outputs.SINGLE
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if not isinstance(self.leaves, Tensors):
+            leaves = Tensors.of(dict(tree.named_leaves(self.leaves)))
+            object.__setattr__(self, "leaves", leaves)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """All leaves as nested dicts of arrays, read now."""
+        return tree.from_named(dict(self.leaves.largest_first()))
+
+    def close(self) -> None:
+        """Closes the file behind the leaves."""
+        self.leaves.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def read(
+    path: str | Path,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    **options: Any,
+) -> Weights:
+    """Opens weights in any dialect; only names and shapes are read until asked.
+
+    Args:
+        path: A file, or a folder of a format that is one. "FILE.npz:img" is the model
+            under `img/` of a file of several, "FILE.pth:teacher" the one under
+            `teacher/` or `teacher.`.
+        image_size: Pixels (one number or height, width) to resample the position
+            table for; None: the size it was trained at.
+        **options: Fields of the architecture that the tensors do not decide (heads,
+            gelu, norm_epsilon, pool, posemb_resample ...), over what is inferred; and
+            grid, the (rows, columns) of a position table that is not square.
+
+    Raises:
+        errors.UserError: a file that is missing or damaged, in an unknown layout, or
+            with tensors that have no place or do not fit together.
+    """
+    tensors, subtree = open(path)
+    try:
+        suffix = Path(tensors.label).suffix
+        prefix, names = dialects.select(tensors.names, subtree, suffix)
+        _check_objects(tensors, prefix)
+        tensors = tensors.renamed({n.removeprefix(prefix): n for n in names})
+        name = dialects.recognise(tensors.names)
+        entry = dialects.DIALECTS[name]
+        leaves, arch = interpret(tensors, entry, options, image_size)
+        if image_size is None:
+            prepared = entry.preprocessing(arch, tensors.config)
+        else:
+            size = pair(image_size)
+            arch = infer.with_rest(arch, size) if entry.leaves_rest else arch
+            leaves, arch = posemb.at_size(leaves, arch, size)
+            prepared = entry.preprocessing(arch, tensors.config).at(size)
+        check_shapes(leaves.shapes, arch)
+        return Weights(
+            arch,
+            _warning_of_zeros(leaves),
+            prepared,
+            name,
+            **_outputs(tensors.config, entry, arch.num_classes),
+        )
+    except errors.UserError as error:
+        tensors.close()
+        raise errors.UserError(f"{path}: {error}") from None
+    except BaseException:
+        tensors.close()
+        raise
+
+
+def _check_objects(tensors: Tensors, prefix: str) -> None:
+    """Raises `UserError` if what is no array lies where a tensor should."""
+    lines = [
+        f"{name}: {what}"
+        for name, what in tensors.objects.items()
+        if name.startswith(prefix) and what.startswith("torch.")
+    ]
+    if lines:
+        raise errors.UserError(
+            f"among its weights are {len(lines)} that we cannot read:\n"
+            f"{rules.listed(lines)}\n"
+            "Save them with PyTorch as plain tensors of float32."
+        )
+
+
+def open(path: str | Path) -> tuple[Tensors, str]:
+    """Opens a file or folder of tensors; also returns the subtree its path asks for.
+
+    Raises:
+        errors.UserError: nothing there, or not what its name says.
+    """
+    path, subtree = locate(path)
+    container = _container_of(path)
+    if container is None:
+        if path.is_dir():
+            raise errors.UserError(f"{path} is a folder without weights.{inside(path)}")
+        raise errors.UserError(f"{path} is no file.")
+    if container == "npz":
+        _check_zip(path)
+    return CONTAINERS[container].open(path), subtree
+
+
+def locate(path: str | Path) -> tuple[Path, str]:
+    """Returns the file or folder of a path and what is asked for after a colon."""
+    path = Path(path)
+    text = str(path)
+    if not path.exists():
+        for colon in re.finditer("(?<=.):", text):
+            if Path(text[: colon.start()]).exists():
+                return Path(text[: colon.start()]), text[colon.end() :]
+    return path, ""
+
+
+def inside(folder: Path) -> str:
+    """Which of a folder's files hold weights, as the end of a message; or ""."""
+    names = sorted(path.name for path in itertools.islice(folder.iterdir(), 1000))
+    suffixes = (".npz", safetensors.SUFFIX, *torchfile.SUFFIXES)
+    found = [name for name in names if name.endswith(suffixes)]
+    if not found:
+        return ""
+    return f" To read one of its files, name the file: {', '.join(found[:5])[:300]}."
+
+
+def _check_zip(path: Path) -> None:
+    """Raises `UserError` for a file that is none of ours by name nor by content."""
+    with source.reading(str(path), npz.KIND):
+        with path.open("rb") as stream:
+            start = stream.read(64)
+        source.check_pointer(start)
+        if path.suffix != ".npz" and not start.startswith(b"PK"):
+            known = ", ".join([safetensors.SUFFIX, *torchfile.SUFFIXES])
+            raise errors.UserError(
+                f"{path} cannot be read as an .npz file, nor as another format that we "
+                f"know: {known}, and folders of tensorstore, transformers, timm and "
+                "ours."
+            )
+
+
+def is_weights(path: str | Path) -> bool:
+    """Whether there are weights of another code, as far as names of files tell."""
+    return _container_of(Path(path)) is not None
+
+
+def _container_of(path: Path) -> str | None:
+    if tensorstore.find(path) is not None:
+        return "tensorstore"
+    if safetensors.is_one(path):
+        return "safetensors"
+    if torchfile.is_one(path):
+        return "torch"
+    return "npz" if path.is_file() else None
+
+
+def interpret(
+    tensors: Tensors,
+    entry: Dialect,
+    options: Mapping[str, Any],
+    image_size: int | tuple[int, int] | None,
+) -> tuple[Tensors, Architecture]:
+    """Returns our leaves and the architecture of tensors in a dialect.
+
+    Raises:
+        errors.UserError: tensors without a place, or that do not fit together.
+        infer.UnknownHeads: see there.
+    """
+    given = families.chosen(options)
+    said = entry.says(tensors)
+    fields = {**entry.fields, **said, **given}
+    sizes = rules.Sizes()
+    if not entry.says_heads:
+        if "heads" not in fields:
+            draft = rules.load(entry.rules, tensors, sizes, entry.ignore)
+            fields["heads"] = infer.known_heads(draft.shapes)
+        sizes = rules.Sizes(heads=fields["heads"])
+    leaves = rules.load(entry.rules, tensors, sizes, entry.ignore)
+    leaves = _loaded(leaves, entry, given)
+    arch = infer.architecture(leaves.shapes, fields, image_size, entry.family)
+    if "grid" in said and "grid" not in given:
+        # Where it says both, the table is resampled, once, to whatever size it is for.
+        size = said["image_size"] if image_size is None else pair(image_size)
+        arch = infer.with_rest(arch, size) if entry.leaves_rest else arch
+        return posemb.at_size(leaves, arch, size)
+    return leaves, arch
+
+
+def _loaded(leaves: Tensors, entry: Dialect, given: Mapping[str, Any]) -> Tensors:
+    """What the dialect makes of our leaves; a table of the grid given stays whole."""
+    changed = entry.loaded(leaves)
+    if "grid" in given and "posemb" in leaves.shapes:
+        shape = leaves.shapes["posemb"]
+        if shape[1:2] == (math.prod(pair(given["grid"])),):
+            table = {"posemb": (shape, lambda: leaves.read("posemb"))}
+            return changed.changed(table)
+    return changed
+
+
+def _outputs(
+    config: Mapping[str, Any] | None, entry: Dialect, num_classes: int
+) -> dict[str, Any]:
+    """The fields of `Weights` that say what the outputs of a model are."""
+    names = outputs.fitting(entry.label_names(config), num_classes, "config.json")
+    return {
+        "label_names": names,
+        "label_ids": None if names is None else entry.label_ids(config),
+        "problem": outputs.problem(entry.problem(config), num_classes),
+    }
+
+
+def _warning_of_zeros(leaves: Tensors) -> Tensors:
+    """The same leaves, which say so when a head of zeros is read."""
+    name = "head/kernel"
+    if name not in leaves.shapes:
+        return leaves
+
+    def head() -> np.ndarray:
+        kernel = leaves.read(name)
+        if not kernel.any():
+            logging.warning(
+                "%s: its head is all zeros, as in the published ImageNet-21k files of "
+                "the paper: every class gets the same score. Features are fine; "
+                "fine-tune, or take a file with a head.",
+                leaves.label,
+            )
+        return kernel
+
+    return leaves.changed({name: (leaves.shapes[name], head)})
+
+
+def write(
+    weights: Weights, path: str | Path, dialect: str | None = None
+) -> dict[str, tuple[int, ...]]:
+    """Writes weights in a dialect (None: the one they came in), tensor by tensor.
+
+    Args:
+        weights: What to write.
+        path: File or folder; its suffix chooses the format where the dialect has
+            several.
+        dialect: Key of `dialects.DIALECTS`.
+
+    Returns:
+        The names and shapes written.
+
+    Raises:
+        errors.UserError: an unknown dialect, or one that cannot say all of the model.
+    """
+    name = dialect or weights.dialect
+    entry = errors.lookup(dialects.DIALECTS, name, "dialect")
+    path = Path(path)
+    tensors = _in_dialect(weights, name, entry)
+    prefixed = tensors.renamed({entry.prefix + n: n for n in tensors.names})
+    CONTAINERS[_container(path, name, entry)].write(prefixed, path)
+    return prefixed.shapes
+
+
+def _container(path: Path, name: str, entry: Dialect) -> str:
+    for container, (suffix, _, _) in CONTAINERS.items():
+        if path.suffix == suffix:
+            if container in entry.containers:
+                return container
+            wanted = " or ".join(CONTAINERS[c].suffix for c in entry.containers)
+            raise errors.UserError(f"{path}: {name} is written as {wanted}.")
+    return entry.containers[0]
+
+
+def _in_dialect(weights: Weights, name: str, entry: Dialect) -> Tensors:
+    """The tensors of a dialect, after the proof that reading gives the model back."""
+    arch = weights.architecture
+    if arch.family != entry.family:
+        raise errors.UserError(
+            f"{name} is a dialect of the {entry.family} family; {arch.name} is of the "
+            f"{arch.family} family."
+        )
+    leaves, saved = entry.saved(weights.leaves, arch)
+    heads = getattr(saved, "heads", 1)
+    try:
+        tensors = rules.save(entry.rules, leaves, rules.Sizes(heads=heads))
+    except errors.UserError as error:
+        raise errors.UserError(
+            f"{name} cannot hold this {arch.name}: {error}"
+        ) from None
+    wanted = weights.preprocessing
+    said = {} if entry.config is not None else grid_option(saved)
+    if entry.config is not None:
+        config = entry.config(saved, wanted, weights.label_names)
+        tensors = tensors.configured(config | entry.says_problem(weights.problem))
+    try:
+        back = interpret(tensors, entry, said, saved.image_size)[1]
+    except infer.UnknownHeads:
+        said |= {"heads": heads}
+        back = interpret(tensors, entry, said, saved.image_size)[1]
+    if lines := infer.differences(saved, back):
+        raise errors.UserError(
+            f"{name} has no way to say of this {arch.name}:\n{rules.listed(lines)}"
+        )
+    _warn_of_positions(saved, back, name, entry)
+    meant = outputs.problem(entry.problem(tensors.config), saved.num_classes)
+    if saved.num_classes and meant != weights.problem:
+        logging.warning(
+            "%s does not say that outputs are of the kind %s: its readers will take "
+            "them as %s",
+            *(name, weights.problem, meant),
+        )
+    read = entry.preprocessing(saved, tensors.config)
+    if wanted is not None and dataclasses.replace(wanted, exif=read.exif) != read:
+        theirs, ours = read.to_dict(), wanted.to_dict()
+        different = [key for key in ours if key != "exif" and ours[key] != theirs[key]]
+        logging.warning(
+            "%s cannot say all of how images are prepared: its readers will take %s, "
+            "this model wants %s.",
+            name,
+            ", ".join(f"{key}={theirs[key]!r}" for key in different),
+            ", ".join(f"{key}={ours[key]!r}" for key in different),
+        )
+    return tensors
+
+
+def grid_option(arch: Architecture) -> dict[str, tuple[int, int]]:
+    """Returns the `grid` to read weights back with: {} where their table shows it."""
+    learned = getattr(arch, "posemb", "none") == "learned"
+    return {"grid": arch.grid} if learned and len(set(arch.grid)) == 2 else {}
+
+
+def _warn_of_positions(
+    ours: Architecture, theirs: Architecture, name: str, entry: Dialect
+) -> None:
+    """Says what of a position table its readers will not know, or do otherwise."""
+    if getattr(ours, "posemb", "none") not in ("learned", "learned_2d"):
+        return
+    if entry.config is None and (grid := grid_option(ours)):
+        logging.warning(
+            "%s does not say that its %d positions are %s: load it with grid=%s.",
+            *(name, ours.patches, by(ours.grid), grid["grid"]),
+        )
+    methods = posemb.method_of(ours), posemb.method_of(theirs)
+    if methods[0] != methods[1]:
+        logging.warning(
+            "%s has no way to say how positions are resampled for other sizes: its "
+            "readers take %r, this model %r (load it with posemb_resample=%r).",
+            *(name, methods[1], methods[0], methods[0]),
+        )
+
+
+def check_shapes(shapes: Mapping[str, tuple[int, ...]], arch: Architecture) -> None:
+    """Raises `UserError` unless the leaves are exactly those of the architecture."""
+    _, params = build.abstract(arch)
+    wanted = {name: leaf.shape for name, leaf in tree.named_leaves(params)}
+    lines = [
+        f"{name}: {shapes.get(name, 'missing')}, want {wanted.get(name, 'none')}"
+        for name in sorted(shapes | wanted)
+        if shapes.get(name) != wanted.get(name)
+    ]
+    if lines:
+        raise errors.UserError(
+            f"its tensors do not make a {arch.name}:\n{rules.listed(lines)}"
+        )

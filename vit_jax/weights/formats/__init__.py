@@ -1,0 +1,1 @@
+"""Containers of named tensors: a module each."""

@@ -1,0 +1,84 @@
+"""What is kept of remote files: `path` and, when all of it is there, `path.json`."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vit_jax import errors
+from vit_jax.weights.remote import address
+
+
+def root() -> Path:
+    """The cache's folder: `$VIT_JAX_CACHE`, or in the user's cache."""
+    if own := os.environ.get("VIT_JAX_CACHE"):
+        return Path(own).expanduser()
+    if everyone := os.environ.get("XDG_CACHE_HOME"):
+        return Path(everyone).expanduser() / "vit_jax"
+    return Path("~/.cache/vit_jax").expanduser()
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """The path with something more at its end."""
+    return path.with_name(path.name + suffix)
+
+
+def find(root: Path, path: Path) -> Path | None:
+    """The file that the record of `path` tells of, if it is there in full."""
+    try:
+        record = json.loads(beside(path, ".json").read_text())
+        found, size = root / record["path"], record["size"]
+        held = found.stat().st_size
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if held == size:
+        return found
+    logging.warning("%s has %s bytes instead of %s: fetched again", found, held, size)
+    return None
+
+
+def keep(root: Path, path: Path, url: str, found: Path, **facts: Any) -> None:
+    """Writes the record of `path`: the URL, where the file is, size and digest."""
+    write_json(
+        beside(path, ".json"),
+        {"url": address.shown(url), "path": os.path.relpath(found, root)} | facts,
+    )
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes a JSON file that is there whole or not at all."""
+    part = beside(path, ".new")
+    part.write_text(json.dumps(content))
+    part.replace(path)
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keeps other processes and threads out of a folder; a dead one lets go."""
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logging.info("waiting for another process that fetches into %s", folder)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def digest(path: Path, kind: str) -> str:
+    """The hexadecimal digest of a file's content; `kind` is hashlib's name."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, kind).hexdigest()
+
+
+def mismatch(url: str, kind: str, wanted: str, got: str) -> errors.UserError:
+    """The error for a file with another content, which was not kept."""
+    return errors.UserError(
+        f"{address.shown(url)} is not what it should be; it was not kept.\n"
+        f"  wanted {kind} {wanted}\n  got    {kind} {got}\n"
+        "Check the digest, or whether the file was replaced at its source."
+    )
