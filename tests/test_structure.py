@@ -55,13 +55,13 @@ LONGEST_FILE = 350
 LONGER = {
     "checkpoints/checkpoint.py": 464,
     "data/transforms.py": 394,
-    "experiment.py": 484,
+    "experiment.py": 486,
     "learning/masked.py": 357,
     "learning/optim.py": 351,
     "models/resnet.py": 391,
     "models/variants.py": 445,
     "models/vit.py": 370,
-    "train.py": 470,
+    "train.py": 478,
     "weights/dialects/huggingface.py": 427,
     "weights/dialects/timm.py": 444,
     "weights/dialects/towers.py": 394,
@@ -333,3 +333,18 @@ def test_import_is_light():
         "assert 'tensorflow_datasets' not in sys.modules; "
         "assert 'orbax.checkpoint' not in sys.modules"
     )
+
+
+def test_training_loads_what_it_needs():
+    # The loop, its room-mates (data, models, parallel, learning, evaluators) and their
+    # tables are what a run from scratch may reach. Weights of other codes are not: they
+    # are more code than the data pipeline, so that only their door is loaded. The
+    # bounds leave room for a few more rows in the tables, not for another room.
+    listing = "import runpy, sys; sys.argv.append('--list'); "
+    listing += "runpy.run_path('benchmarks/closure.py', run_name='__main__')"
+    *listed, total = run(listing).splitlines()
+    modules = [line.split()[1] for line in listed]
+    of_weights = [name for name in modules if name.startswith("vit_jax.weights")]
+    assert of_weights == ["vit_jax.weights"]
+    assert len(modules) <= 95, total
+    assert sum(int(line.split()[0]) for line in listed) <= 11000, total

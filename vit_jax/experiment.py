@@ -9,7 +9,7 @@ import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +18,16 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from vit_jax import errors, models
+from vit_jax import errors, models, weights
 from vit_jax.data import augment, catalog, inputs, labels, preprocessing, transforms
 from vit_jax.learning import masked, optim, passes
 from vit_jax.learning import step as step_lib
 from vit_jax.parallel import fitting, layouts, xla
 from vit_jax.parallel import mesh as mesh_lib
 from vit_jax.settings import recipe, validation
-from vit_jax.weights import adapting, files, pretrained
+
+if TYPE_CHECKING:
+    from vit_jax.weights.files import Weights
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ OF_A_RUN = (
 def _architecture(
     config: Mapping[str, Any],
     info: catalog.DatasetInfo,
-    start: files.Weights | None,
+    start: "Weights | None",
 ) -> models.Architecture:
     options = dict(config["model"])
     name = options.pop("name")
@@ -118,16 +120,16 @@ def _architecture(
     architecture = start.architecture
     if options["pre_logits"] and getattr(architecture, "pre_logits", False):
         options["pre_logits"] = architecture.pre_logits  # of the checkpoint's width
-    pretrained.check_color(architecture)
+    weights.pretrained.check_color(architecture)
     defaults = recipe.defaults()["model"]
-    adapting.check_decided(options, defaults, architecture, besides=OF_A_RUN)
+    weights.adapting.check_decided(options, defaults, architecture, besides=OF_A_RUN)
     return models.with_options(architecture, {key: options[key] for key in OF_A_RUN})
 
 
 def _head_order(
     config: Mapping[str, Any],
     info: catalog.DatasetInfo,
-    start: files.Weights | None,
+    start: "Weights | None",
     architecture: models.Architecture,
 ) -> np.ndarray | None:
     """The checkpoint's output of each class, where its head is kept in another order.
@@ -137,7 +139,7 @@ def _head_order(
     """
     if start is None or not (config["keep_head"] and architecture.num_classes):
         return None
-    if not adapting.keeps_head(start.architecture, architecture):
+    if not weights.adapting.keeps_head(start.architecture, architecture):
         return None
     count = architecture.num_classes
     return labels.align(
@@ -335,7 +337,7 @@ def _check(config: Mapping[str, Any], mesh: Mesh) -> None:
 
 
 def assemble(
-    config: Mapping[str, Any], mesh: Mesh, *, start: files.Weights | None = None
+    config: Mapping[str, Any], mesh: Mesh, *, start: "Weights | None" = None
 ) -> Experiment:
     """Builds a run from its configuration; only shapes, no arrays.
 
@@ -357,7 +359,7 @@ def assemble(
     examples = catalog.num_examples(info, data["train_split"])
     durations = _durations(config, info, examples)
     if start is None and config["init_from"]:
-        start = pretrained.describe(config["init_from"])
+        start = weights.pretrained.describe(config["init_from"])
     architecture = _architecture(config, info, start)
     architecture, task = _with_outputs(config, architecture)
     tx, schedule = _optimizer(config["optimizer"], durations)
@@ -431,7 +433,7 @@ def make_mesh(
 
 
 def _preprocessing(
-    config: Mapping[str, Any], start: files.Weights | None
+    config: Mapping[str, Any], start: "Weights | None"
 ) -> preprocessing.Preprocessing:
     data, size = config["data"], _image_size(config)
     wanted = start and start.preprocessing.at(size)

@@ -14,7 +14,16 @@ import jax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from vit_jax import cli, errors, evaluators, experiment, models, planning, tree
+from vit_jax import (
+    cli,
+    errors,
+    evaluators,
+    experiment,
+    models,
+    planning,
+    tree,
+    weights,
+)
 from vit_jax.checkpoints import checkpoint
 from vit_jax.data import catalog, labels, loader
 from vit_jax.evaluators import available
@@ -33,7 +42,6 @@ from vit_jax.runs import (
 from vit_jax.runs import workdir as workdir_lib
 from vit_jax.settings import validation
 from vit_jax.types import TrainState
-from vit_jax.weights import adapting, pretrained
 
 IN_FLIGHT = 2  # steps the host may run ahead of the device
 
@@ -111,10 +119,10 @@ def _start(exp: experiment.Experiment) -> TrainState:
     state = exp.init()
     if not exp.config["init_from"]:
         return state
-    with pretrained.open_weights(exp.config["init_from"]) as weights:
-        params, report = adapting.adapt(
-            weights.leaves,
-            weights.architecture,
+    with weights.pretrained.open_weights(exp.config["init_from"]) as opened:
+        params, report = weights.adapting.adapt(
+            opened.leaves,
+            opened.architecture,
             exp.architecture,
             exp.state.params,
             keep_head=exp.config["keep_head"],
@@ -365,10 +373,10 @@ def _compiled(exp: experiment.Experiment) -> experiment.Experiment:
 def _check_start(exp: experiment.Experiment) -> None:
     """Raises `UserError` for an `init_from` that is missing or does not fit."""
     if exp.config["init_from"]:
-        with pretrained.open_weights(exp.config["init_from"]) as weights:
-            adapting.check_adapt(
-                weights.leaves,
-                weights.architecture,
+        with weights.pretrained.open_weights(exp.config["init_from"]) as opened:
+            weights.adapting.check_adapt(
+                opened.leaves,
+                opened.architecture,
                 exp.architecture,
                 exp.state.params,
                 keep_head=exp.config["keep_head"],

@@ -3,15 +3,17 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from vit_jax import errors, experiment
+from vit_jax import errors, experiment, weights
 from vit_jax.checkpoints import checkpoint
 from vit_jax.runs import workdir as workdir_lib
-from vit_jax.weights import files, pretrained
+
+if TYPE_CHECKING:
+    from vit_jax.weights.files import Weights
 
 COMPARED = 2**20  # steps at a time
 
@@ -49,7 +51,7 @@ def check(exp: experiment.Experiment, stored: Mapping[str, Any], reached: int) -
             )
 
 
-def began(config: Mapping[str, Any], workdir: Path) -> files.Weights | None:
+def began(config: Mapping[str, Any], workdir: Path) -> "Weights | None":
     """What a run that goes on knows itself of the checkpoint that it started from.
 
     It does not depend on whether that is still there, or still says the same.
@@ -60,7 +62,7 @@ def began(config: Mapping[str, Any], workdir: Path) -> files.Weights | None:
     if stored["init_from"] != config["init_from"]:
         return None
     try:
-        return pretrained.describe(workdir)
+        return weights.pretrained.describe(workdir)
     except errors.UserError:  # a damaged one: an older one will be restored
         return None
 

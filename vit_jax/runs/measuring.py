@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from vit_jax import errors, evaluators, models
+from vit_jax import errors, evaluators, models, weights
 from vit_jax.checkpoints import checkpoint
 from vit_jax.data import labels
 from vit_jax.evaluators import available
@@ -22,7 +22,6 @@ from vit_jax.parallel import mesh as mesh_lib
 from vit_jax.runs import metrics
 from vit_jax.runs import workdir as workdir_lib
 from vit_jax.settings import recipe, validation
-from vit_jax.weights import pretrained
 
 # What a run of no steps reads; the rest of a configuration is about training, or is
 # the checkpoint's to say.
@@ -138,12 +137,12 @@ def _open(
 ) -> tuple[Any, dict[str, evaluators.Evaluator]]:
     """Returns the checkpoint's parameters, and these evaluations with their data."""
     size, data = tuple(config["model"]["image_size"]), config["data"]
-    loaded = pretrained.load(
+    loaded = weights.pretrained.load(
         config["init_from"],
         image_size=size * 2 if len(size) == 1 else size or None,
         mesh=mesh,
     )
-    pretrained.check_color(loaded.architecture)
+    weights.pretrained.check_color(loaded.architecture)
     if any(config["evals"][name]["type"] == "classify" for name in names):
         evaluators.check_problem(loaded.problem, loaded.source)
     prepared = dataclasses.replace(loaded.preprocessing, exif=data["exif"])
