@@ -9,6 +9,7 @@ import optax
 import pytest
 from cases import CASES
 from flax import nnx
+from test_fewshot import dense_accuracy
 
 from vit_jax import errors, evaluate, evaluators, models
 from vit_jax.checkpoints import checkpoint
@@ -62,8 +63,8 @@ def test_fewshot_is_the_closed_form_on_the_models_features(published, cifar):
     test = features_and_labels(loaded, cifar, SPLIT)
     for shots in (1, 5):
         by_seed = [
-            evaluators.fewshot.accuracy(
-                *train, *test, num_classes=10, shots=shots, seed=seed
+            dense_accuracy(
+                (*train, *test), classes=10, shots=shots, seed=seed, l2=2.0**10
             )
             for seed in range(2)
         ]

@@ -1,3 +1,5 @@
+import types
+
 import jax
 import numpy as np
 import pytest
@@ -40,8 +42,20 @@ def test_a_cpu_has_no_published_peak():
     device = jax.local_devices()[0]
     assert hardware.peak_flops(device) is None
     assert hardware.usable_memory(device) is None
-    memory = hardware.device_memory(device)
-    assert memory is None or memory >= 0
+
+
+@pytest.mark.parametrize(
+    ("stats", "held"),
+    [
+        (None, None),
+        ({}, None),
+        ({"bytes_in_use": 5, "peak_bytes_in_use": 9, "bytes_limit": 11}, 5),
+        ({"bytes_in_use": 0}, 0),
+    ],
+)
+def test_memory_in_use_is_what_the_device_says(stats, held):
+    device = types.SimpleNamespace(memory_stats=lambda: stats)
+    assert hardware.device_memory(device) == held
 
 
 def test_a_v3_pod_slice_is_counted_in_cores():
