@@ -107,17 +107,6 @@ def test_images_below_a_class_folder_belong_to_the_class():
             assert info.label_names[source[k]["label"]] == name
 
 
-def test_classes_and_files_are_those_of_torchvision():
-    datasets = pytest.importorskip("torchvision.datasets")
-    theirs = datasets.ImageFolder(str(CASE / "train"))
-    ours = folder.Folder(CASE / "train")
-    [part] = [folder.splits.Range("train", 0, 6)]
-    assert list(ours.class_names) == theirs.classes
-    assert sorted((str(path), name) for path, name in ours.files(part)) == [
-        (path, theirs.classes[label]) for path, label in sorted(theirs.samples)
-    ]
-
-
 def test_the_order_is_that_of_the_names_hashes(flat):
     write(flat / "bee" / "more" / "deep" / "a b.jpg")
     write(flat / "cat" / "größe" / "é.jpg")

@@ -1,11 +1,6 @@
 """The three layouts of BiT ResNets: names, shapes, values, and who else reads them."""
 
-import functools
-import importlib
-import importlib.util
 import re
-import sys
-import types
 
 import jax
 import jax.numpy as jnp
@@ -265,64 +260,6 @@ def test_shapes_of_no_bit_resnet_are_errors(shapes, message):
 def test_units_are_counted_not_numbered():
     shapes = {"root/conv/kernel": (7, 7, 3, 64), "stage1/unit99999999/x": ()}
     assert bit.infer(shapes).units == (1,)
-
-
-class _Any(type):
-    """A class whose attributes are classes as well."""
-
-    def __getattr__(cls, name):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _Any(name, (), {})
-
-
-class _Stub(types.ModuleType):
-    """A module from which everything can be imported and nothing used."""
-
-    __path__ = ()
-    __getattr__ = _Any.__getattr__
-
-
-# What timm imports on the way to a model; torchvision has no build for CPUs.
-TORCHVISION = (
-    *("", ".datasets", ".models", ".models.feature_extraction", ".ops", ".ops.misc"),
-    *(".transforms", ".transforms.functional", ".utils"),
-)
-
-
-@pytest.fixture
-def timm_resnetv2(monkeypatch):
-    """timm's module, with a stand-in for torchvision where that is missing."""
-    for name in ("torch", "timm"):
-        if importlib.util.find_spec(name) is None:
-            pytest.skip(f"{name} is not here")
-    if "torchvision" not in sys.modules and not importlib.util.find_spec("torchvision"):
-        for part in TORCHVISION:
-            name = f"torchvision{part}"
-            monkeypatch.setitem(sys.modules, name, _Stub(name))
-    return importlib.import_module("timm.models.resnetv2")
-
-
-def test_timm_reads_a_dump_and_agrees(tmp_path, timm_resnetv2):
-    import torch
-    from timm.layers import StdConv2d
-
-    leaves, arch = loaded("bit_dump", drawn(dump_shapes((2, 1, 1, 1))))
-    path = tmp_path / "BiT-small.npz"
-    saved = rules.save(bit.DIALECTS["bit_dump"].rules, leaves)
-    np.savez(path, **dict(saved.items()))
-    model = timm_resnetv2.ResNetV2(
-        layers=[2, 1, 1, 1],
-        width_factor=0.5,
-        stem_type="fixed",
-        conv_layer=functools.partial(StdConv2d, eps=1e-8),
-        num_classes=CLASSES,
-    )
-    model.eval().load_pretrained(str(path))
-    x = np.random.default_rng(1).uniform(-1, 1, (2, 40, 40, 3)).astype(np.float32)
-    with torch.no_grad():
-        expected = model(torch.from_numpy(x.transpose(0, 3, 1, 2))).numpy()
-    np.testing.assert_allclose(applied(arch, leaves, x), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_size_changes_what_images_are_made_not_the_function(tmp_path):

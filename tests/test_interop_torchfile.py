@@ -73,41 +73,6 @@ def test_what_torch_wrote_is_read(name):
         assert tensors.objects["args"] == "argparse.Namespace"
 
 
-@pytest.mark.parametrize("legacy", [False, True])
-@pytest.mark.parametrize("protocol", [2, 4])
-def test_what_torch_reads_is_what_we_read(tmp_path, legacy, protocol):
-    torch = pytest.importorskip("torch")
-    generator = torch.Generator().manual_seed(0)
-    table = torch.randn(5, 7, 3, generator=generator)
-    state = {
-        "view": table.permute(2, 0, 1)[1:, :, ::3],
-        "brain": table.bfloat16(),
-        "tied": table,
-        "module": torch.nn.LayerNorm(4).state_dict(),
-    }
-    path = tmp_path / "x.bin"
-    options = {"_use_new_zipfile_serialization": not legacy}
-    torch.save(state, path, pickle_protocol=protocol, **options)
-    # Its safe reader knows the first protocol only.
-    there = torch.load(path, weights_only=protocol == 2)
-    with torchfile.open(path) as tensors:
-        for name in ("view", "brain", "tied"):
-            wanted = there[name].float().numpy()
-            assert np.array_equal(np.asarray(tensors.read(name), np.float32), wanted)
-        ones = tensors.read("module/weight")
-        assert np.array_equal(ones, there["module"]["weight"].numpy())
-
-
-def test_the_writer_of_these_tests_is_read_by_torch(tmp_path):
-    torch = pytest.importorskip("torch")
-    arrays = {n: np.array(EXPECTED[n]) for n in ("plain", "half", "scalar")}
-    path = torch_files.save(tmp_path / "x.pth", {"a": arrays})
-    for name, tensor in torch.load(path, weights_only=True)["a"].items():
-        assert np.array_equal(tensor.numpy(), arrays[name])
-    with torchfile.open(path) as tensors:
-        check_equal(tensors, arrays, "a/")
-
-
 def test_big_endian_files_are_turned_round(tmp_path):
     big = {"f": TABLE.astype(">f4"), "h": np.arange(3).astype(">f2")}
     members = [(f"data/{i}", a.tobytes()) for i, a in enumerate(big.values())]

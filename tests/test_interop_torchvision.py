@@ -10,51 +10,15 @@ from vit_jax.data.preprocessing import Preprocessing
 from vit_jax.weights import files
 from vit_jax.weights.formats import safetensors
 
-SIZES = {"image_size": 32, "patch_size": 16, "num_layers": 2, "num_heads": 2}
-SIZES |= {"hidden_dim": 32, "mlp_dim": 48, "num_classes": 5}
-
-
-@pytest.mark.parametrize("representation", [None, 24])
-def test_logits_are_torchvisions(tmp_path, representation):
-    torch = pytest.importorskip("torch")
-    vision = pytest.importorskip("torchvision").models.vision_transformer
-    from torch_peers import images_of, model_of, randomized
-
-    peer = vision.VisionTransformer(**SIZES, representation_size=representation)
-    peer = randomized(peer).eval()
-    torch.save({"model": peer.state_dict()}, tmp_path / "x.pth")
-    with files.read(tmp_path / "x.pth", heads=2) as weights:
-        arch = weights.architecture
-        assert weights.dialect == "torchvision"
-        assert arch.pre_logits == (representation or False)
-        images = images_of(arch)
-        with torch.no_grad():
-            expected = peer(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
-        found = model_of(weights)(images)
-        np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0)
-        files.write(weights, tmp_path / "x.safetensors")
-    with safetensors.open(tmp_path / "x.safetensors") as back:
-        state = peer.state_dict()
-        assert set(back) == set(state)
-        assert all(np.array_equal(back.read(n), state[n].numpy()) for n in state)
-
 
 def test_tables_and_images_are_resized_as_torchvision_does(tmp_path):
-    """Its `interpolate_embeddings` and the transforms of its weights for 224 pixels."""
+    """As the transforms of its weights for 224 pixels say."""
     files.write(weights_of(), tmp_path / "x.safetensors")
     loaded = vit_jax.load(tmp_path / "x.safetensors", heads=2, image_size=64)
     assert loaded.architecture.posemb_resample == "bicubic_corners"
     said = loaded.preprocessing
     assert (said.image_size, said.resize) == ((64, 64), round(256 * 64 / 224))
     assert (said.filter, said.rounding) == ("bilinear", "torchvision")
-    vision = pytest.importorskip("torchvision").models.vision_transformer
-    torch = pytest.importorskip("torch")
-    before = files.read(tmp_path / "x.safetensors", heads=2)
-    with before:
-        table = torch.from_numpy(before.leaves.read("posemb").copy())
-    key = "encoder.pos_embedding"
-    resized = vision.interpolate_embeddings(64, 16, {key: table})[key].numpy()
-    np.testing.assert_allclose(loaded.params["posemb"], resized, atol=1e-5)
 
 
 def weights_of(**options):

@@ -3,7 +3,6 @@
 `benchmarks/golden_towers.py` made them with timm and transformers.
 """
 
-import importlib.util
 import json
 import logging
 import shutil
@@ -275,27 +274,6 @@ def test_one_channel_and_the_same_three_times_are_one_function():
     images = np.repeat(grey, 3, axis=3)
     np.testing.assert_allclose(color.model(images), outputs, atol=2e-5)
     assert color.preprocessing.mean == (127.5,) * 3
-
-
-def test_timm_changes_the_first_layer_in_the_same_way():
-    pytest.importorskip("torch")
-    if not importlib.util.find_spec("timm"):
-        pytest.skip("timm is not installed")
-    import torch
-    from timm.models import adapt_input_conv
-
-    kernel = np.random.default_rng(0).standard_normal((4, 4, 3, 5)).astype("f")
-    leaves = Tensors.of({"patch_embed/kernel": kernel})
-    arch = models.architecture("mu/4", num_classes=0, image_size=8)
-    for channels in (1, 2, 4, 7):
-        ours, target = stem.with_channels(leaves, arch, channels)
-        theirs = adapt_input_conv(
-            channels, torch.from_numpy(kernel.transpose(3, 2, 0, 1))
-        )
-        theirs = theirs.numpy().transpose(2, 3, 1, 0)
-        found = ours.read("patch_embed/kernel")
-        np.testing.assert_allclose(found, theirs, atol=1e-6)
-        assert target.channels == channels
 
 
 @pytest.mark.parametrize("name", ["resnet/root/conv/kernel", "root/conv/kernel"])
