@@ -1,5 +1,6 @@
 """Eight CPU devices, strict ranks, and the reference data where it is at hand."""
 
+import collections
 import os
 from pathlib import Path
 
@@ -36,3 +37,13 @@ def shared_data(tmp_path_factory) -> Path:
     import stand_ins  # of modules with tests, which are not to be imported before
 
     return stand_ins.write(tmp_path_factory.mktemp("data"))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """How many tests were left out, and why."""
+    reasons = collections.Counter()
+    for report in terminalreporter.stats.get("skipped", ()):
+        reasons[report.longrepr[2].removeprefix("Skipped: ")] += 1
+    if reasons:
+        listed = ", ".join(f"{count} as {why}" for why, count in reasons.most_common())
+        terminalreporter.write_line(f"skipped {reasons.total()}: {listed}")
