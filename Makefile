@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 QUICKSTART := workdirs/quickstart
 
-.PHONY: quickstart train test lint clean
+.PHONY: quickstart train test test-slow test-all lint clean
 
 quickstart: train
 	@$(BIN)/python -m vit_jax.evaluate --checkpoint=$(QUICKSTART) \
@@ -18,6 +18,12 @@ train: $(VENV)/installed
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+# Whole runs of several processes, killed ones and the largest recipes.
+test-slow: $(VENV)/installed-test
+	$(BIN)/python -m pytest -n auto --dist loadfile -m slow
+
+test-all: test test-slow
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
