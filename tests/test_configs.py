@@ -10,7 +10,7 @@ import pytest
 from configs import base, finetune, pretrain
 from vit_jax import errors, experiment, tree
 from vit_jax.data import catalog, splits
-from vit_jax.learning import optim
+from vit_jax.learning import schedules
 from vit_jax.parallel import mesh
 
 RECIPES = [
@@ -310,7 +310,7 @@ def test_bit_hyperrule(key):
     assert (optimizer.weight_decay, optimizer.clip_norm) == (0.0, 0.0)
     warmup = 100 if steps == 500 else 500
     assert optimizer.warmup == f"{warmup} steps"
-    schedule = optim.make_schedule(
+    schedule = schedules.make(
         optimizer.schedule,
         peak=optimizer.lr,
         total_steps=steps,

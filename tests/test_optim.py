@@ -5,7 +5,7 @@ import optax
 import pytest
 
 from vit_jax import errors, tree
-from vit_jax.learning import optim
+from vit_jax.learning import optim, schedules
 
 PEAK = 1e-3
 
@@ -54,7 +54,7 @@ def assert_close(actual, expected, tolerance=1e-6):
 
 
 def test_adam_is_the_formula_of_the_papers_code():
-    schedule = optim.make_schedule("linear", peak=PEAK, total_steps=5, warmup_steps=2)
+    schedule = schedules.make("linear", peak=PEAK, total_steps=5, warmup_steps=2)
     wd, b1, b2, epsilon = 0.1, 0.9, 0.999, 1e-8
     actual, _ = run(adam(schedule=schedule, weight_decay=wd), make_params(), GRADS)
 
@@ -72,9 +72,9 @@ def test_adam_is_the_formula_of_the_papers_code():
 
 
 def test_weight_decay_of_big_vision_is_peak_times_ours():
-    schedule = optim.make_schedule("cosine", peak=PEAK, total_steps=8, warmup_steps=2)
+    schedule = schedules.make("cosine", peak=PEAK, total_steps=8, warmup_steps=2)
     actual, _ = run(adam(schedule=schedule, weight_decay=0.1), make_params(), GRADS)
-    shape = optim.make_schedule("cosine", peak=1.0, total_steps=8, warmup_steps=2)
+    shape = schedules.make("cosine", peak=1.0, total_steps=8, warmup_steps=2)
     big_vision = optax.chain(
         optax.scale_by_adam(),
         optax.scale(PEAK),
@@ -343,60 +343,8 @@ def test_a_rate_rule_without_effect_is_an_error(pattern, message):
         adam(decay_rules=rules).init(make_params())
 
 
-@pytest.mark.parametrize(
-    "kind, middle, last",
-    [
-        ("constant", PEAK, PEAK),
-        ("linear", 1e-5 + (PEAK - 1e-5) / 2, 1e-5),
-        ("cosine", PEAK / 2, 0.0),
-        ("rsqrt", PEAK / np.sqrt(1 + 450 / 450), PEAK / np.sqrt(1 + 900 / 450)),
-    ],
-)
-def test_schedules_at_their_corners(kind, middle, last):
-    schedule = optim.make_schedule(
-        kind, peak=PEAK, total_steps=1000, warmup_steps=100, end=1e-5, timescale=450
-    )
-    assert schedule(0) == 0.0
-    start = optim.make_schedule(kind, peak=PEAK, total_steps=9, end=1e-5)(0)
-    assert start == pytest.approx(PEAK)
-    assert schedule(50) == pytest.approx(PEAK / 2, rel=1e-5)
-    assert schedule(100) == pytest.approx(PEAK, rel=1e-5)
-    assert schedule(550) == pytest.approx(middle, rel=1e-5)
-    assert schedule(1000) == pytest.approx(last, rel=1e-4, abs=1e-9)
-
-
-def test_stairs_fall_to_a_tenth_at_their_shares_of_the_run():
-    """BiT's ImageNet schedule: a tenth after 30, 60 and 80 of 90 epochs."""
-    schedule = optim.make_schedule(
-        "stairs",
-        peak=1.0,
-        total_steps=900,
-        warmup_steps=10,
-        drop_at=(30 / 90, 60 / 90, 80 / 90),
-    )
-    assert schedule(5) == pytest.approx(0.5)
-    steps = np.array([10, 299, 300, 599, 600, 799, 800, 899])
-    expected = [1, 1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
-    np.testing.assert_allclose(schedule(steps), expected, rtol=1e-5)
-
-
-def test_the_decay_ends_where_the_cooldown_begins():
-    schedule = optim.make_schedule(
-        "linear", peak=1.0, total_steps=100, cooldown_steps=20, end=0.5
-    )
-    assert schedule(80) == pytest.approx(0.5)
-    assert schedule(90) == pytest.approx(0.25)
-    assert schedule(100) == 0.0
-
-
 def test_choices_that_cannot_be():
-    with pytest.raises(errors.UserError, match='Did you mean "cosine"'):
-        optim.make_schedule("cosin", peak=1.0, total_steps=5)
-    with pytest.raises(errors.UserError, match="do not fit into 5 steps"):
-        optim.make_schedule("cosine", peak=1.0, total_steps=5, warmup_steps=6)
     with pytest.raises(errors.UserError, match="known: adafactor, adam, sgd"):
         optim.make_optimizer("lamb", schedule=optax.constant_schedule(1.0))
-    with pytest.raises(errors.UserError, match="shares of the run that rise"):
-        optim.make_schedule("stairs", peak=1.0, total_steps=9, drop_at=(0.6, 0.3))
     with pytest.raises(errors.UserError, match="accumulator_dtype"):
         adam(accumulator_dtype="float8")

@@ -207,34 +207,13 @@ def schedule_of(
 def _optimizer(
     options: Mapping[str, Any], durations: Durations
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    schedule = optim.make_schedule(
-        options["schedule"],
-        peak=options["lr"],
+    lengths = {"warmup", "cooldown"}
+    return optim.of_a_run(
         total_steps=durations.total,
         warmup_steps=durations.warmup,
         cooldown_steps=durations.cooldown,
-        end=options["end"],
-        timescale=options["timescale"],
-        drop_at=tuple(options["drop_at"]),
+        **{key: value for key, value in options.items() if key not in lengths},
     )
-    decay = errors.lookup(optim.DECAY, options["decay"], "optimizer.decay")
-    tx = optim.make_optimizer(
-        options["name"],
-        schedule=schedule,
-        weight_decay=options["weight_decay"],
-        decay_rules=(*options["decay_rules"], *decay),
-        lr_rules=tuple(options["lr_rules"]),
-        lr_rules_scale_decay=options["lr_rules_scale_decay"],
-        clip_norm=options["clip_norm"],
-        beta1=options["beta1"],
-        beta2=options["beta2"],
-        epsilon=options["epsilon"],
-        momentum=options["momentum"],
-        factor_from=options["factor_from"],
-        update_clip=options["update_clip"],
-        accumulator_dtype=options["accumulator_dtype"],
-    )
-    return tx, schedule
 
 
 def _layout(

@@ -27,6 +27,7 @@ from vit_jax import (
 from vit_jax.checkpoints import checkpoint
 from vit_jax.data import catalog, labels, loader
 from vit_jax.evaluators import available
+from vit_jax.learning import schedules
 from vit_jax.parallel import hardware
 from vit_jax.parallel import mesh as mesh_lib
 from vit_jax.runs import (
@@ -179,6 +180,7 @@ class Run:
             flops_per_image=6 * models.forward_macs(exp.architecture),
             peak_flops=_peak_flops(),
         )
+        self.rates = schedules.Rates(exp.schedule, self.total)
         names = [name for name, _ in tree.named_leaves(exp.state.params)]
         at = checkpoints.directory / str(start)
         period = checkpoint.describe(at).period if start else {}
@@ -201,7 +203,7 @@ class Run:
         named = {name: float(value) for name, value in read.items()}
         if due:
             named |= self.recent.means()
-        named["learning_rate"] = float(self.exp.schedule(step - 1))
+        named["learning_rate"] = self.rates[step - 1]
         named |= self.clock.tick(step)
         memory = hardware.device_memory(jax.local_devices()[0])
         named["memory_bytes"] = memory or hardware.host_memory()  # a CPU cannot say

@@ -1,4 +1,4 @@
-"""Learning-rate schedules and optimizers, with decay and freezing decided by name.
+"""Optimizers, with weight decay, freezing and rates decided by name.
 
 Weight decay follows the paper's code (Flax's Adam, decoupled):
 
@@ -13,7 +13,7 @@ through the momentum, which sums it to 1 / (1 - momentum) times itself: BiT's 1e
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import optax
 
 from vit_jax import errors, tree
+from vit_jax.learning import schedules
 
 # Which leaves decay: {name: ((regex, multiplier of weight_decay), ...)}. The paper's
 # code decays everything it is given; big_vision decays the kernels alone.
@@ -35,124 +36,6 @@ STACKED = r"^blocks/"
 ACCUMULATOR_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def _constant(steps: jax.Array, progress: jax.Array, **unused: float) -> jax.Array:
-    del steps, unused
-    return jnp.ones_like(progress)
-
-
-def _linear(
-    steps: jax.Array, progress: jax.Array, *, end_ratio: float, **unused: float
-) -> jax.Array:
-    del steps, unused
-    return end_ratio + (1.0 - end_ratio) * (1.0 - progress)
-
-
-def _cosine(steps: jax.Array, progress: jax.Array, **unused: float) -> jax.Array:
-    del steps, unused
-    return 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
-
-
-def _rsqrt(
-    steps: jax.Array, progress: jax.Array, *, timescale: float, **unused: float
-) -> jax.Array:
-    del progress, unused
-    return jax.lax.rsqrt(1.0 + steps / timescale)
-
-
-def _stairs(
-    steps: jax.Array,
-    progress: jax.Array,
-    *,
-    step: jax.Array,
-    drops: tuple[int, ...],
-    **unused: float,
-) -> jax.Array:
-    del steps, unused
-    rate = jnp.ones_like(progress)
-    for drop in drops:
-        rate = jnp.where(step >= drop, 0.1 * rate, rate)
-    return rate
-
-
-# Multiplier of the peak, from the steps and the fraction of the way since warmup.
-SCHEDULES: dict[str, Callable[..., jax.Array]] = {
-    "constant": _constant,
-    "linear": _linear,
-    "cosine": _cosine,
-    "rsqrt": _rsqrt,
-    "stairs": _stairs,
-}
-
-
-def make_schedule(
-    kind: str,
-    *,
-    peak: float,
-    total_steps: int,
-    warmup_steps: int = 0,
-    cooldown_steps: int = 0,
-    end: float = 0.0,
-    timescale: float = 10_000,
-    drop_at: tuple[float, ...] = (),
-) -> optax.Schedule:
-    """Returns the learning rate as a function of the number of updates done.
-
-    The published convention (the paper's Table 3 and the code released with it): the
-    decay runs between warmup and cooldown and is multiplied by min(1, step / warmup),
-    so with warmup the very first update has rate 0; cooldown multiplies by a straight
-    line that reaches 0 at `total_steps`.
-
-    Args:
-        kind: a key of `SCHEDULES`.
-        peak: the highest rate.
-        total_steps: the length of the run.
-        warmup_steps: 0 starts at the peak.
-        cooldown_steps: 0 does not cool down.
-        end: where `linear` ends (1e-5 in the paper's code); unused by the others.
-        timescale: steps after which `rsqrt` has fallen to peak / sqrt(2).
-        drop_at: shares of the run after which `stairs` falls to a tenth, each.
-
-    Raises:
-        UserError: unknown kind, warmup and cooldown longer than the run, or shares
-            that do not rise from above 0 to below 1.
-    """
-    shape = errors.lookup(SCHEDULES, kind, "schedule")
-    bounds = (0, *drop_at, 1)
-    if any(low >= high for low, high in zip(bounds, bounds[1:])):
-        raise errors.UserError(
-            f"optimizer.drop_at={drop_at}: want shares of the run that rise, between "
-            "0 and 1, as in (0.33, 0.67, 0.89)"
-        )
-    drops = tuple(round(share * total_steps) for share in drop_at)
-    decay_steps = total_steps - warmup_steps - cooldown_steps
-    if min(warmup_steps, cooldown_steps) < 0 or decay_steps < 0:
-        raise errors.UserError(
-            f"schedule: {warmup_steps} warmup and {cooldown_steps} cooldown steps do "
-            f"not fit into {total_steps} steps; shorten them or train longer"
-        )
-    end_ratio = end / peak if peak else 0.0
-
-    def schedule(step: jax.Array | int) -> jax.Array:
-        step = jnp.asarray(step, jnp.float32)
-        since = jnp.maximum(step - warmup_steps, 0.0)
-        progress = jnp.minimum(since / max(decay_steps, 1), 1.0)
-        rate = peak * shape(
-            since,
-            progress,
-            end_ratio=end_ratio,
-            timescale=timescale,
-            step=step,
-            drops=drops,
-        )
-        if warmup_steps:
-            rate = rate * jnp.minimum(step / warmup_steps, 1.0)
-        if cooldown_steps:
-            rate = rate * jnp.clip((total_steps - step) / cooldown_steps, 0.0, 1.0)
-        return rate
-
-    return schedule
-
-
 def _adam(
     *, beta1: float, beta2: float, epsilon: float, accumulator_dtype: Any, **unused: Any
 ) -> optax.GradientTransformation:
@@ -163,10 +46,10 @@ def _adam(
 
 
 def _sgd(
-    *, momentum: float, nesterov: bool, accumulator_dtype: Any, **unused: Any
+    *, momentum: float, accumulator_dtype: Any, **unused: Any
 ) -> optax.GradientTransformation:
     del unused
-    return optax.trace(momentum, nesterov, accumulator_dtype)
+    return optax.trace(momentum, accumulator_dtype=accumulator_dtype)
 
 
 def _by_layer(tx: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -280,7 +163,6 @@ def make_optimizer(
     beta2: float = 0.999,
     epsilon: float = 1e-8,
     momentum: float = 0.9,
-    nesterov: bool = False,
     factor_from: int = 32,
     update_clip: float = 0.0,
     accumulator_dtype: str = "float32",
@@ -289,7 +171,7 @@ def make_optimizer(
 
     Args:
         name: a key of `OPTIMIZERS`.
-        schedule: the learning rate by update; see `make_schedule`.
+        schedule: the learning rate by update; see `schedules.make`.
         weight_decay: decoupled and scaled by the rate (module docstring), for every
             optimizer alike.
         decay_rules: `(regex, multiplier of weight_decay)` over leaf names, first match
@@ -305,7 +187,6 @@ def make_optimizer(
         beta2: of Adam; the highest of Adafactor, whose t-th is 1 - t^-0.8 before.
         epsilon: of Adam, outside the square root.
         momentum: of SGD.
-        nesterov: of SGD.
         factor_from: Adafactor keeps the second moments of a leaf (of one layer, where
             they are stacked) as the outer product of means over its two largest axes
             if both are as long as this: of a query kernel [D, heads, D / heads] the
@@ -330,7 +211,6 @@ def make_optimizer(
             beta2=beta2,
             epsilon=epsilon,
             momentum=momentum,
-            nesterov=nesterov,
             factor_from=factor_from,
             update_clip=update_clip,
             accumulator_dtype=dtype,
@@ -349,3 +229,60 @@ def make_optimizer(
         )
 
     return optax.partition({TRAINED: trained, FROZEN: optax.set_to_zero()}, labels)
+
+
+def of_a_run(
+    *,
+    name: str,
+    schedule: str,
+    lr: float,
+    end: float,
+    timescale: float,
+    drop_at: Sequence[float],
+    decay: str,
+    decay_rules: tree.Rules[float],
+    lr_rules: tree.Rules[float],
+    total_steps: int,
+    warmup_steps: int,
+    cooldown_steps: int,
+    **options: Any,
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """Returns the optimizer and the schedule that keys of a configuration name.
+
+    Args:
+        name: a key of `OPTIMIZERS`.
+        schedule: a key of `schedules.SCHEDULES`.
+        lr: the peak of the schedule.
+        end: as `schedules.make` takes it, like the next two.
+        timescale: see there.
+        drop_at: see there.
+        decay: a key of `DECAY`.
+        decay_rules: before that table.
+        lr_rules: as `make_optimizer` takes them.
+        total_steps: the length of the run.
+        warmup_steps: of it.
+        cooldown_steps: of it.
+        **options: of `make_optimizer`.
+
+    Raises:
+        UserError: an unknown choice, or a schedule that cannot be.
+    """
+    rate = schedules.make(
+        schedule,
+        peak=lr,
+        total_steps=total_steps,
+        warmup_steps=warmup_steps,
+        cooldown_steps=cooldown_steps,
+        end=end,
+        timescale=timescale,
+        drop_at=tuple(drop_at),
+    )
+    table = errors.lookup(DECAY, decay, "optimizer.decay")
+    tx = make_optimizer(
+        name,
+        schedule=rate,
+        decay_rules=(*decay_rules, *table),
+        lr_rules=tuple(lr_rules),
+        **options,
+    )
+    return tx, rate
