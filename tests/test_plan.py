@@ -1,5 +1,6 @@
 """The planner: topologies, variants, estimates, advice, reports, the command."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -11,15 +12,14 @@ import jax
 import pytest
 
 from configs import quickstart
-from vit_jax import errors, experiment, plan, planning
-from vit_jax.parallel import hardware, mesh
+from vit_jax import errors, experiment, plan
+from vit_jax.parallel import hardware, memory, mesh
 from vit_jax.planning import (
     advice,
+    buffers,
     compiling,
     estimate,
     facts,
-    fit,
-    footprint,
     hlo,
     report,
     topology,
@@ -154,7 +154,7 @@ ENTRY %main (p: f32[3,1000000]) -> f32[3,1000000] {
 def result(peak: float = 10, out_of_memory: str = "", **changed) -> compiling.Result:
     return compiling.Result(
         facts=FACTS | changed,
-        memory=footprint.Memory(int(peak * GIB), GIB),
+        memory=memory.Memory(int(peak * GIB), GIB),
         module=hlo.Module(PROGRAM),
         flops=1.0,
         complete=True,
@@ -200,14 +200,20 @@ def test_a_table_leaves_out_what_no_plan_has():
     assert "Mcycles" in lines[0] and "Mcycles" not in report.table([fast])
 
 
+def demand(facts_: dict) -> memory.Demand:
+    """Of a run with these facts."""
+    names = [field.name for field in dataclasses.fields(memory.Demand)]
+    return memory.Demand(**{name: facts_[name] for name in names})
+
+
 def test_advice_only_names_what_is_still_to_be_had():
     start = FACTS | {"layout": "dp", "remat": "none"}
-    flags = advice.options(start)
+    flags = memory.smaller(demand(start))
     assert "--config.mesh.layout=zero1" in flags[0]
     assert "--config.microbatches=2" in flags[-1]
     last = FACTS | {"layout": "fsdp", "remat": "full", "microbatches": 8}
-    assert advice.options(last) == []
-    message = advice.refusal(start, 20 * GIB, 15 * GIB)
+    assert memory.smaller(demand(last)) == []
+    message = memory.refuse(demand(start), "TPU v3", GIB, 20 * GIB, 15 * GIB)
     assert "20.00 GiB of each TPU v3, which has 15.00" in message
     assert len(message.splitlines()) <= 10
 
@@ -249,28 +255,35 @@ def exp(config) -> experiment.Experiment:
     return experiment.assemble(config, mesh.make_mesh(devices=jax.devices()[:1]))
 
 
+def compile_step(exp: experiment.Experiment):
+    """As the trainer does."""
+    step = exp.train_step, exp.state, exp.batch
+    choices = {"layout": exp.layout.name, "remat": exp.architecture.remat}
+    return memory.compile_step(*step, exp.mesh, **choices, microbatches=1)
+
+
 def test_the_trainer_gets_the_step_that_the_worker_compiles(exp, local):
-    step, memory = planning.compile_step(exp)
+    step, found = compile_step(exp)
     held = sum(
         x.size * x.dtype.itemsize for x in jax.tree.leaves((exp.state, exp.batch))
     )
-    assert memory.arguments == held
+    assert found.arguments == held
     state_bytes = facts.of(exp)["state_bytes"]
     assert state_bytes == local.facts["state_bytes"]
     # One device has all rows of the batch, the worker's eight an eighth each.
     arguments = local.memory.arguments
-    assert memory.arguments - state_bytes == 8 * (arguments - state_bytes)
-    assert 3 < memory.temporaries / local.memory.temporaries < 8
+    assert found.arguments - state_bytes == 8 * (arguments - state_bytes)
+    assert 3 < found.temporaries / local.memory.temporaries < 8
     ours = hlo.Module(step.as_text())
-    assert footprint.donated(ours) == footprint.donated(local.module)
-    assert "GiB a device" in fit.describe(memory, jax.devices()[0])
-    assert "does not say" in fit.describe(None, jax.devices()[0])
+    assert buffers.donated(ours) == buffers.donated(local.module)
+    assert "GiB a device" in memory.describe(found, jax.devices()[0])
+    assert "does not say" in memory.describe(None, jax.devices()[0])
 
 
 def test_the_trainer_is_refused_what_cannot_fit(exp, monkeypatch):
     monkeypatch.setattr(hardware, "usable_memory", lambda device: 2**20)
     with pytest.raises(errors.UserError, match="cheapest first"):
-        planning.compile_step(exp)
+        compile_step(exp)
 
 
 def test_the_command_on_this_machine_prints_one_object():
@@ -305,7 +318,7 @@ def test_the_compiler_knows_the_smallest_slice_of_every_generation(name):
         "os.environ.update(topology.ENVIRONMENT);"
         "place = topology.parse(sys.argv[1], slices=int(sys.argv[2]));"
         "found = topology.devices(place); assert len(found) == place.devices;"
-        "from vit_jax import hardware;"
+        "from vit_jax.parallel import hardware;"
         "assert hardware.find_chip(found[0].device_kind) is place.chip"
     )
     arguments = [sys.executable, "-c", script, f"{name}:{smallest}", "1"]

@@ -10,8 +10,8 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vit_jax.parallel import mesh
-from vit_jax.planning import collectives, footprint, hlo, work
+from vit_jax.parallel import memory, mesh
+from vit_jax.planning import buffers, collectives, hlo, work
 
 SNIPPETS = Path(__file__).parent / "hlo"
 
@@ -169,8 +169,8 @@ def test_cycles_follow_loops_and_name_what_has_no_estimate():
 
 
 def test_donated_bytes_are_those_of_aliased_arguments():
-    assert footprint.donated(snippet("windowed")) == 4 * 4 * 16 + 2 * 8
-    assert footprint.donated(snippet("chained")) == 0
+    assert buffers.donated(snippet("windowed")) == 4 * 4 * 16 + 2 * 8
+    assert buffers.donated(snippet("chained")) == 0
 
 
 def test_memory_of_a_dump():
@@ -181,7 +181,7 @@ def test_memory_of_a_dump():
         "allocation 2: size 50, page 0, parameter 1, maybe-live-out:\n"
         "allocation 3: size 600, page 0, preallocated-temp:\n"
     )
-    found_ = footprint.dumped(report, assignment)
+    found_ = buffers.dumped(report, assignment)
     assert (found_.peak, found_.arguments, found_.temporaries) == (1000, 150, 850)
 
 
@@ -203,16 +203,16 @@ def test_memory_of_a_dump():
     ],
 )
 def test_out_of_memory_says_how_much(message, gibibytes):
-    assert footprint.wanted(message) == int(gibibytes * 2**30)
+    assert memory.wanted(message) == int(gibibytes * 2**30)
 
 
 def test_other_errors_are_not_about_memory():
-    assert footprint.wanted("INVALID_ARGUMENT: Used 1G of something") is None
-    assert footprint.wanted("INTERNAL: Mosaic failed") is None
+    assert memory.wanted("INVALID_ARGUMENT: Used 1G of something") is None
+    assert memory.wanted("INTERNAL: Mosaic failed") is None
 
 
 def test_analyzed_memory_is_arguments_and_what_is_made():
     program = compiled(lambda x: x + 1.0, (1024, 1024))
-    found_ = footprint.analyzed(program)
+    found_ = memory.of_compiled(program)
     assert found_.arguments == 4 * 2**20
     assert found_.temporaries == 4 * 2**20

@@ -111,7 +111,6 @@ REMAINING = {
         "hasattr(architecture, 'unroll')",
     },
     "planning/facts.py": {
-        "getattr(architecture, 'remat', 'none')",
         "getattr(architecture, 'tokens', 0)",
         "getattr(architecture, 'unroll', 0)",
     },
@@ -345,5 +344,6 @@ def test_training_loads_what_it_needs():
     modules = [line.split()[1] for line in listed]
     of_weights = [name for name in modules if name.startswith("vit_jax.weights")]
     assert of_weights == ["vit_jax.weights"]
+    assert not [name for name in modules if name.startswith("vit_jax.plan")]
     assert len(modules) <= 95, total
     assert sum(int(line.split()[0]) for line in listed) <= 11000, total

@@ -14,21 +14,12 @@ import jax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from vit_jax import (
-    cli,
-    errors,
-    evaluators,
-    experiment,
-    models,
-    planning,
-    tree,
-    weights,
-)
+from vit_jax import cli, errors, evaluators, experiment, models, tree, weights
 from vit_jax.checkpoints import checkpoint
 from vit_jax.data import catalog, labels, loader
 from vit_jax.evaluators import available
 from vit_jax.learning import schedules
-from vit_jax.parallel import hardware
+from vit_jax.parallel import hardware, memory
 from vit_jax.parallel import mesh as mesh_lib
 from vit_jax.runs import (
     extension,
@@ -178,7 +169,7 @@ class Run:
             batch_size=exp.config["batch_size"],
             total_steps=self.total,
             flops_per_image=6 * models.forward_macs(exp.architecture),
-            peak_flops=_peak_flops(),
+            peak_flops=hardware.all_peak_flops(),
         )
         self.rates = schedules.Rates(exp.schedule, self.total)
         names = [name for name, _ in tree.named_leaves(exp.state.params)]
@@ -205,8 +196,7 @@ class Run:
             named |= self.recent.means()
         named["learning_rate"] = self.rates[step - 1]
         named |= self.clock.tick(step)
-        memory = hardware.device_memory(jax.local_devices()[0])
-        named["memory_bytes"] = memory or hardware.host_memory()  # a CPU cannot say
+        named["memory_bytes"] = hardware.memory_in_use()
         if due or step == 1:
             self.writer.write(step, named | self._when(step))
         if jax.process_index() == 0:
@@ -269,11 +259,6 @@ class Run:
             versions=checkpoint.versions(),
             period=self.recent.state(),
         )
-
-
-def _peak_flops() -> float | None:
-    peaks = [hardware.peak_flops(device) for device in jax.devices()]
-    return None if None in peaks else sum(peaks)
 
 
 def _loop(
@@ -367,8 +352,13 @@ def _train_batches(exp: experiment.Experiment, source: Any) -> Any:
 
 def _compiled(exp: experiment.Experiment) -> experiment.Experiment:
     """Compiles the step before anything is placed, and refuses one that cannot fit."""
-    step, memory = planning.compile_step(exp)
-    logging.info(planning.describe(memory, exp.mesh.devices.flat[0]))
+    step, found = memory.compile_step(
+        *(exp.train_step, exp.state, exp.batch, exp.mesh),
+        layout=exp.layout.name,
+        remat=exp.architecture.remat,
+        microbatches=exp.config["microbatches"],
+    )
+    logging.info(memory.describe(found, exp.mesh.devices.flat[0]))
     return dataclasses.replace(exp, train_step=step)
 
 
@@ -398,7 +388,8 @@ def _prepare(
         state, start = restore_or_start(exp, checkpoints)
         return exp, state, start, _train_batches(exp, source)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        raise planning.out_of_memory(error, exp.config) from error
+        sizes = exp.config["batch_size"], exp.config["microbatches"]
+        raise memory.out_of_memory(error, *sizes) from error
 
 
 def run(

@@ -113,6 +113,12 @@ def peak_flops(device: jax.Device) -> float | None:
     return chip.peak_flops if chip else None
 
 
+def all_peak_flops() -> float | None:
+    """Returns the FLOP/s of all devices together; None if a chip is not known."""
+    peaks = [peak_flops(device) for device in jax.devices()]
+    return None if None in peaks else sum(peaks)
+
+
 def usable_memory(device: jax.Device) -> int | None:
     """Returns the bytes a program can have on a device; None: nothing says.
 
@@ -135,6 +141,11 @@ def device_memory(device: jax.Device) -> int | None:
     """Returns the bytes in use on a device of this process; None if it cannot say."""
     stats = device.memory_stats()
     return stats["bytes_in_use"] if stats and "bytes_in_use" in stats else None
+
+
+def memory_in_use() -> int:
+    """Returns the bytes in use on a device; of a CPU, which cannot say, the host's."""
+    return device_memory(jax.local_devices()[0]) or host_memory()
 
 
 def host_memory() -> int:

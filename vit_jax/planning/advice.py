@@ -1,13 +1,13 @@
-"""What to change where a step does not fit, and what would still fit."""
+"""What would fit where a step does not, found by compiling it."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from vit_jax import errors
 from vit_jax.parallel import hardware
-from vit_jax.planning import compiling, footprint, topology
+from vit_jax.planning import compiling, topology
 
-GIB = footprint.GIB
+GIB = hardware.GIB
 
 # From the fastest to the smallest: what a flat program holds, then loops over blocks.
 STRATEGIES: tuple[dict[str, Any], ...] = (
@@ -20,50 +20,6 @@ STRATEGIES: tuple[dict[str, Any], ...] = (
 ACCUMULATED = 8
 
 Run = Callable[[compiling.Job], compiling.Result]
-
-
-def options(facts: dict[str, Any]) -> list[str]:
-    """Returns the flags that make a run smaller, those that cost least time first."""
-    flags = []
-    layout, remat = facts["layout"], facts["remat"]
-    rows = facts["batch_size"] // facts["microbatches"] // facts["batch_parts"]
-    if layout == "dp" and facts["devices"] > 1:
-        flags.append("--config.mesh.layout=zero1 --config.mesh.fsdp=0")
-    if remat in ("none", "dots"):
-        flags.append("--config.model.remat=dots_nb --config.model.unroll=1")
-    if layout != "fsdp" and facts["devices"] > 1 and remat != "none":
-        flags.append("--config.mesh.layout=fsdp")
-    if remat != "full":
-        flags.append("--config.model.remat=full --config.model.unroll=1")
-    if rows > 1:
-        flags.append(f"--config.microbatches={2 * facts['microbatches']}")
-    return flags
-
-
-def refusal(facts: dict[str, Any], peak: int, usable: int | None) -> str:
-    """Returns the message for a step that does not fit its devices."""
-    has = f", which has {usable / GIB:.2f}" if usable else ""
-    lines = [
-        f"the step needs {peak / GIB:.2f} GiB of each {facts['device_kind']}{has} "
-        f"(state {facts['state_bytes'] / GIB:.2f}); smaller, cheapest first:",
-        *(f"  {flag}" for flag in options(facts)),
-        *_fitting_batch(facts, peak, usable),
-        "  or more devices; `python -m vit_jax.plan ... --advise` tries them",
-    ]
-    return "\n".join(lines)
-
-
-def _fitting_batch(facts: dict[str, Any], peak: int, usable: int | None) -> list[str]:
-    """A line with the batch that would fit: memory beside the state grows with it."""
-    state, batch = facts["state_bytes"], facts["batch_size"]
-    if not usable or peak <= state:
-        return []
-    parts = facts["batch_parts"] * facts["microbatches"]
-    rows = int(0.9 * (usable - state) / (peak - state) * batch) // parts
-    if rows < 1:
-        return ["  no batch fits: the state alone is too large, or nearly"]
-    rows = 2 ** (rows.bit_length() - 1)  # a round number below
-    return [f"  --config.batch_size={rows * parts} would fit, by proportion"]
 
 
 def with_values(config: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from vit_jax import errors
-from vit_jax.planning import footprint, hlo, topology
+from vit_jax.parallel import memory
+from vit_jax.parallel.memory import Memory
+from vit_jax.planning import buffers, hlo, topology
 
 # The TPU compiler writes these before it generates code, the scheduled program last.
 _REPORT = "*after_optimizations-memory-usage-report.txt"
@@ -55,7 +57,7 @@ class Result:
     """
 
     facts: dict[str, Any]
-    memory: footprint.Memory | None
+    memory: Memory | None
     module: hlo.Module | None
     flops: float | None
     complete: bool
@@ -149,17 +151,17 @@ def _result(folder: Path, seconds: float) -> Result:
         raise errors.UserError(error["message"])
     report = _read(folder, _REPORT)
     compiled = json.loads(_read(folder, "compiled.json") or "null")
-    wanted = footprint.wanted(error["message"]) if error else None
+    wanted = memory.wanted(error["message"]) if error else None
     if wanted is None and not report and compiled is None:
         tail = _read(folder, "log")[-3000:]
         raise RuntimeError(f"the compiler stopped without a result:\n{tail}")
     found = None
     if report:
-        found = footprint.dumped(report, _read(folder, _ASSIGNMENT))
+        found = buffers.dumped(report, _read(folder, _ASSIGNMENT))
     elif compiled and compiled["peak"]:
-        found = footprint.Memory(compiled["peak"], compiled["arguments"])
+        found = Memory(compiled["peak"], compiled["arguments"])
     elif wanted:
-        found = footprint.Memory(wanted, None)
+        found = Memory(wanted, None)
     text = (
         _read(folder, "compiled.hlo")
         or _read(folder, _SCHEDULED)

@@ -3,9 +3,8 @@
 from typing import Any
 
 from vit_jax.parallel import hardware
-from vit_jax.planning import collectives, compiling, footprint, work
+from vit_jax.planning import buffers, collectives, compiling, work
 
-SECONDS_PER_DAY = 86400
 # Forward, and twice that backward; a multiply-add is two FLOPs.
 FLOPS_PER_MAC = 6
 
@@ -57,7 +56,7 @@ def _memory(facts: dict[str, Any], result: compiling.Result) -> dict[str, Any]:
         "argument_bytes": found and found.arguments,
         "temporary_bytes": found and found.temporaries,
         "state_bytes": facts["state_bytes"],
-        "donated_bytes": result.module and footprint.donated(result.module),
+        "donated_bytes": result.module and buffers.donated(result.module),
         "out_of_memory": result.out_of_memory,
     }
 

@@ -5,17 +5,8 @@ from typing import Any
 import jax
 
 from vit_jax import experiment, models
-from vit_jax.parallel import hardware
+from vit_jax.parallel import hardware, memory
 from vit_jax.parallel import mesh as mesh_lib
-
-
-def bytes_per_device(tree: Any) -> int:
-    """Returns what one device holds of a tree of abstract arrays with shardings."""
-    total = 0
-    for leaf in jax.tree.leaves(tree):
-        shard = jax.ShapeDtypeStruct(leaf.sharding.shard_shape(leaf.shape), leaf.dtype)
-        total += shard.size * shard.dtype.itemsize
-    return total
 
 
 def of(exp: experiment.Experiment) -> dict[str, Any]:
@@ -26,7 +17,7 @@ def of(exp: experiment.Experiment) -> dict[str, Any]:
     hosts = {(getattr(d, "slice_index", 0), d.process_index) for d in devices}
     return {
         "model": architecture.name,
-        "remat": getattr(architecture, "remat", "none"),
+        "remat": architecture.remat,
         "unroll": getattr(architecture, "unroll", 0),
         "layout": exp.layout.name,
         "mesh": dict(exp.mesh.shape),
@@ -48,5 +39,5 @@ def of(exp: experiment.Experiment) -> dict[str, Any]:
             leaf.size * leaf.dtype.itemsize
             for leaf in jax.tree.leaves(exp.state.params)
         ),
-        "state_bytes": bytes_per_device(exp.state),
+        "state_bytes": memory.bytes_per_device(exp.state),
     }

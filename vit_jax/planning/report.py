@@ -1,11 +1,12 @@
 """Plans as text."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
-from vit_jax.planning import advice, footprint
+from vit_jax.parallel import memory
 
-GIB = footprint.GIB
+GIB = memory.GIB
 
 LEFT_OUT = (
     "left out: collectives, copies between memories that compute does not hide, "
@@ -26,9 +27,9 @@ def plan(figures: dict[str, Any]) -> str:
             "so without --fast"
         )
     if figures["fits"] is False:
-        facts = figures | {"state_bytes": figures["state_bytes"]}
+        values = {field.name: figures[field.name] for field in fields(memory.Demand)}
         parts.append("smaller, cheapest first:")
-        parts += [f"  {flag}" for flag in advice.options(facts)]
+        parts += [f"  {flag}" for flag in memory.smaller(memory.Demand(**values))]
     return "\n".join(parts)
 
 

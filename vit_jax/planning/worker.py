@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from vit_jax import cli, errors, experiment
-from vit_jax.planning import facts, footprint, topology
+from vit_jax.parallel import memory
+from vit_jax.planning import facts, topology
 
 
 def _with_tuples(value: Any) -> Any:
@@ -45,7 +46,7 @@ def _compile(folder: Path, job: dict[str, Any]) -> None:
     compiled = exp.train_step.lower(exp.state, exp.batch).compile()
     (folder / "compiled.hlo").write_text(compiled.as_text())
     cost = compiled.cost_analysis() or {}
-    found = footprint.analyzed(compiled)
+    found = memory.of_compiled(compiled)
     figures = {
         "flops": cost.get("flops"),
         "peak": found and found.peak,
