@@ -5,12 +5,15 @@ path of an existing folder. A prepared dataset's own files win over its row.
 """
 
 import dataclasses
-import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vit_jax import errors
-from vit_jax.data import folder, sources, splits, tfds
+from vit_jax.data import prepared, sources, splits
+
+if TYPE_CHECKING:
+    from vit_jax.data import folder, tfds
 
 _NAME = re.compile(r"^[A-Za-z]\w*(/[\w.+-]+)?(:\d+\.\d+\.\d+)?$")
 
@@ -104,23 +107,16 @@ def describe(dataset: str, *, data_dir: str = "") -> DatasetInfo:
             "digits", 10, sizes, sources.DIGITS_CLASSES, False, prepared=True
         )
     name = dataset.split(":")[0]
-    directory = _find(dataset, data_dir)
-    if directory is not None:
-        info = tfds.read_info(directory)
-        known = name in ROWS
+    found = _present(dataset, data_dir)
+    if found is not None:
         return DatasetInfo(
-            name=name if known else info.name,
-            num_classes=info.label.num_classes or _row_classes(name),
-            splits=info.counts(),
-            label_names=info.label_names,
-            multi_label=info.label.kind != "class",
+            name=name if name in ROWS else found.name,
+            num_classes=found.num_classes or _row_classes(name),
+            splits=found.counts(),
+            label_names=found.label_names,
+            multi_label=found.multi_label,
             prepared=True,
         )
-    path = _folder_path(dataset)
-    if path is not None:
-        listed = folder.Folder(path)
-        names = listed.class_names
-        return DatasetInfo(dataset, len(names), listed.counts(), names, False, True)
     if name not in ROWS:
         raise _not_prepared(dataset, data_dir)
     row = ROWS[name]
@@ -143,18 +139,12 @@ def open_source(dataset: str, split: str, *, data_dir: str = "") -> sources.Sour
     """
     if dataset == "digits":
         return sources.open_digits(split)
-    directory = _find(dataset, data_dir)
-    if directory is not None:
-        info = tfds.read_info(directory)
-        source = tfds.TfdsSource(info, splits.resolve(split, info.counts(), dataset))
-        source.num_classes = source.num_classes or _row_classes(dataset.split(":")[0])
-        return source
-    path = _folder_path(dataset)
-    if path is not None:
-        listed = folder.Folder(path)
-        parts = splits.resolve(split, listed.counts(), dataset)
-        return folder.FolderSource(listed, parts)
-    raise _not_prepared(dataset, data_dir)
+    found = _present(dataset, data_dir)
+    if found is None:
+        raise _not_prepared(dataset, data_dir)
+    source = found.open(splits.resolve(split, found.counts(), dataset))
+    source.num_classes = source.num_classes or _row_classes(dataset.split(":")[0])
+    return source
 
 
 def num_examples(info: DatasetInfo, split: str) -> int:
@@ -196,24 +186,29 @@ def _folder_path(dataset: str) -> Path | None:
     return path if dataset and dataset not in ROWS and path.is_dir() else None
 
 
-def _root(data_dir: str) -> Path:
-    place = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    if "://" in place:
-        raise errors.UserError(
-            f"data_dir={place}: want a local or mounted folder; copy the dataset, or "
-            "mount the bucket (gcsfuse and the like)"
-        )
-    return Path(place).expanduser()
+def _present(dataset: str, data_dir: str) -> "tfds.Info | folder.Folder | None":
+    """The dataset if it is there; of the kinds' readers only its own is loaded."""
+    directory = _find(dataset, data_dir)
+    if directory is not None:
+        from vit_jax.data import tfds
+
+        return tfds.read_info(directory)
+    path = _folder_path(dataset)
+    if path is not None:
+        from vit_jax.data import folder
+
+        return folder.Folder(path, name=dataset)
+    return None
 
 
 def _find(dataset: str, data_dir: str) -> Path | None:
     """The folder of a prepared TFDS dataset, by its name or by its path."""
     path = _folder_path(dataset)
-    if path is not None and (path / "dataset_info.json").is_file():
+    if path is not None and prepared.is_one(path):
         return path
     if _NAME.match(dataset):
         name, _, version = dataset.partition(":")
-        return tfds.find(_root(data_dir), name, version)
+        return prepared.find(prepared.root(data_dir), name, version)
     return None
 
 
@@ -228,11 +223,11 @@ def _not_prepared(dataset: str, data_dir: str) -> errors.UserError:
             "or folder:PATH"
         )
     name, _, version = dataset.partition(":")
-    root = _root(data_dir)
+    root = prepared.root(data_dir)
     known = [*ROWS, "digits"]
     lines = [f"dataset {dataset!r} is not prepared: looked for {root / name}/"]
     lines[0] += f"{version or 'VERSION'}/dataset_info.json."
-    versions = tfds.versions(root / name)
+    versions = prepared.versions(root / name)
     if versions:
         lines[0] += f" Versions there: {', '.join(versions)}."
     elif not root.is_dir():

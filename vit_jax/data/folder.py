@@ -34,14 +34,16 @@ class Folder:
     in all splits. What is left out is logged: how many, and the first few names.
     """
 
-    def __init__(self, root: Path):
-        """Lists the folder.
+    multi_label = False
+
+    def __init__(self, root: Path, *, name: str = ""):
+        """Lists the folder; `name` is what the dataset is called, "" its path.
 
         Raises:
           errors.UserError: there is no such folder, its layout is not one of ours, or
             a class has no image.
         """
-        self.root = root
+        self.root, self.name = root, name or str(root)
         if not root.is_dir():
             what = "is a file, not a folder" if root.exists() else "does not exist"
             raise errors.UserError(f"folder {root} {what}; {_LAYOUTS}")
@@ -80,6 +82,20 @@ class Folder:
     def counts(self) -> dict[str, int]:
         """Returns the number of images of each split."""
         return {split: len(files) for split, files in self._files.items()}
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The names of the classes, those of their folders."""
+        return self.class_names
+
+    def open(self, ranges: Sequence[splits.Range]) -> "FolderSource":
+        """Returns the examples of ranges of splits; see `FolderSource`."""
+        return FolderSource(self, ranges)
 
     def files(self, part: splits.Range) -> list[tuple[Path, str]]:
         """Returns (path, class name) of the images of a range of a split."""

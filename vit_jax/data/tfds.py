@@ -7,7 +7,6 @@ ArrayRecord or TFRecord files.
 
 import dataclasses
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ import numpy as np
 from vit_jax import errors
 from vit_jax.data import decode, example, records, sources, splits, tfds_features
 
-_VERSION = re.compile(r"^\d+\.\d+\.\d+$")
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
 
@@ -46,31 +44,19 @@ class Info:
         """Returns the number of examples of each split."""
         return {name: sum(split.lengths) for name, split in self.splits.items()}
 
+    @property
+    def num_classes(self) -> int:
+        """The number of classes, 0 where the files do not say it."""
+        return self.label.num_classes
 
-def find(data_dir: Path, name: str, version: str) -> Path | None:
-    """Returns the folder of a prepared dataset, None if it is not there.
+    @property
+    def multi_label(self) -> bool:
+        """Whether an example may have several labels."""
+        return self.label.kind != "class"
 
-    Args:
-      data_dir: TFDS's data folder.
-      name: "cifar10" or "name/config".
-      version: "" for the newest.
-    """
-    found = versions(data_dir / name)
-    if version:
-        found = [one for one in found if one == version]
-    return data_dir / name / found[-1] if found else None
-
-
-def versions(directory: Path) -> list[str]:
-    """Returns the versions that are prepared in a dataset's folder, oldest first."""
-    if not directory.is_dir():
-        return []
-    found = [
-        entry.name
-        for entry in directory.iterdir()
-        if _VERSION.match(entry.name) and (entry / "dataset_info.json").is_file()
-    ]
-    return sorted(found, key=lambda version: [int(n) for n in version.split(".")])
+    def open(self, ranges: Sequence[splits.Range]) -> "TfdsSource":
+        """Opens the examples of ranges of splits; see `TfdsSource`."""
+        return TfdsSource(self, ranges)
 
 
 def read_info(directory: Path) -> Info:
