@@ -8,7 +8,7 @@ import pytest
 from vit_jax import errors
 from vit_jax.data import loader, sources, transforms
 from vit_jax.evaluators import classify, features
-from vit_jax.learning import objectives
+from vit_jax.learning import losses
 from vit_jax.parallel import mesh as mesh_lib
 
 EXAMPLES, CLASSES = 203, 12
@@ -50,7 +50,7 @@ def expected_figures(labels, logits=LOGITS, *, loss="softmax"):
         count += 1
         top1 += hot[order[0]]
         top5 += hot[order[:5]].any()
-        total += float(objectives.LOSSES[loss].per_example(row[None], hot[None])[0])
+        total += float(losses.LOSSES[loss].per_example(row[None], hot[None])[0])
     figures = {"top1": top1 / count, "top5": top5 / count, "loss": total / count}
     return figures | {"examples": count, "corrupt": 0}
 

@@ -16,7 +16,7 @@ from vit_jax import errors, evaluate, experiment, models, predict, train, tree
 from vit_jax.checkpoints import checkpoint
 from vit_jax.data import catalog, loader, sources, transforms
 from vit_jax.evaluators import masked as evaluator_lib
-from vit_jax.learning import masked
+from vit_jax.learning import masked, patch_targets
 from vit_jax.parallel import mesh
 
 RNG = np.random.default_rng(0)
@@ -125,15 +125,15 @@ def test_corrupt_takes_each_embedding_from_its_source():
 def test_the_quantiser_keeps_the_three_high_bits(value, bin_):
     flat = np.full((1, 1, 4, 1, 4, 3), value, np.uint8)
     expected = bin_ * (64 + 8 + 1)
-    assert np.asarray(masked.colors(flat, 1)).item() == expected
+    assert np.asarray(patch_targets.colors(flat, 1)).item() == expected
     flat[0, 0, 0, 0, 0] = min(value + 15, 255)  # below one, the mean is rounded down
-    assert np.asarray(masked.colors(flat, 1)).item() == expected
+    assert np.asarray(patch_targets.colors(flat, 1)).item() == expected
 
 
 def test_a_colour_is_red_green_blue():
     patch = np.zeros((1, 1, 2, 1, 2, 3), np.uint8)
     patch[..., :] = (255, 64, 37)
-    assert np.asarray(masked.colors(patch, 1)).item() == 7 * 64 + 2 * 8 + 1
+    assert np.asarray(patch_targets.colors(patch, 1)).item() == 7 * 64 + 2 * 8 + 1
 
 
 @pytest.mark.parametrize("patch", [(4, 4), (8, 8), (2, 12), (14, 6), (3, 5)])
@@ -266,14 +266,14 @@ def test_a_model_that_knows_the_answer_has_no_loss():
         hot = jax.nn.one_hot(task.targets(images, corruption.positions)[..., 0], 512)
         return params * hot
 
-    loss_fn = masked.masked_patches(masked.Masked(task, oracle))
+    loss_fn = masked.make_loss(masked.Masked(task, oracle))
     batch = {"image": jnp.asarray(IMAGES)}
     loss, metrics = loss_fn(50.0, batch, jax.random.key(1))
     assert metrics["accuracy"] == 1 and loss == metrics["loss"] < 1e-5
     loss, metrics = loss_fn(0.0, batch, jax.random.key(1))
     assert float(loss) == pytest.approx(np.log(512), rel=1e-6)
     pixels = masked.Masked(make_task("pixels"), lambda *a: jnp.zeros((6, 12, 48)))
-    assert set(masked.masked_patches(pixels)(0.0, batch, keys(1)[0])[1]) == {"loss"}
+    assert set(masked.make_loss(pixels)(0.0, batch, keys(1)[0])[1]) == {"loss"}
 
 
 @pytest.mark.parametrize(
@@ -530,7 +530,7 @@ def test_recipes_assemble(name, tmp_path, device_mesh):
     config = recipes.get_config(name)
     config.data.data_dir = str(tmp_path)
     exp = experiment.assemble(config, device_mesh)
-    assert exp.prediction.task.target == "mean_color"
+    assert exp.evaluation.task.target == "mean_color"
     if name == "jft":
         got = (config.total, config.batch_size, config.optimizer.lr)
         assert got == ("1_000_000 steps", 4096, 2e-4)

@@ -2,9 +2,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from vit_jax import errors
-from vit_jax.learning import objectives
+from benchmarks import unchanged
+from vit_jax import errors, experiment, models
+from vit_jax.learning import classification, losses, objective
 
 LOGITS = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
 INTS = np.array([0, 4, 2, 2, 1, 3], np.int32)
@@ -12,7 +14,7 @@ MULTI = np.array(np.random.default_rng(1).random((6, 5)) < 0.4, np.float32)
 
 
 def loss_of(loss, label, *, logits=LOGITS, label_smoothing=0.0):
-    loss_fn = objectives.classification(
+    loss_fn = classification.make_loss(
         lambda params, images, key: params * images,
         loss=loss,
         label_smoothing=label_smoothing,
@@ -62,7 +64,7 @@ def test_smoothing_moves_off_and_on_for_sigmoids_and_mixes_for_softmax():
     b = loss_of("softmax", INTS, label_smoothing=0.1)["loss"]
     assert b == pytest.approx(loss_of("softmax", uniform)["loss"], rel=1e-6)
     np.testing.assert_allclose(
-        np.asarray(objectives.smooth_uniform(one_hot, 0.1)).sum(1), 1.0, rtol=1e-6
+        np.asarray(losses.smooth_uniform(one_hot, 0.1)).sum(1), 1.0, rtol=1e-6
     )
 
 
@@ -76,10 +78,72 @@ def test_accuracy_counts_any_of_the_labels():
 
 def test_bfloat16_logits_are_scored_in_float32():
     half = jnp.asarray(LOGITS, jnp.bfloat16)
-    for loss in objectives.LOSSES.values():
+    for loss in losses.LOSSES.values():
         assert loss.per_example(half, jnp.asarray(MULTI)).dtype == jnp.float32
 
 
 def test_an_unknown_loss_names_the_choices():
     with pytest.raises(errors.UserError, match="known: sigmoid, softmax"):
         loss_of("hinge", INTS)
+
+
+class Distillation:
+    """Towards the probabilities of a fixed model, whatever the labels."""
+
+    def __init__(self, info, *, label_smoothing):
+        self.info, self.temperature = info, 1 + label_smoothing
+        teacher = models.architecture("mu/16", num_classes=10, image_size=32)
+        teacher = teacher.replace(posemb_std=1.0, compute_dtype="float32")
+        self.teacher = models.create(teacher, rngs=nnx.Rngs(1))
+        kernel = self.teacher.head.kernel
+        kernel[...] = jax.random.normal(jax.random.key(2), kernel.shape)
+
+    def outputs(self, architecture):
+        return architecture
+
+    def labels(self, rows):
+        return losses.labels_of(self.info, rows)
+
+    def targets(self, pixels):
+        return jax.nn.softmax(self.teacher(pixels) / self.temperature)
+
+    def make_loss(self, bound):
+        apply = classification.apply_in_training(bound)
+
+        def loss_fn(params, batch, key):
+            logits = apply(params, batch["image"], key)
+            targets = self.targets(bound.pixels(batch["image"]))
+            loss = losses.softmax_xent(logits, targets).mean()
+            return loss, {"loss": loss}
+
+        return loss_fn
+
+    def make_evaluation(self, bound):
+        return self
+
+
+def test_an_objective_is_a_file_and_a_row(monkeypatch):
+    """Here one with a second model; the assembly trains it as it is."""
+    row = objective.Row(Distillation, ("label_smoothing",))
+    monkeypatch.setitem(objective.OBJECTIVES, "distillation", row)
+    config = unchanged.small_config(
+        **{"objective": "distillation", "label_smoothing": 0.5, "optimizer.warmup": ""}
+    )
+    exp = experiment.assemble(config, experiment.make_mesh(config))
+    assert exp.evaluation.temperature == 1.5
+    state, batch = exp.init(), unchanged.drawn_batch(config, 0)
+    targets = exp.evaluation.targets(jnp.asarray(batch["image"]) / 127.5 - 1)
+    logits = exp.forward(state.params, batch["image"])["logits"]
+    expected = float(losses.softmax_xent(logits, targets).mean())
+    seen = []
+    for _ in range(4):
+        state, metrics = exp.train_step(state, batch)
+        seen.append(float(metrics["loss"]))
+    assert seen[0] == pytest.approx(expected, rel=1e-5)
+    assert seen == sorted(seen, reverse=True) and seen[-1] < seen[0] - 1e-3
+
+
+def test_an_unknown_objective_names_the_choices():
+    config = unchanged.small_config(objective="clasification")
+    with pytest.raises(errors.UserError, match='mean "classification"'):
+        experiment.assemble(config, experiment.make_mesh(config))

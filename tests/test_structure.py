@@ -56,7 +56,6 @@ LONGER = {
     "checkpoints/checkpoint.py": 464,
     "data/transforms.py": 394,
     "experiment.py": 486,
-    "learning/masked.py": 357,
     "models/resnet.py": 391,
     "models/variants.py": 445,
     "models/vit.py": 370,

@@ -18,7 +18,7 @@ from vit_jax import cli, errors, evaluators, host, models
 from vit_jax.data import catalog
 from vit_jax.data import labels as labels_lib
 from vit_jax.evaluators import fewshot as fewshot_lib
-from vit_jax.learning import objectives, passes
+from vit_jax.learning import losses, passes
 from vit_jax.parallel import mesh as mesh_lib
 from vit_jax.runs import distributed, metrics
 from vit_jax.weights import files, pretrained
@@ -146,12 +146,8 @@ def _evaluator(
 ) -> evaluators.Evaluator:
     """Opens the data and checks that the classes fit, before any weight is read."""
     arch, wanted = weights.architecture, weights.preprocessing
-    forward = _forward(
-        models.abstract(arch)[0],
-        mean=wanted.mean,
-        std=wanted.std,
-        dtype=arch.compute_dtype,
-    )
+    graphdef, _ = models.abstract(arch)
+    forward = _forward(passes.Bound(graphdef, arch, wanted.mean, wanted.std))
     return evaluators.make(
         options,
         dataset=dataset,
@@ -161,7 +157,7 @@ def _evaluator(
         num_classes=arch.num_classes,
         batch_size=batch_size + -batch_size % jax.device_count(),
         mesh=mesh_lib.make_mesh(),
-        loss=objectives.PROBLEMS[weights.problem] or "softmax",
+        loss=losses.PROBLEMS[weights.problem] or "softmax",
         prefix="fewshot_" if options["type"] == "fewshot" else "",
         outputs=labels_lib.Side(
             checkpoint, arch.num_classes, weights.label_names, weights.label_ids

@@ -5,6 +5,7 @@ them measures is what the others run. Configuration stops here: what lies below 
 keyword arguments.
 """
 
+import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,7 @@ from jax.sharding import Mesh
 
 from vit_jax import errors, models, weights
 from vit_jax.data import augment, catalog, inputs, labels, preprocessing, transforms
-from vit_jax.learning import masked, optim, passes
+from vit_jax.learning import objective, optim, passes
 from vit_jax.learning import step as step_lib
 from vit_jax.parallel import fitting, layouts, xla
 from vit_jax.parallel import mesh as mesh_lib
@@ -61,7 +62,7 @@ class Experiment:
         init: () -> TrainState, placed; jitted.
         train_step: (state, batch) -> (state, metrics); jitted, the state is donated.
         forward: (params, uint8 images) -> features and logits; jitted.
-        prediction: of masked patches, in a run with that objective, else None.
+        evaluation: what only evaluators of the objective measure, or None.
         train_transform: host part of the training preprocessing.
         head_order: the output of `init_from` that becomes each one of this run, where
             the head is kept and its classes come in another order, else None.
@@ -81,7 +82,7 @@ class Experiment:
     init: Callable[[], step_lib.TrainState]
     train_step: Callable[..., tuple[step_lib.TrainState, step_lib.Metrics]]
     forward: passes.Forward
-    prediction: masked.Masked | None
+    evaluation: Any
     train_transform: Any
     head_order: np.ndarray | None
 
@@ -147,18 +148,6 @@ def _head_order(
         labels.Side(info.name, info.num_classes, info.label_names),
         config["labels"],
     )
-
-
-def _with_outputs(
-    config: Mapping[str, Any], architecture: models.Architecture
-) -> tuple[models.Architecture, masked.Task | None]:
-    """Gives a model the outputs that the objective trains: classes or patches."""
-    if config["objective"] == "classification":
-        none = {"mask_token": False, "patch_outputs": 0}
-        return models.with_options(architecture, none), None
-    task = masked.make_task(architecture, **config["masked"])
-    outputs = {"mask_token": True, "patch_outputs": task.outputs}
-    return architecture.replace(num_classes=0, pre_logits=False, **outputs), task
 
 
 def _durations(
@@ -262,36 +251,12 @@ def _entered(layout: layouts.Layout) -> Callable[[Any], Any]:
 
 
 def _abstract_batch(
-    config: Mapping[str, Any], info: catalog.DatasetInfo, mesh: Mesh
+    config: Mapping[str, Any], trained: objective.Objective, mesh: Mesh
 ) -> step_lib.Batch:
     rows, sharding = config["batch_size"], mesh_lib.batch_sharding(mesh)
-    label = ((rows, info.num_classes), jnp.float32)
-    if not info.multi_label:
-        label = ((rows,), jnp.int32)
-    image = ((rows, *_image_size(config), 3), jnp.uint8)
-    return {
-        name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-        for name, (shape, dtype) in {"image": image, "label": label}.items()
-    }
-
-
-def _pixels(
-    prepared: preprocessing.Preprocessing, architecture: models.Architecture
-) -> dict[str, Any]:
-    """How images are normalised, as `augment.normalize` takes it."""
-    dtype = architecture.compute_dtype
-    return {"mean": prepared.mean, "std": prepared.std, "dtype": dtype}
-
-
-def _loss(
-    config: Mapping[str, Any], info: catalog.DatasetInfo, *parts: Any
-) -> step_lib.LossFn:
-    return passes.make_loss(
-        *parts,
-        loss=config["loss"],
-        label_smoothing=config["label_smoothing"],
-        num_classes=info.num_classes,
-    )
+    image = jax.ShapeDtypeStruct((rows, *_image_size(config), 3), jnp.uint8)
+    batch = {"image": image, "label": trained.labels(rows)}
+    return {name: leaf.update(sharding=sharding) for name, leaf in batch.items()}
 
 
 def _random_flip(batch: step_lib.Batch, key: jax.Array) -> step_lib.Batch:
@@ -339,8 +304,8 @@ def assemble(
     durations = _durations(config, info, examples)
     if start is None and config["init_from"]:
         start = weights.pretrained.describe(config["init_from"])
-    architecture = _architecture(config, info, start)
-    architecture, task = _with_outputs(config, architecture)
+    trained = objective.make(config["objective"], info, config)
+    architecture = trained.outputs(_architecture(config, info, start))
     tx, schedule = _optimizer(config["optimizer"], durations)
 
     def make_state() -> step_lib.TrainState:
@@ -352,11 +317,14 @@ def assemble(
     architecture, layout = _layout(config, architecture, abstract, mesh)
     graphdef, _ = models.abstract(architecture)
     prepared = _preprocessing(config, start)
-    pixels = _pixels(prepared, architecture)
-    predicting = functools.partial(passes.make_prediction, graphdef, pixels, task)
-    learned = predicting(layout.enter, layout.placement)
+    in_step = passes.Bound(
+        *(graphdef, architecture, prepared.mean, prepared.std),
+        enter=layout.enter,
+        placement=layout.placement,
+    )
+    outside = dataclasses.replace(in_step, enter=_entered(layout))
     train_step = step_lib.make_train_step(
-        _loss(config, info, graphdef, pixels, learned, layout),
+        trained.make_loss(in_step),
         tx,
         seed=config["seed"],
         microbatches=config["microbatches"],
@@ -376,13 +344,11 @@ def assemble(
         tx=tx,
         schedule=schedule,
         state=mesh_lib.with_shardings(abstract, layout.state),
-        batch=_abstract_batch(config, info, mesh),
+        batch=_abstract_batch(config, trained, mesh),
         init=jax.jit(make_state, out_shardings=layout.state),
         train_step=_jit_step(train_step, layout, mesh),
-        forward=passes.make_forward(
-            graphdef, enter=_entered(layout), placement=layout.placement, **pixels
-        ),
-        prediction=predicting(_entered(layout), layout.placement),
+        forward=passes.make_forward(outside),
+        evaluation=trained.make_evaluation(outside),
         train_transform=_train_transform(config),
         head_order=_head_order(config, info, start, architecture),
     )

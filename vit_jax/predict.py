@@ -14,7 +14,7 @@ import numpy as np
 from absl import flags
 
 from vit_jax import cli, errors
-from vit_jax.learning import objectives
+from vit_jax.learning import losses
 from vit_jax.runs import metrics
 from vit_jax.weights import pretrained
 
@@ -45,8 +45,8 @@ def _as_is(logits: jax.Array) -> jax.Array:
 
 def _meaning(problem: str) -> Callable[[jax.Array], jax.Array]:
     """From logits to what they say: probabilities, or the numbers themselves."""
-    loss = objectives.PROBLEMS[problem]
-    return _as_is if loss is None else objectives.LOSSES[loss].probabilities
+    loss = losses.PROBLEMS[problem]
+    return _as_is if loss is None else losses.LOSSES[loss].probabilities
 
 
 def _read(loaded: pretrained.Loaded, paths: Sequence[str]) -> Iterator[Any]:

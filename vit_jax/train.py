@@ -74,7 +74,7 @@ def make_evaluations(exp: experiment.Experiment) -> list[Evaluation]:
             batch_size=exp.config["batch_size"] // exp.config["microbatches"],
             mesh=exp.mesh,
             loss=exp.config["loss"],
-            prediction=exp.prediction,
+            prediction=exp.evaluation,
             outputs=labels.Side(
                 f"this run on {exp.info.name}",
                 exp.architecture.num_classes,

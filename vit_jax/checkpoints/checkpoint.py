@@ -27,7 +27,7 @@ import orbax.checkpoint as ocp
 
 from vit_jax import errors, models, tree
 from vit_jax.data import preprocessing as preprocessing_lib
-from vit_jax.learning import objectives
+from vit_jax.learning import losses
 from vit_jax.types import TrainState
 
 FORMAT = 1
@@ -46,7 +46,7 @@ class Description:
         config: the resolved configuration of the run, plain nested dict.
         step: updates done.
         versions: of this package and of those that wrote the arrays.
-        problem: what the outputs are, a key of `objectives.PROBLEMS`; "": what the loss
+        problem: what the outputs are, a key of `losses.PROBLEMS`; "": what the loss
             in `config` trains, one label an image where that is empty.
         period: sums of the metrics since the run's last log line, see `recent`.
         label_ids: other names of the same classes, as `pretrained.Loaded` has them.
@@ -66,8 +66,8 @@ class Description:
         problem = self.problem
         if not problem:
             loss = self.config["loss"] if "loss" in self.config else "softmax"
-            problem = objectives.problem_of(loss)
-        errors.lookup(objectives.PROBLEMS, problem, "problem")
+            problem = losses.problem_of(loss)
+        errors.lookup(losses.PROBLEMS, problem, "problem")
         object.__setattr__(self, "problem", problem)
 
     def to_dict(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from vit_jax import errors
 from vit_jax.evaluators import batches
-from vit_jax.learning import objectives
+from vit_jax.learning import losses
 
 TOP = 5
 
@@ -30,7 +30,7 @@ def sums(
         batch: "label", int [b] or multi-hot [b, classes]: rows without any label are
             left out and any of several is a hit, the protocol of ImageNet ReaL;
             "mask" [b], 0 on rows that are no example.
-        loss: a key of `objectives.LOSSES`.
+        loss: a key of `losses.LOSSES`.
     """
     logits = outputs["logits"].astype(jnp.float32)
     classes = logits.shape[-1]
@@ -43,14 +43,14 @@ def sums(
             f"labels have {labels.shape[-1]} classes, the model has {classes}; "
             "want a model with a head for this dataset"
         )
-    labels = objectives.multi_hot(labels, classes)
+    labels = losses.multi_hot(labels, classes)
     counted = seen & (labels > 0.5).any(axis=-1)
-    per_example = objectives.LOSSES[loss].per_example(logits, labels)
+    per_example = losses.LOSSES[loss].per_example(logits, labels)
     result = {
         "seen": seen.sum(),
         "bad": bad.sum(),
         "examples": counted.sum(),
-        "top1": (counted & objectives.is_hit(logits, labels)).sum(),
+        "top1": (counted & losses.is_hit(logits, labels)).sum(),
         "loss": jnp.where(counted, per_example, 0.0).sum(),
     }
     if classes > TOP:
@@ -80,14 +80,14 @@ def evaluator(
         transform: host part of the preprocessing.
         batch_size: over all devices.
         mesh: of all devices.
-        loss: a key of `objectives.LOSSES`.
+        loss: a key of `losses.LOSSES`.
         prefix: of the names of the figures.
 
     Raises:
         UserError: unknown loss; when it runs: a label that is no class of the model, or
             no example at all.
     """
-    errors.lookup(objectives.LOSSES, loss, "loss")
+    errors.lookup(losses.LOSSES, loss, "loss")
 
     compiled = batches.reduced(sums, mesh, loss=loss)
 

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from vit_jax import errors
 from vit_jax.evaluators import batches
 from vit_jax.learning import masked as masked_lib
+from vit_jax.learning import patch_targets
 
 
 def _pass_on(params: Any, images: jax.Array) -> dict[str, Any]:
@@ -21,7 +22,7 @@ def _pass_on(params: Any, images: jax.Array) -> dict[str, Any]:
 def _histogram(colors: jax.Array, seen: jax.Array) -> jax.Array:
     """Counts the colours [b, n] of the rows that are `seen` [b]: int32 [COLORS]."""
     weights = jnp.broadcast_to(seen[:, None], colors.shape).astype(jnp.int32)
-    return jnp.zeros(masked_lib.COLORS, jnp.int32).at[colors].add(weights)
+    return jnp.zeros(patch_targets.COLORS, jnp.int32).at[colors].add(weights)
 
 
 def sums(

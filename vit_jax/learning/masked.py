@@ -7,8 +7,6 @@ places predicts what was there. The paper leaves open, and here:
   random; which of the three corruptions each one gets is drawn independently;
 - "a random other patch embedding" is one of another place in the same image, before
   its positions are added;
-- a colour channel has 8 equal bins on [0, 256): the three high bits of the mean of the
-  raw pixels, rounded down;
 - several predictions of one patch count by their mean, and the squared distance of
   pixels scaled to [-1, 1] is a mean over the patch;
 - the class token, where the pool wants one, is there though nothing is read from it, so
@@ -22,83 +20,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
 
 from vit_jax import errors
+from vit_jax.data import catalog
+from vit_jax.learning import losses, passes, patch_targets
 from vit_jax.models.architecture import Architecture
 from vit_jax.models.placement import NOWHERE, Placement
 from vit_jax.models.variants import VitArchitecture
-from vit_jax.types import Batch, Params
-
-BINS = 8  # of a colour channel
-COLORS = BINS**3
-
-
-def _overlaps(size: int, cells: int) -> np.ndarray:
-    """Returns int32 [cells, size]: pixels' parts in equal cells, in 1/cells pixels."""
-    cell, pixel = np.arange(cells + 1) * size, np.arange(size + 1) * cells
-    end = np.minimum(cell[1:, None], pixel[None, 1:])
-    start = np.maximum(cell[:-1, None], pixel[None, :-1])
-    return np.maximum(end - start, 0).astype(np.int32)
-
-
-def colors(patches: jax.Array, cells: int) -> jax.Array:
-    """Returns the quantised mean colours of `cells` x `cells` parts of each patch.
-
-    The mean weighs a pixel by its area in the part, and is exact.
-
-    Args:
-        patches: uint8 [b, rows, p, columns, q, 3].
-        cells: a side.
-
-    Returns:
-        int32 [b, rows * columns, cells * cells]: 64 red + 8 green + blue, each 0..7.
-    """
-    batch, rows, p, columns, q, _ = patches.shape
-    sums = jnp.einsum(
-        "brpcqk,ip,jq->brcijk",
-        patches.astype(jnp.int32),
-        _overlaps(p, cells),
-        _overlaps(q, cells),
-    )
-    bins = sums // (256 // BINS * p * q)
-    index = bins[..., 0] * BINS**2 + bins[..., 1] * BINS + bins[..., 2]
-    return index.reshape(batch, rows * columns, cells * cells)
-
-
-def pixels(patches: jax.Array) -> jax.Array:
-    """Returns the pixels of each patch in [-1, 1]: float32 [b, patches, p * q * 3].
-
-    Args:
-        patches: uint8 [b, rows, p, columns, q, 3].
-    """
-    batch, rows, p, columns, q, channels = patches.shape
-    x = patches.transpose(0, 1, 3, 2, 4, 5).astype(jnp.float32) / 127.5 - 1.0
-    return x.reshape(batch, rows * columns, p * q * channels)
-
-
-@dataclass(frozen=True)
-class Target:
-    """What is predicted of a patch.
-
-    Attributes:
-        of: uint8 [b, rows, p, columns, q, 3] -> [b, patches, predictions].
-        outputs: (height, width) of a patch in pixels -> numbers the model gives.
-        classes: the predictions are colours; they are real numbers otherwise.
-    """
-
-    of: Callable[[jax.Array], jax.Array]
-    outputs: Callable[[tuple[int, int]], int]
-    classes: bool
-
-
-TARGETS: dict[str, Target] = {
-    "mean_color": Target(lambda x: colors(x, 1), lambda patch: COLORS, True),
-    "downsampled": Target(lambda x: colors(x, 4), lambda patch: 16 * COLORS, True),
-    "pixels": Target(pixels, lambda patch: math.prod(patch) * 3, False),
-}
+from vit_jax.types import Batch, LossFn, Metrics, Params
 
 
 @jax.tree_util.register_dataclass
@@ -107,8 +38,8 @@ class Corruption:
     """What happens to the patches of a batch.
 
     Attributes:
-        positions: int32 [b, corrupted], the places that are predicted.
-        source: int32 [b, patches], whose embedding each place gets; the number of
+        positions: The places that are predicted, int32 [b, corrupted].
+        source: Whose embedding each place gets, int32 [b, patches]; the number of
             patches stands for the mask token.
     """
 
@@ -121,12 +52,12 @@ class Task:
     """Masked prediction on images of one size; from `make_task`.
 
     Attributes:
-        target: a key of `TARGETS`.
-        rate: share of an image's patches that are corrupted.
-        mask: share of those that become the mask token.
-        replace: share of those that get another patch's embedding; the rest stays.
-        grid: (rows, columns) of patches.
-        patch: (height, width) in pixels.
+        target: A key of `patch_targets.TARGETS`.
+        rate: The share of an image's patches that are corrupted.
+        mask: The share of those that become the mask token.
+        replace: The share of those that get another patch's embedding; the rest stays.
+        grid: The (rows, columns) of patches.
+        patch: The (height, width) of a patch in pixels.
     """
 
     target: str
@@ -149,18 +80,18 @@ class Task:
     @property
     def outputs(self) -> int:
         """Numbers that the model gives for a patch."""
-        return TARGETS[self.target].outputs(self.patch)
+        return patch_targets.TARGETS[self.target].outputs(self.patch)
 
     @property
     def classes(self) -> bool:
         """Whether colours are predicted."""
-        return TARGETS[self.target].classes
+        return patch_targets.TARGETS[self.target].classes
 
     def draw(self, keys: jax.Array) -> Corruption:
         """Draws the corruption of each image from its own key.
 
         Args:
-            keys: typed keys [b].
+            keys: Typed keys [b].
         """
         return jax.vmap(self._draw)(keys)
 
@@ -180,20 +111,20 @@ class Task:
         """Returns what is to be predicted: [b, corrupted, predictions].
 
         Args:
-            images: uint8 [b, height, width, 3], as seen by the model but raw.
-            positions: int32 [b, corrupted].
+            images: What the model sees, but raw: uint8 [b, height, width, 3].
+            positions: Places of the corrupted patches, int32 [b, corrupted].
         """
         (rows, columns), (p, q) = self.grid, self.patch
         x = images[:, : rows * p, : columns * q]
         x = x.reshape(len(x), rows, p, columns, q, x.shape[3])
-        return _at(TARGETS[self.target].of(x), positions)
+        return _at(patch_targets.TARGETS[self.target].of(x), positions)
 
     def loss(self, predictions: jax.Array, targets: jax.Array) -> jax.Array:
         """Returns the loss of each corrupted patch: float32 [b, corrupted].
 
         Args:
-            predictions: float32 [b, corrupted, outputs].
-            targets: [b, corrupted, predictions].
+            predictions: What the model says, float32 [b, corrupted, outputs].
+            targets: What `targets` returns, [b, corrupted, predictions].
         """
         if not self.classes:
             return jnp.square(predictions - targets).mean(axis=-1)
@@ -207,7 +138,7 @@ class Task:
 
     @staticmethod
     def _logits(predictions: jax.Array, targets: jax.Array) -> jax.Array:
-        return predictions.reshape(*targets.shape, COLORS)
+        return predictions.reshape(*targets.shape, patch_targets.COLORS)
 
 
 def make_task(
@@ -221,11 +152,11 @@ def make_task(
     """Returns the masked prediction for a model's patches.
 
     Args:
-        architecture: of a ViT, or of a hybrid: its patches are those of the pixels.
-        target: a key of `TARGETS`.
-        rate: see `Task`, as the rest.
-        mask: share of the corrupted patches.
-        replace: share of the corrupted patches.
+        architecture: A ViT, or a hybrid: its patches are those of the pixels.
+        target: A key of `patch_targets.TARGETS`.
+        rate: The share of an image's patches that are corrupted.
+        mask: The share of the corrupted patches that become the mask token.
+        replace: The share of them that get another patch's embedding.
 
     Raises:
         UserError: another family of models, an unknown target, shares that are none,
@@ -237,7 +168,7 @@ def make_task(
             f"objective='masked_patches' is for Vision Transformers and hybrids, and "
             f"{architecture.name} is neither; choose another model.name"
         )
-    errors.lookup(TARGETS, target, "masked.target")
+    errors.lookup(patch_targets.TARGETS, target, "masked.target")
     if min(mask, replace) < 0 or mask + replace > 1 + 1e-6:
         raise errors.UserError(
             f"masked.mask={mask} and masked.replace={replace}: want shares of the "
@@ -272,9 +203,9 @@ def corrupt(
     """Returns patch embeddings [b, n, d] with each place's taken from `source`.
 
     Args:
-        embeddings: [b, n, d].
-        mask_token: [1, 1, d].
-        source: int32 [b, n] in 0..n, see `Corruption`.
+        embeddings: The patch embeddings [b, n, d].
+        mask_token: The token [1, 1, d] that stands for place n.
+        source: Places int32 [b, n] in 0..n; see `Corruption`.
     """
     shape = (embeddings.shape[0], 1, embeddings.shape[2])
     token = jnp.broadcast_to(mask_token.astype(embeddings.dtype), shape)
@@ -292,11 +223,11 @@ def predict(
     """Returns the model's predictions of the corrupted patches.
 
     Args:
-        model: a Vision Transformer with a mask token and a patch head.
-        images: float [b, height, width, 3], normalised.
-        corruption: of its patches.
-        key: of dropout; None for no dropout.
-        placement: of tokens and weights on a mesh.
+        model: A Vision Transformer with a mask token and a patch head.
+        images: Normalised images, float [b, height, width, 3].
+        corruption: What happens to their patches.
+        key: The key of dropout; None for no dropout.
+        placement: Says where tokens and weights are on a mesh.
 
     Returns:
         float32 [b, corrupted, patch outputs].
@@ -322,17 +253,76 @@ class Masked:
     """A run's masked prediction.
 
     Attributes:
-        task: what is corrupted and predicted.
-        apply: the model, with the run's normalisation of images.
+        task: What is corrupted and predicted.
+        apply: The model, with the run's normalisation of images.
     """
 
     task: Task
     apply: Apply
 
 
-def masked_patches(
-    masked: Masked,
-) -> Callable[[Params, Batch, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]:
+@dataclass(frozen=True)
+class MaskedPatches:
+    """The objective: a head over patches and a mask token, and no head over classes.
+
+    Attributes:
+        info: The dataset that is trained on, whose labels nobody reads.
+        target: A key of `patch_targets.TARGETS`.
+        rate: The share of an image's patches that are corrupted.
+        mask: The share of the corrupted patches that become the mask token.
+        replace: The share of them that get another patch's embedding.
+    """
+
+    info: catalog.DatasetInfo
+    target: str
+    rate: float
+    mask: float
+    replace: float
+
+    def _task(self, architecture: Architecture) -> Task:
+        return make_task(
+            architecture,
+            target=self.target,
+            rate=self.rate,
+            mask=self.mask,
+            replace=self.replace,
+        )
+
+    def outputs(self, architecture: Architecture) -> Architecture:
+        """Returns the model with outputs for what is predicted; see `make_task`."""
+        none = {"num_classes": 0, "pre_logits": False}
+        count = self._task(architecture).outputs
+        return architecture.replace(mask_token=True, patch_outputs=count, **none)
+
+    def labels(self, rows: int) -> jax.ShapeDtypeStruct:
+        """Returns the labels as the dataset has them."""
+        return losses.labels_of(self.info, rows)
+
+    def make_loss(self, bound: passes.Bound) -> LossFn:
+        """Returns the loss over raw batches; see `make_loss`."""
+        return make_loss(self.make_evaluation(bound))
+
+    def make_evaluation(self, bound: passes.Bound) -> Masked:
+        """Returns a run's masked prediction, as `evaluators.masked` measures it."""
+
+        def apply(
+            params: Params,
+            images: jax.Array,
+            corruption: Corruption,
+            key: jax.Array | None,
+        ) -> jax.Array:
+            return predict(
+                bound.model(params),
+                bound.pixels(images),
+                corruption,
+                key,
+                placement=bound.placement,
+            )
+
+        return Masked(self._task(bound.architecture), apply)
+
+
+def make_loss(masked: Masked) -> LossFn:
     """Returns `loss_fn(params, batch, key) -> (loss, metrics)`.
 
     The loss is a mean over the corrupted patches of the batch's "image" (uint8); the
@@ -342,7 +332,7 @@ def masked_patches(
 
     def loss_fn(
         params: Params, batch: Batch, key: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    ) -> tuple[jax.Array, Metrics]:
         images = batch["image"]
         draw_key, dropout_key = jax.random.split(key)
         corruption = task.draw(jax.random.split(draw_key, len(images)))

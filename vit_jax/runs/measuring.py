@@ -17,7 +17,7 @@ from vit_jax import errors, evaluators, models, weights
 from vit_jax.checkpoints import checkpoint
 from vit_jax.data import labels
 from vit_jax.evaluators import available
-from vit_jax.learning import objectives, passes
+from vit_jax.learning import losses, passes
 from vit_jax.parallel import mesh as mesh_lib
 from vit_jax.runs import metrics
 from vit_jax.runs import workdir as workdir_lib
@@ -148,10 +148,7 @@ def _open(
     prepared = dataclasses.replace(loaded.preprocessing, exif=data["exif"])
     graphdef, params = models.split(loaded.model)
     forward = passes.make_forward(
-        graphdef,
-        mean=prepared.mean,
-        std=prepared.std,
-        dtype=loaded.architecture.compute_dtype,
+        passes.Bound(graphdef, loaded.architecture, prepared.mean, prepared.std)
     )
     logging.info(
         "%s from %s, %d parameters, images of %dx%d",
@@ -175,7 +172,7 @@ def _open(
             num_classes=loaded.architecture.num_classes,
             batch_size=config["batch_size"],
             mesh=mesh,
-            loss=objectives.PROBLEMS[loaded.problem] or "softmax",
+            loss=losses.PROBLEMS[loaded.problem] or "softmax",
             outputs=outputs,
             mode=config["labels"],
         )

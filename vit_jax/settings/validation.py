@@ -239,7 +239,6 @@ CHECKS: list[tuple[str, Callable[[Any], bool], str]] = [
     (r"^batch_size$", *_number(1, 2**20)),
     (r"^microbatches$", *_number(1, 2**16)),
     (r"^keep$", *_number(1, 1000)),
-    (r"^objective$", *_one_of("classification", "masked_patches")),
     (r"^masked\.(rate|mask|replace)$", *_number(0, 1)),
     (r"^loss$", *_one_of("sigmoid", "softmax")),
     (r"^labels$", *_one_of("auto", "names", "order")),

@@ -12,7 +12,7 @@ from flax import nnx
 from vit_jax import errors, models, tree
 from vit_jax.checkpoints import checkpoint
 from vit_jax.data.preprocessing import Preprocessing
-from vit_jax.learning import objectives
+from vit_jax.learning import losses
 from vit_jax.weights import pretrained
 
 _FILES = (".npz", ".safetensors", ".bv", ".bin", ".pt", ".pth", ".ckpt", ".h5")
@@ -46,7 +46,7 @@ def save(
             its architecture; names or preprocessing that do not fit; something at
             `path`; or it cannot be written.
     """
-    errors.lookup(objectives.PROBLEMS, problem, "problem")
+    errors.lookup(losses.PROBLEMS, problem, "problem")
     architecture = _architecture(model)
     described = checkpoint.Description(
         architecture,

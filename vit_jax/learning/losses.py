@@ -1,4 +1,4 @@
-"""What training minimises: losses over class scores and the loss function of a step."""
+"""Losses over class scores, and the labels that they take."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,19 @@ import jax.numpy as jnp
 import optax
 
 from vit_jax import errors
-from vit_jax.types import Batch, Params
+from vit_jax.data import catalog
+
+
+def labels_of(info: catalog.DatasetInfo, rows: int) -> jax.ShapeDtypeStruct:
+    """Returns the labels of a dataset's batch: int32 [rows], float32 [rows, classes].
+
+    Args:
+        info: The dataset; one of several labels an image has them as vectors.
+        rows: The number of examples.
+    """
+    if info.multi_label:
+        return jax.ShapeDtypeStruct((rows, info.num_classes), jnp.float32)
+    return jax.ShapeDtypeStruct((rows,), jnp.int32)
 
 
 def multi_hot(labels: jax.Array, num_classes: int) -> jax.Array:
@@ -24,8 +36,8 @@ def sigmoid_xent(logits: jax.Array, labels: jax.Array) -> jax.Array:
     The loss of the paper's JFT and ImageNet-21k runs: an image may have many labels.
 
     Args:
-        logits: [b, classes].
-        labels: [b, classes], 0..1.
+        logits: Scores [b, classes].
+        labels: Targets [b, classes], each 0..1.
     """
     logits = logits.astype(jnp.float32)
     return optax.sigmoid_binary_cross_entropy(logits, labels).sum(axis=-1)
@@ -51,7 +63,13 @@ def smooth_uniform(labels: jax.Array, amount: float) -> jax.Array:
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss per example, its label smoothing, and the probabilities it trains."""
+    """A loss over class scores.
+
+    Attributes:
+        per_example: The loss of each row, from logits and labels [b, classes].
+        smooth: The label smoothing that goes with it, by an amount.
+        probabilities: What the logits it trains say, as probabilities.
+    """
 
     per_example: Callable[[jax.Array, jax.Array], jax.Array]
     smooth: Callable[[jax.Array, float], jax.Array]
@@ -86,44 +104,8 @@ def is_hit(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Returns bool [b]: the class with the highest score is one of the image's labels.
 
     Args:
-        logits: [b, classes].
-        labels: multi-hot [b, classes].
+        logits: Scores [b, classes].
+        labels: Multi-hot vectors [b, classes].
     """
     best = jnp.argmax(logits, axis=-1)[:, None]
     return jnp.take_along_axis(labels, best, axis=-1)[:, 0] > 0.5
-
-
-def classification(
-    model_apply: Callable[[Params, jax.Array, jax.Array], jax.Array],
-    *,
-    loss: str,
-    label_smoothing: float,
-    num_classes: int,
-) -> Callable[[Params, Batch, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]:
-    """Returns `loss_fn(params, batch, key) -> (loss, {"loss", "accuracy"})`.
-
-    Args:
-        model_apply: `(params, images, key) -> logits` in training mode.
-        loss: a key of `LOSSES`.
-        label_smoothing: 0 is off; its meaning is the loss's own (`LOSSES`).
-        num_classes: width of the logits.
-
-    The batch holds "image" (normalised) and "label" (int [b], multi-hot [b, classes]).
-    Both figures are means over the batch; accuracy looks at the labels unsmoothed.
-
-    Raises:
-        UserError: unknown loss.
-    """
-    chosen = errors.lookup(LOSSES, loss, "loss")
-
-    def loss_fn(
-        params: Params, batch: Batch, key: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        logits = model_apply(params, batch["image"], key)
-        labels = multi_hot(batch["label"], num_classes)
-        smoothed = chosen.smooth(labels, label_smoothing) if label_smoothing else labels
-        value = chosen.per_example(logits, smoothed).mean()
-        accuracy = is_hit(logits, labels).mean(dtype=jnp.float32)
-        return value, {"loss": value, "accuracy": accuracy}
-
-    return loss_fn

@@ -1,0 +1,98 @@
+"""The objective of classification: the labels of an image, from its class scores."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from vit_jax import errors, models
+from vit_jax.data import catalog
+from vit_jax.learning import losses, passes
+from vit_jax.types import Batch, LossFn, Metrics, Params
+
+# (params, raw images, key) -> logits [b, classes], in training mode
+Apply = Callable[[Params, jax.Array, jax.Array], jax.Array]
+
+
+@dataclass(frozen=True)
+class Classification:
+    """A head over classes, trained with a key of `losses.LOSSES`.
+
+    Attributes:
+        info: The dataset that is trained on.
+        loss: A key of `losses.LOSSES`.
+        label_smoothing: How much of it; 0 is off, its meaning is the loss's own.
+    """
+
+    info: catalog.DatasetInfo
+    loss: str
+    label_smoothing: float
+
+    def outputs(self, architecture: models.Architecture) -> models.Architecture:
+        """Returns the model with a head over classes and none over patches."""
+        none = {"mask_token": False, "patch_outputs": 0}
+        return models.with_options(architecture, none)
+
+    def labels(self, rows: int) -> jax.ShapeDtypeStruct:
+        """Returns the labels as the dataset has them."""
+        return losses.labels_of(self.info, rows)
+
+    def make_loss(self, bound: passes.Bound) -> LossFn:
+        """Returns the loss over raw batches; see `make_loss`."""
+        return make_loss(
+            apply_in_training(bound),
+            loss=self.loss,
+            label_smoothing=self.label_smoothing,
+            num_classes=self.info.num_classes,
+        )
+
+    def make_evaluation(self, bound: passes.Bound) -> None:
+        """Returns None: the logits of every model's forward pass are all there is."""
+
+
+def apply_in_training(bound: passes.Bound) -> Apply:
+    """Returns `(params, raw images, key) -> logits`, dropout drawn from the key."""
+
+    def apply(params: Params, images: jax.Array, key: jax.Array) -> jax.Array:
+        return bound.model(params)(
+            bound.pixels(images),
+            deterministic=False,
+            rngs=nnx.Rngs(dropout=key),
+            placement=bound.placement,
+        )
+
+    return apply
+
+
+def make_loss(
+    apply: Apply, *, loss: str, label_smoothing: float, num_classes: int
+) -> LossFn:
+    """Returns `loss_fn(params, batch, key) -> (loss, {"loss", "accuracy"})`.
+
+    The batch holds "image" and "label" (int [b], multi-hot or mixed [b, classes]). Both
+    figures are means over the batch; accuracy looks at the labels unsmoothed.
+
+    Args:
+        apply: Goes from parameters, images and a key to logits, in training mode.
+        loss: A key of `losses.LOSSES`.
+        label_smoothing: How much of it; 0 is off, its meaning is the loss's own.
+        num_classes: The width of the logits.
+
+    Raises:
+        UserError: unknown loss.
+    """
+    chosen = errors.lookup(losses.LOSSES, loss, "loss")
+
+    def loss_fn(
+        params: Params, batch: Batch, key: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        logits = apply(params, batch["image"], key)
+        labels = losses.multi_hot(batch["label"], num_classes)
+        smoothed = chosen.smooth(labels, label_smoothing) if label_smoothing else labels
+        value = chosen.per_example(logits, smoothed).mean()
+        accuracy = losses.is_hit(logits, labels).mean(dtype=jnp.float32)
+        return value, {"loss": value, "accuracy": accuracy}
+
+    return loss_fn
