@@ -11,7 +11,7 @@ import torch_files
 from vit_jax import errors, models, tree
 from vit_jax.data.preprocessing import Preprocessing
 from vit_jax.weights import dialects, files
-from vit_jax.weights.formats import safetensors
+from vit_jax.weights.formats import safetensors, sidecars
 from vit_jax.weights.source import Tensors
 
 ARCH = models.architecture(
@@ -214,7 +214,7 @@ def test_what_cannot_be_read_among_the_weights_is_an_error(tmp_path):
 def config_of(arch=ARCH):
     entry = dialects.DIALECTS["hf_vit"]
     config = entry.config(arch, Preprocessing(arch.image_size, mean=(1, 2, 3)), None)
-    preprocessor = config.pop(safetensors.PREPROCESSOR)
+    preprocessor = config.pop(sidecars.PREPROCESSOR)
     return {"config.json": config, "preprocessor_config.json": preprocessor}
 
 

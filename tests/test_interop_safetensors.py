@@ -11,6 +11,7 @@ import safetensors.numpy
 
 from vit_jax import errors
 from vit_jax.weights.formats import safetensors as ours
+from vit_jax.weights.formats import sidecars
 from vit_jax.weights.source import Tensors
 
 RNG = np.random.default_rng(0)
@@ -245,7 +246,7 @@ def test_configs_come_and_go_with_the_file(tmp_path):
         (b"[]", "JSON is no object"),
         (b'{"a": 1, "a": 2}', "says 'a' twice"),
         (b"{", "cannot be read as JSON"),
-        (b'{"a": "' + b"x" * ours.MAX_JSON + b'"}', "are no description"),
+        (b'{"a": "' + b"x" * sidecars.MAX_JSON + b'"}', "are no description"),
     ],
 )
 def test_a_damaged_config_is_named(tmp_path, text, message):

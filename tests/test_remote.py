@@ -525,7 +525,8 @@ def hub(web, tmp_path):
 
     def fetch(*urls, endpoint=web.url):
         script = (
-            "import sys\nfrom vit_jax import errors, remote\nfor url in sys.argv[1:]:\n"
+            "import sys\nfrom vit_jax import errors\n"
+            "from vit_jax.weights import remote\nfor url in sys.argv[1:]:\n"
             "    try: print(remote.fetch(url))\n"
             "    except errors.UserError as error: print('error:', str(error))\n"
         )

@@ -64,8 +64,6 @@ LONGER = {
     "weights/dialects/timm.py": 444,
     "weights/dialects/towers.py": 394,
     "weights/files.py": 426,
-    "weights/formats/safetensors.py": 409,
-    "weights/formats/torchfile.py": 411,
     "weights/infer.py": 353,
     "weights/pretrained.py": 389,
 }

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
@@ -115,6 +116,25 @@ class Tensors(Mapping[str, np.ndarray]):
         return type(self)(
             shapes, read, label=self.label, config=self.config, close=self.close
         )
+
+
+def fill(buffer: Any, descriptor: int, start: int) -> None:
+    """Reads exactly a buffer's length of an open file; one read gives 2 GB at most.
+
+    Args:
+        buffer: Of bytes, written to.
+        descriptor: Of the file.
+        start: The first byte.
+
+    Raises:
+        ValueError: the file ends before.
+    """
+    left = memoryview(buffer)
+    while left:
+        got = os.preadv(descriptor, [left], start)
+        if got == 0:
+            raise ValueError("it ended while it was read")
+        left, start = left[got:], start + got
 
 
 def check_pointer(start: bytes) -> None:

@@ -17,7 +17,7 @@ from vit_jax.models.variants import VitArchitecture
 from vit_jax.weights.dialect import Config, Dialect
 from vit_jax.weights.dialects import huggingface_outputs, processors, pytorch
 from vit_jax.weights.dialects.pytorch import linear, norm
-from vit_jax.weights.formats.safetensors import PREPROCESSOR
+from vit_jax.weights.formats.sidecars import PREPROCESSOR
 from vit_jax.weights.rules import Rule, Sizes
 from vit_jax.weights.source import Tensors
 

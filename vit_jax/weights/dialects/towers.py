@@ -22,7 +22,7 @@ from vit_jax.weights import outputs
 from vit_jax.weights.dialect import Config, Dialect
 from vit_jax.weights.dialects import huggingface, processors, pytorch
 from vit_jax.weights.dialects.pytorch import linear, norm
-from vit_jax.weights.formats.safetensors import PREPROCESSOR
+from vit_jax.weights.formats.sidecars import PREPROCESSOR
 from vit_jax.weights.rules import Rule, Sizes
 from vit_jax.weights.source import Tensors
 

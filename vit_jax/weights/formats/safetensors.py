@@ -1,19 +1,17 @@
 """`.safetensors` files of strangers: bounded, checked, read and written by the tensor.
 
 A file is the length of its header (8 bytes, little endian), the header (JSON: name ->
-dtype, shape and place) and the values. Large models come as several files and an index
-that says which holds what. Beside them lie JSON files about the model.
+dtype, shape and place) and the values. `shards` are several of them, `sidecars` the
+JSON files beside them.
 """
 
-import collections
-import contextlib
 import itertools
 import json
 import math
 import os
 import re
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +20,17 @@ import numpy as np
 
 from vit_jax import errors
 from vit_jax.weights import source
+from vit_jax.weights.formats import shards, sidecars
 
 SUFFIX = ".safetensors"
 FILE = f"model{SUFFIX}"
 INDEX = f"{FILE}.index.json"
-CONFIG = "config.json"
-PREPROCESSOR = "preprocessor_config"
-PROCESSOR = "processor_config.json"
 KIND = f"a {SUFFIX} file"
 
 # ViT-e, 56 blocks of 16 tensors, has a header of 100 kB.
 MAX_HEADER = 1 << 24
-MAX_JSON = 1 << 25  # a config.json of 21,843 classes has 2 MB
-MAX_FILES = 1000
 MAX_AXES = 8
 NAME = re.compile(r"[\w.+:/~-]{1,300}", re.ASCII)
-FILE_NAME = r"[\w.+~-]{1,200}"
 DTYPES = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
@@ -68,12 +61,12 @@ def open(path: str | Path) -> source.Tensors:
     """
     path = _find(Path(path))
     if path.suffix == ".json":
-        return open_shards(path, SUFFIX, _open_file)
+        return shards.open(path, SUFFIX, _open_file)
     return _open_file(path)
 
 
 def _open_file(path: Path) -> source.Tensors:
-    config = read_config(path.parent)
+    config = sidecars.read_config(path.parent)
     file = _File(path)
     return source.Tensors(
         {name: shape for name, (_, shape, _) in file.places.items()},
@@ -82,23 +75,6 @@ def _open_file(path: Path) -> source.Tensors:
         config=config,
         close=file.close,
     )
-
-
-def read_config(folder: Path) -> dict[str, Any] | None:
-    """What the JSON files in a folder say of the weights there; None without them.
-
-    Raises:
-        errors.UserError: as `read_json`.
-    """
-    config = read_json(folder / CONFIG)
-    preprocessor = read_json(folder / f"{PREPROCESSOR}.json")
-    # transformers 5 writes it there for models with text too, and looks there first.
-    nested = read_json(folder / PROCESSOR) or {}
-    if isinstance(nested.get("image_processor"), dict):
-        preprocessor = nested["image_processor"]
-    if preprocessor is None:
-        return config
-    return (config or {}) | {PREPROCESSOR: preprocessor}
 
 
 def is_one(path: str | Path) -> bool:
@@ -120,68 +96,6 @@ def _find(path: Path) -> Path:
     raise errors.UserError(
         f"{path} has neither {FILE} nor {INDEX}; name the {SUFFIX} file itself."
     )
-
-
-def open_shards(
-    path: Path, suffix: str, open_file: Callable[[Path], source.Tensors]
-) -> source.Tensors:
-    """Opens the files of an index, which must hold what it says and nothing else.
-
-    Args:
-        path: The index: JSON with a `weight_map` of tensors' names to files.
-        suffix: Of the files in it.
-        open_file: Opens one.
-
-    Raises:
-        errors.UserError: a damaged index, or files that are not those it says.
-    """
-    index = read_json(path)
-    weight_map = index["weight_map"] if "weight_map" in index else None
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise errors.UserError(f'{path} has no "weight_map" of names to files.')
-    for name in weight_map.values():
-        named = re.fullmatch(FILE_NAME, str(name), re.ASCII)
-        if not named or not isinstance(name, str) or not name.endswith(suffix):
-            raise errors.UserError(
-                f"{path} names {str(name)[:100]!r}, which is no {suffix} file beside "
-                "it."
-            )
-    shards = sorted(set(weight_map.values()))
-    if len(shards) > MAX_FILES:
-        raise errors.UserError(f"{path} names {len(shards):,} files: no checkpoint.")
-    with contextlib.ExitStack() as stack:
-        files: dict[str, source.Tensors] = {}
-        for name in shards:
-            if not (path.parent / name).is_file():
-                raise errors.UserError(
-                    f"{path} names {name}, which is not there: copy it beside it."
-                )
-            files[name] = stack.enter_context(open_file(path.parent / name))
-        held = {(name, file) for file, tensors in files.items() for name in tensors}
-        differ = sorted(held ^ set(weight_map.items()))
-        if differ:
-            lines = [f"{name[:80]} in {file}" for name, file in differ]
-            raise errors.UserError(
-                errors.listing(
-                    f"{path} and its files do not agree about:",
-                    lines,
-                    "They are not of one download: copy all of them again.",
-                )
-            )
-        close = stack.pop_all().close
-    return source.Tensors(
-        {name: files[weight_map[name]].shapes[name] for name in _in_files(files)},
-        lambda name: files[weight_map[name]].read(name),
-        label=str(path),
-        config=files[shards[0]].config,
-        objects={k: v for file in files.values() for k, v in file.objects.items()},
-        close=close,
-    )
-
-
-def _in_files(files: Mapping[str, source.Tensors]) -> Iterator[str]:
-    """The names of all tensors, file by file, each in the cheapest order to read."""
-    return itertools.chain.from_iterable(file.names for file in files.values())
 
 
 class _File:
@@ -206,17 +120,8 @@ class _File:
         dtype, shape, start = self.places[name]
         with source.reading(str(self.path), KIND):
             array = np.empty(shape, dtype)
-            self._fill(memoryview(array.reshape(-1).view(np.uint8)), start)
+            source.fill(array.reshape(-1).view(np.uint8), self._fd, start)
         return array
-
-    def _fill(self, buffer: memoryview, start: int) -> None:
-        """Reads exactly the buffer's length; a read gives 2 GB at most."""
-        done = 0
-        while done < len(buffer):
-            got = os.preadv(self._fd, [buffer[done:]], start + done)
-            if got == 0:
-                raise ValueError("it ended while it was read")
-            done += got
 
     def _places(self, size: int) -> dict[str, tuple[np.dtype, tuple[int, ...], int]]:
         if size < 8:
@@ -230,8 +135,8 @@ class _File:
                 f"{MAX_HEADER:,} at most. It is truncated, damaged or no {SUFFIX} file."
             )
         text = bytearray(length)
-        self._fill(memoryview(text), 8)
-        header = _parse(bytes(text))
+        source.fill(text, self._fd, 8)
+        header = sidecars.parse(bytes(text))
         header.pop("__metadata__", None)
         entries = {name: _entry(name, value) for name, value in header.items()}
         entries = dict(sorted(entries.items(), key=lambda item: item[1][2:]))
@@ -296,42 +201,6 @@ def _check_cover(entries: Mapping[str, _Entry], size: int) -> None:
         )
 
 
-def _parse(text: bytes) -> dict[str, Any]:
-    """Parses JSON of a stranger: an object, no name twice in one."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        values = dict(pairs)
-        if len(values) != len(pairs):
-            ((twice, _),) = collections.Counter(n for n, _ in pairs).most_common(1)
-            raise errors.UserError(f"says {twice[:100]!r} twice.")
-        return values
-
-    try:
-        values = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
-    except RecursionError:
-        raise errors.UserError("its JSON is nested too deep.") from None
-    if not isinstance(values, dict):
-        raise errors.UserError("its JSON is no object.")
-    return values
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """Returns the object in a JSON file; None where there is no file.
-
-    Raises:
-        errors.UserError: it is too large, or not the JSON of an object.
-    """
-    if not path.is_file():
-        return None
-    with source.reading(str(path), "JSON"):
-        size = path.stat().st_size
-        if size > MAX_JSON:
-            raise errors.UserError(
-                f"has {size:,} bytes; more than {MAX_JSON:,} are no description."
-            )
-        return _parse(path.read_bytes())
-
-
 def write(tensors: source.Tensors, path: str | Path) -> None:
     """Writes tensors one by one, as float32, and their `config` beside them.
 
@@ -349,9 +218,9 @@ def write(tensors: source.Tensors, path: str | Path) -> None:
     if path.suffix != SUFFIX:
         path.mkdir(parents=True, exist_ok=True)
         path = path / FILE
-    described = _described(tensors.config)
+    described = sidecars.described(tensors.config)
     if path.name != FILE:
-        _check_alone(path, described)
+        sidecars.check_alone(path, described)
     # PyTorch's readers want to know the format.
     header, at = {"__metadata__": {"format": "pt"}}, 0
     for name in tensors.names:
@@ -369,30 +238,6 @@ def write(tensors: source.Tensors, path: str | Path) -> None:
     _write_whole(path, itertools.chain([struct.pack("<Q", len(text)), text], flat))
     for name, content in described.items():
         _write_whole(path.parent / name, [content])
-
-
-def _described(config: Mapping[str, Any] | None) -> dict[str, bytes]:
-    """The files that say what `config` says, by name; undoes `read_config`."""
-    if config is None:
-        return {}
-    model = {key: value for key, value in config.items() if key != PREPROCESSOR}
-    files = {CONFIG: model}
-    if PREPROCESSOR in config:
-        files[f"{PREPROCESSOR}.json"] = config[PREPROCESSOR]
-    return {
-        name: (json.dumps(content, indent=2) + "\n").encode()
-        for name, content in files.items()
-    }
-
-
-def _check_alone(path: Path, described: Mapping[str, bytes]) -> None:
-    for name, content in described.items():
-        beside = path.parent / name
-        if beside.exists() and beside.read_bytes() != content:
-            raise errors.UserError(
-                f"{path} needs a {name} beside it, and the one there is of another "
-                "model: write into a folder of its own."
-            )
 
 
 def _write_whole(path: Path, chunks: Iterable[Any]) -> None:
