@@ -30,20 +30,16 @@ def make_state(device_mesh, architecture=ARCHITECTURE, ema=True):
     graphdef, params = models.abstract(architecture)
 
     def build():
-        state = step.init_state(
-            jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), params), TX, ema=ema
-        )
-        leaves, structure = jax.tree.flatten(state)
-        keys = jax.random.split(jax.random.key(0), len(leaves))
-        noise = [
-            (jax.random.normal(k, x.shape) * 100).astype(x.dtype)
-            for k, x in zip(keys, leaves, strict=True)
-        ]
-        return jax.tree.unflatten(structure, noise)
+        empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), params)
+        return step.init_state(empty, TX, ema=ema)
 
-    layout = mesh.shardings(jax.eval_shape(build), device_mesh)
-    state = jax.jit(build, out_shardings=layout)()
-    return state, mesh.with_shardings(jax.eval_shape(build), layout)
+    like = jax.eval_shape(build)
+    layout = mesh.shardings(like, device_mesh)
+    rng = np.random.default_rng(0)
+    state = jax.tree.map(
+        lambda x: (rng.standard_normal(x.shape) * 100).astype(x.dtype), like
+    )
+    return jax.device_put(state, layout), mesh.with_shardings(like, layout)
 
 
 def describe(number, architecture=ARCHITECTURE):
