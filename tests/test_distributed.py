@@ -250,7 +250,7 @@ import jax
 import numpy as np
 index, port, target = sys.argv[1:]
 jax.distributed.initialize(f"localhost:{port}", 2, int(index))
-from vit_jax import mesh
+from vit_jax.parallel import mesh
 from vit_jax.data import catalog, loader, transforms
 devices = jax.devices()
 shape = mesh.make_mesh(devices=[devices[i] for i in (0, 3, 2, 1)])

@@ -10,7 +10,7 @@ import pytest
 
 PRELUDE = """
 import sys, time
-from vit_jax import watchdog
+from vit_jax.runs import watchdog
 watch = watchdog.Watchdog(0.4)
 def stuck_in_a_collective():
     time.sleep(30)
@@ -56,7 +56,8 @@ def test_an_evaluation_hangs_too():
 HANGING_DATA = """
 import itertools, time
 from configs import quickstart
-from vit_jax import mesh, train
+from vit_jax import train
+from vit_jax.parallel import mesh
 from vit_jax.data import loader
 iterate = loader.TrainLoader.iterate
 def hang(self, start):
@@ -77,7 +78,8 @@ def test_a_run_whose_data_stalls_ends_after_its_timeout(tmp_path):
 
 
 ONE_OF_TWO = """
-from vit_jax import cli, distributed
+from vit_jax import cli
+from vit_jax.runs import distributed
 cli.configure_logging()
 def body():
     import jax
@@ -116,8 +118,8 @@ def test_both_processes_end_where_one_hangs(tmp_path):
         )
         for index in range(2)
     ]
-    logs = [process.communicate(timeout=120)[1] for process in processes]
+    logs = [process.communicate(timeout=300)[1] for process in processes]
     assert [process.returncode for process in processes] == [42, 42], logs
     assert "in hang" in logs[1]
     assert any("stopped: nothing since step" in log for log in logs)
-    assert time.monotonic() - started < 45
+    assert time.monotonic() - started < 150
