@@ -11,9 +11,10 @@ from cases import CASES, expected
 
 import vit_jax
 from configs import base
-from vit_jax import convert, errors, evaluate, experiment, models, train, tree
+from vit_jax import convert, errors, evaluate, experiment, models, tree
 from vit_jax.data import labels, sources
 from vit_jax.parallel import mesh
+from vit_jax.runs import evaluations, starting
 from vit_jax.weights import adapting
 from vit_jax.weights.source import Tensors
 
@@ -171,8 +172,8 @@ def test_a_kept_head_gives_each_class_the_output_of_its_name():
     base.set_evals(config, t=base.classify("test"))
     exp = experiment.assemble(config, mesh.make_mesh())
     assert [COUNTED[i] for i in exp.head_order] == list(AS_TEXT)
-    (evaluation,) = train.make_evaluations(exp)
-    assert evaluation.run(train._start(exp).params)["top1"] == 1.0
+    (evaluation,) = evaluations.make(exp)
+    assert evaluation.run(starting.begin(exp).params)["top1"] == 1.0
 
 
 def test_a_head_that_is_kept_in_another_order_has_its_outputs_moved():

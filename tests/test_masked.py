@@ -18,6 +18,7 @@ from vit_jax.data import catalog, loader, sources, transforms
 from vit_jax.evaluators import masked as evaluator_lib
 from vit_jax.learning import masked, patch_targets
 from vit_jax.parallel import mesh
+from vit_jax.runs import evaluations
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (6, 16, 24, 3), np.uint8)
@@ -514,10 +515,10 @@ def test_evaluations_and_objectives_that_do_not_go_together(device_mesh):
     config = small()
     base.set_evals(config, test=base.classify("test"))
     with pytest.raises(errors.UserError, match="no head"):
-        train.make_evaluations(experiment.assemble(config, device_mesh))
+        evaluations.make(experiment.assemble(config, device_mesh))
     config = small(objective="classification")
     with pytest.raises(errors.UserError, match="wants a run with objective"):
-        train.make_evaluations(experiment.assemble(config, device_mesh))
+        evaluations.make(experiment.assemble(config, device_mesh))
     config = small(**{"model.name": "Mixer-S/4"})
     with pytest.raises(errors.UserError):
         experiment.assemble(config, device_mesh)

@@ -59,7 +59,6 @@ LONGER = {
     "models/resnet.py": 391,
     "models/variants.py": 445,
     "models/vit.py": 370,
-    "train.py": 480,
     "weights/dialects/huggingface.py": 427,
     "weights/dialects/timm.py": 444,
     "weights/dialects/towers.py": 394,

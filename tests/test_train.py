@@ -17,6 +17,7 @@ from PIL import Image
 from configs import base, quickstart
 from vit_jax import errors, experiment, train, tree
 from vit_jax.checkpoints import checkpoint
+from vit_jax.learning import schedules
 from vit_jax.parallel import hardware, mesh
 from vit_jax.runs import workdir as workdir_lib
 from vit_jax.weights import pretrained
@@ -258,6 +259,19 @@ def test_learns(tmp_path, device_mesh):
     assert found[0] == pytest.approx(np.log(10), abs=0.3)
     assert found[-1] < found[0] / 2
     assert figures["test/top1"] > 0.7
+
+
+def test_a_transfer_that_nobody_asked_for_ends_the_loop(
+    tmp_path, device_mesh, monkeypatch
+):
+    """A rate that a device computes, for instance: it would wait for the step."""
+
+    def on_a_device(rates, update):
+        return float(jax.numpy.minimum(update / 4, 1.0))
+
+    monkeypatch.setattr(schedules.Rates, "__getitem__", on_a_device)
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        train.run(small(total="2 steps"), tmp_path, device_mesh)
 
 
 def test_a_non_finite_loss_stops_and_keeps_the_last_good(tmp_path, device_mesh):

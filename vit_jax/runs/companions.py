@@ -1,0 +1,212 @@
+"""What accompanies the steps of a run: its figures, evaluations and checkpoints."""
+
+import collections
+import contextlib
+import logging
+import time
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+from vit_jax import errors, experiment, models, tree
+from vit_jax.checkpoints import checkpoint
+from vit_jax.data import catalog
+from vit_jax.learning import schedules
+from vit_jax.parallel import hardware
+from vit_jax.parallel import mesh as mesh_lib
+from vit_jax.runs import evaluations as evaluations_lib
+from vit_jax.runs import metrics, recent, stopping, watchdog
+from vit_jax.types import Batch, Metrics, TrainState
+
+IN_FLIGHT = 2  # steps the host may run ahead of the device
+
+
+def due(step: int, every: int, total: int) -> bool:
+    """Whether something that happens `every` steps, and at the end, happens now."""
+    return step == total or (every > 0 and step > 0 and step % every == 0)
+
+
+class Run:
+    """The loop's companions: what is written, evaluated and saved, and how.
+
+    Attributes:
+        start: steps done before.
+        total: steps in all.
+        listening: context in which requests to stop are collected.
+
+    Args:
+        exp: the run.
+        workdir: its folder.
+        checkpoints: of the workdir.
+        evaluations: all of the run.
+        start: steps done before.
+        watch: what ends a run that stands still.
+    """
+
+    def __init__(
+        self,
+        exp: experiment.Experiment,
+        workdir: Path,
+        checkpoints: checkpoint.Checkpoints,
+        evaluations: Sequence[evaluations_lib.Evaluation],
+        start: int,
+        watch: watchdog.Watchdog,
+    ):
+        self.exp, self.workdir, self.checkpoints = exp, workdir, checkpoints
+        self.start, self.total = start, exp.durations.total
+        self.writer = metrics.Writer(
+            workdir, start_step=start, enabled=jax.process_index() == 0
+        )
+        self.clock = metrics.Clock(
+            batch_size=exp.config["batch_size"],
+            total_steps=self.total,
+            flops_per_image=6 * models.forward_macs(exp.architecture),
+            peak_flops=hardware.all_peak_flops(),
+        )
+        self.rates = schedules.Rates(exp.schedule, self.total)
+        names = [name for name, _ in tree.named_leaves(exp.state.params)]
+        at = checkpoints.directory / str(start)
+        period = checkpoint.describe(at).period if start else {}
+        self.recent = recent.Recent(names, period)
+        self.evaluations = evaluations
+        self.watch = watch
+        # Several processes leave signals to JAX, which tells all of them.
+        self.requests = stopping.Requests(watch.doing)
+        self.listening = (
+            self.requests.listening
+            if jax.process_count() == 1
+            else contextlib.nullcontext
+        )
+        self._saved = start
+        self._running: collections.deque[jax.Array] = collections.deque()
+        self._pending: dict[str, Any] | None = None
+
+    def due(self, step: int, every: int) -> bool:
+        """Whether something that happens `every` steps, and at the end, happens now."""
+        return due(step, every, self.total)
+
+    def asked_to_stop(self, step: int) -> bool:
+        """Whether this step is to be the last; all processes agree on it."""
+        if jax.process_count() == 1:
+            return bool(self.requests)
+        return multihost_utils.reached_preemption_sync_point(step)
+
+    def next_batch(self, batches: Iterator[Batch]) -> Batch:
+        """Takes the next batch and places it on the devices."""
+        began = time.perf_counter()
+        batch = mesh_lib.to_global(next(batches), self.exp.mesh)
+        self.clock.waited(time.perf_counter() - began)
+        return batch
+
+    def started(self, step: int, values: Metrics) -> None:
+        """Keeps what a step that was just given to the device will yield.
+
+        Waits where the host would be more than `IN_FLIGHT` steps ahead of the device.
+        """
+        self.recent.add(step, values)
+        self._running.append(values["loss"])
+        if len(self._running) > IN_FLIGHT:
+            self._running.popleft().block_until_ready()
+            self.watch.step(step - IN_FLIGHT)
+            if len(self.recent) > recent.LIMIT:
+                self.recent.read(step - IN_FLIGHT)
+
+    def log_later(self, step: int, values: Metrics) -> None:
+        """Has the next `log` tell of this step, where there is something to tell."""
+        logs = self.due(step, self.exp.durations.log_every)
+        if logs or step == self.start + 1:
+            self._pending = {"step": step, "values": values, "due": logs}
+
+    def log(self) -> None:
+        """Tells of the step that `log_later` was given, if any, and only once."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            self._log(**pending)
+
+    def _log(self, step: int, values: Metrics, *, due: bool) -> None:
+        """Says where a finished step is, and writes its metrics where they are due."""
+        self.recent.read(step)
+        read = jax.device_get({k: v for k, v in values.items() if v.ndim == 0})
+        named = {name: float(value) for name, value in read.items()}
+        if due:
+            named |= self.recent.means()
+        named["learning_rate"] = self.rates[step - 1]
+        named |= self.clock.tick(step)
+        named["memory_bytes"] = hardware.memory_in_use()
+        if due or step == 1:
+            self.writer.write(step, named | self._when(step))
+        if jax.process_index() == 0:
+            logging.info(metrics.progress_line(step, self.total, named))
+
+    def _when(self, step: int) -> dict[str, float]:
+        data = self.exp.config["data"]
+        examples = catalog.num_examples(self.exp.info, data["train_split"])
+        epoch = step * self.exp.config["batch_size"] / examples
+        return {"epoch": epoch, metrics.WALL_TIME: round(time.time(), 3)}
+
+    def evaluate(
+        self, step: int, state: TrainState, *, skip: Collection[str] = ()
+    ) -> None:
+        """Runs the evaluators that are due and writes their figures."""
+        params = state.params if state.ema is None else state.ema
+        for evaluation in self.evaluations:
+            if evaluation.name in skip or not self.due(step, evaluation.every):
+                continue
+            jax.block_until_ready(state.step)  # the steps' own time is theirs
+            doing = self.watch.busy(f"evaluating {evaluation.name}")
+            moving = jax.transfer_guard("allow")
+            with doing, moving, self.clock.paused(), self.requests.interruptible():
+                figures = evaluation.run(params)
+            named = {f"{evaluation.name}/{k}": v for k, v in figures.items()}
+            self.writer.write(step, named | self._when(step))
+            shown = metrics.figures_line(named)
+            logging.info("step %d/%d | %s", step, self.total, shown)
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Starts writing a checkpoint, after a look at what is being saved.
+
+        What it is past is in metrics.jsonl by then. A second call for a step does
+        nothing more.
+        """
+        self.log()
+        if step == self._saved:
+            return
+        self.recent.read(step)
+        moving = jax.transfer_guard("allow")
+        with self.watch.busy("saving"), moving, self.clock.paused():
+            self.checkpoints.save(state, self.describe(step))
+        self._saved = step
+
+    def preempted(self, step: int) -> errors.Preempted:
+        """What ends a run that was asked to stop."""
+        return errors.Preempted(
+            f"asked to stop; saved step {step} of {self.total}. "
+            "Run the same command again to go on from there"
+        )
+
+    def summary(self, *, corrupt: int) -> str:
+        """One line at the end of the run."""
+        figures = self.clock.summary()
+        rate = f"{figures['images_per_second']:,.0f} images/s, " if figures else ""
+        bad = f", {corrupt} unreadable images replaced" if corrupt else ""
+        return f"done: {self.total} steps, {rate}everything in {self.workdir}{bad}"
+
+    def close(self) -> None:
+        """Waits for what is being written; raises what went wrong with it."""
+        self.writer.close()
+        self.checkpoints.close()
+
+    def describe(self, step: int) -> checkpoint.Description:
+        """What is stored beside the arrays."""
+        return checkpoint.Description(
+            architecture=self.exp.architecture,
+            preprocessing=self.exp.preprocessing,
+            label_names=self.exp.info.label_names,
+            config=self.exp.config,
+            step=step,
+            versions=checkpoint.versions(),
+            period=self.recent.state(),
+        )
