@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 QUICKSTART := workdirs/quickstart
 
-.PHONY: quickstart train test test-slow test-all lint clean
+.PHONY: quickstart train test test-slow test-all lint types clean
 
 quickstart: train
 	@$(BIN)/python -m vit_jax.evaluate --checkpoint=$(QUICKSTART) \
@@ -28,6 +28,9 @@ test-all: test test-slow
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-test
+	$(BIN)/mypy
 
 clean:
 	rm -rf $(VENV) workdirs build *.egg-info

@@ -116,7 +116,7 @@ def _check_section(
     key: str, value: str | None, known: Mapping[str, Any], flat: Mapping[str, Any]
 ) -> None:
     """Raises `UserError` unless a key names a section, and its value is a dict."""
-    section = known
+    section: Any = known
     for word in key.split("."):
         section = section.get(word) if isinstance(section, Mapping) else None
     if isinstance(section, Mapping) and (value or "").lstrip().startswith("{"):

@@ -85,14 +85,15 @@ def _jobs(values: flags.FlagValues) -> list[compiling.Job]:
         topology.check_compiler()
     elif values.advise or values.slices > 1:
         raise errors.UserError("--advise and --slices want a --topology, as in v5e:4x4")
-    choices = {name: values[name].value for name in VARIED}
+    choices: dict[str, list[Any]] = {name: values[name].value or [] for name in VARIED}
     for name in ("batch_size", "microbatches"):
         try:
             choices[name] = [int(text) for text in choices[name]]
         except ValueError as error:
             raise errors.UserError(f"--{name}={choices[name]}: {error}") from error
     config = values.config.to_dict()
-    combined = itertools.product(variants(config, choices), places or [None])
+    here: list[topology.Topology | None] = [None]
+    combined = itertools.product(variants(config, choices), places or here)
     return [
         compiling.Job(
             *(variant, place, values.fast),
@@ -117,6 +118,7 @@ def _compare(jobs: list[compiling.Job], price: float | None) -> list[dict[str, A
 
 def _advise(job: compiling.Job) -> list[dict[str, Any]]:
     found = []
+    assert job.topology is not None, "_jobs asks for one"
     for text, values in advice.advise(job.config, job.topology, run=compiling.run):
         logging.info("%s", text)
         found.append({"advice": text, "values": values})

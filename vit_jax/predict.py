@@ -25,16 +25,18 @@ def _top(
     scores: np.ndarray, names: Sequence[str] | None, problem: str, top_k: int
 ) -> dict[str, Any]:
     """Returns the best classes of one image, best first, or all numbers in order."""
-    key, value, shown = "top", "probability", np.argsort(-scores, kind="stable")[:top_k]
     if problem == "regression":
-        key, value, shown = "values", "value", range(len(scores))
+        key, value, shown = "values", "value", np.arange(len(scores))
+    else:
+        best = np.argsort(-scores, kind="stable")
+        key, value, shown = "top", "probability", best[:top_k]
     entries = [
         {
-            "label": int(label),
+            "label": label,
             "name": names[label] if names else None,
             value: metrics.json_number(scores[label]),
         }
-        for label in shown
+        for label in map(int, shown)
     ]
     return {key: entries}
 

@@ -114,7 +114,7 @@ def run(
     profile: bool = False,
     parameters: bool = False,
     stall_timeout: float = 0.0,
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """Trains to the end of `config.total`, or goes on where a run stopped.
 
     A total of "0 steps" evaluates `config.init_from` and ends: see `measuring`. A run

@@ -17,9 +17,9 @@ def normalize(
       std: the same.
       dtype: of the result.
     """
-    mean = jnp.asarray(mean, jnp.float32).reshape(1, 1, 1, -1)
-    std = jnp.asarray(std, jnp.float32).reshape(1, 1, 1, -1)
-    return ((images.astype(jnp.float32) - mean) / std).astype(dtype)
+    means = jnp.asarray(mean, jnp.float32).reshape(1, 1, 1, -1)
+    deviations = jnp.asarray(std, jnp.float32).reshape(1, 1, 1, -1)
+    return ((images.astype(jnp.float32) - means) / deviations).astype(dtype)
 
 
 def flip(images: jax.Array, key: jax.Array) -> jax.Array:

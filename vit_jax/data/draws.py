@@ -59,9 +59,9 @@ def shuffled(seed: int, positions: np.ndarray, size: int) -> np.ndarray:
     keys = _key(seed, "order")
     if len(epochs) and (epochs == epochs[0]).all():
         epochs = epochs[:1]
-    rounds = _mix(epochs * _STEP + keys[0])
+    mixed = _mix(epochs * _STEP + keys[0])
     lanes = np.arange(_ROUNDS, dtype=np.uint64)[:, None] * _STEP + keys[1]
-    rounds = list(_mix(rounds + lanes))
+    rounds = list(_mix(mixed + lanes))
     return _permute(within, rounds, size).astype(np.int64)
 
 

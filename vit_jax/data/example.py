@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
-Value = list[bytes] | list[int] | np.ndarray
+Value = list[Any] | np.ndarray  # bytes, ints, or float32
 
 _Field = descriptor_pb2.FieldDescriptorProto
 _PACKAGE = "vit_jax"  # a pool of our own: TensorFlow may register its "tensorflow"

@@ -35,7 +35,9 @@ class Header(NamedTuple):
 
 def read_header(data: bytes) -> Header | None:
     """Reads the markers up to the first scan; None for anything out of the ordinary."""
-    at, frame, app1 = 2, None, ()
+    at = 2
+    frame: tuple[int, int] | None = None
+    app1: tuple[int, ...] = ()
     try:
         while data[at] == 0xFF:
             marker = data[at + 1]
@@ -89,14 +91,15 @@ def decode(data: bytes, header: Header, *, bottom: int, shrink: int) -> np.ndarr
     # Reading on to the end of the file would be the way to notice that it is
     # truncated; the mark at its end has to vouch for that instead.
     partial = rows < header.height and header.one_pass and data[-2:] == _END
+    file: bytes | bytearray = data
     if partial:
-        data = bytearray(data)
-        data[header.rows_at : header.rows_at + 2] = rows.to_bytes(2, "big")
+        file = bytearray(data)
+        file[header.rows_at : header.rows_at + 2] = rows.to_bytes(2, "big")
     else:
         rows = header.height
     height, width = -(-rows // shrink), -(-header.width // shrink)
     pixels = simplejpeg.decode_jpeg(
-        data,
+        file,
         "RGB",
         min_height=height,
         min_width=width,

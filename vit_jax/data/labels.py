@@ -72,11 +72,12 @@ def align(model: Side, dataset: Side, mode: str = "auto") -> np.ndarray | None:
             "matches them by their order"
         )
     if mode == "order" or not (outputs and classes):
-        return _by_order(model, dataset, mode)
+        _by_order(model, dataset, mode)
+        return None
     for candidates in (outputs, model.ids):
         order = _matched(candidates, classes) if candidates else None
         if order is not None:
-            return _reported(order, model, dataset)
+            return _reported(order, model, dataset, classes)
     if not _common(outputs, classes) and model.count == dataset.count:
         if mode == "auto" and _incomparable(outputs, classes):
             logging.warning(
@@ -85,7 +86,7 @@ def align(model: Side, dataset: Side, mode: str = "auto") -> np.ndarray | None:
                 *(model.what, _first(outputs), dataset.what, _first(classes)),
             )
             return None
-    raise _different(model, dataset, outputs)
+    raise _different(model, dataset, outputs, classes)
 
 
 def _names_of(model: Side, classes: Names | None) -> tuple[str, ...] | None:
@@ -166,10 +167,12 @@ def _fits(mine: list[int], classes: Names, theirs: list[int], outputs: Names) ->
     return len(mine) == len(theirs) and one
 
 
-def _reported(order: np.ndarray, model: Side, dataset: Side) -> np.ndarray | None:
+def _reported(
+    order: np.ndarray, model: Side, dataset: Side, classes: Names
+) -> np.ndarray | None:
     """Says what was matched; None where there is nothing to change."""
     same = np.array_equal(order, np.arange(model.count))
-    twice = [name for name, n in Counter(dataset.names).items() if n > 1]
+    twice = [name for name, n in Counter(classes).items() if n > 1]
     if twice and not same:
         logging.warning(
             "%s names %s more than once: these are matched in their order",
@@ -181,7 +184,7 @@ def _reported(order: np.ndarray, model: Side, dataset: Side) -> np.ndarray | Non
     fewer = "; the best is looked for among all of them" * (len(order) < model.count)
     logging.info(
         "the classes of %s are matched by name: %s are outputs %s%s of the %d of %s%s",
-        *(dataset.what, _first(dataset.names), ", ".join(map(str, order[:_SHOWN]))),
+        *(dataset.what, _first(classes), ", ".join(map(str, order[:_SHOWN]))),
         *(more, model.count, model.what, fewer),
     )
     return order
@@ -206,19 +209,21 @@ def _first(names: Names) -> str:
     return shown + (", ..." if len(names) > _SHOWN else "")
 
 
-def _different(model: Side, dataset: Side, outputs: Names) -> errors.UserError:
+def _different(
+    model: Side, dataset: Side, outputs: Names, classes: Names
+) -> errors.UserError:
     known = {_synonym(name) for name in outputs}
-    missing = [name for name in dataset.names if _synonym(name) not in known]
+    missing = [name for name in classes if _synonym(name) not in known]
     gist = f"{len(missing)} of {dataset.count} have no output: {_first(missing)}"
     if not missing:
         counts = Counter(_synonym(name) for name in outputs)
-        twice = [n for n in dataset.names if counts[_synonym(n)] > 1]
+        twice = [n for n in classes if counts[_synonym(n)] > 1]
         gist = f"the model has several outputs called {_first(twice)}"
     trust = f"where both are in the same order, {TRUST} trusts it. "
     return errors.UserError(
         f"the classes of {dataset.what} are not those of {model.what} by name: {gist}\n"
         f"  outputs ({model.count}): {_first(outputs)}\n"
-        f"  classes ({dataset.count}): {_first(dataset.names)}\n"
+        f"  classes ({dataset.count}): {_first(classes)}\n"
         f"Call them alike; {trust * (model.count == dataset.count)}"
         "--fewshot and --config.keep_head=False do without these outputs."
     )

@@ -93,6 +93,7 @@ def _rows(
         # prepares batches).
         from vit_jax.data import device_cache
 
+        assert sharding is not None, "resident.choose wants it for this cache"
         return device_cache.DeviceRows(source, transform, corrupt, pool, sharding)
     if cache == "none":
         return _Decoding(source, transform, corrupt, pool)

@@ -46,7 +46,7 @@ class Preprocessing:
     fill: tuple[int, int, int] = render.BLACK
     exif: str = "turn"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         size = self.image_size
         size = (size, size) if isinstance(size, int) else size
         values = {
@@ -100,12 +100,13 @@ class Preprocessing:
         """
         if image_size == self.image_size:
             return self
-        resize = self.resize
-        if isinstance(resize, tuple):
-            sides = zip(resize, image_size, self.image_size)
-            resize = tuple(round(side * new / old) for side, new, old in sides)
+        resize: int | tuple[int, int]
+        if isinstance(self.resize, tuple):
+            sides = zip(self.resize, image_size, self.image_size)
+            height, width = (round(side * new / old) for side, new, old in sides)
+            resize = height, width
         else:
-            resize = round(resize * min(image_size) / min(self.image_size))
+            resize = round(self.resize * min(image_size) / min(self.image_size))
             if self.resize and self.rounding == "google":  # which cannot pad
                 resize = max(resize, *image_size)
         return dataclasses.replace(self, image_size=image_size, resize=resize)
@@ -157,4 +158,5 @@ def _channels(name: str, values: Any) -> tuple[float, float, float]:
             f"preprocessing: {name}={values!r}; wanted three finite numbers, in units "
             "of 0..255"
         )
-    return tuple(float(number) for number in numbers)
+    red, green, blue = map(float, numbers)
+    return red, green, blue

@@ -2,12 +2,13 @@
 
 import logging
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from vit_jax import errors
-from vit_jax.data import decode, sources, transforms
+from vit_jax.data import decode, sources
 
 _NAMES_SHOWN = 3
 # How many examples may be unreadable before we give up on learning the labels' kind.
@@ -60,7 +61,10 @@ class Reader:
     """Reads examples of a source through a transform; safe to share between threads."""
 
     def __init__(
-        self, source: Any, transform: transforms.Transform, corrupt: CorruptLog
+        self,
+        source: Any,
+        transform: Callable[[Any, Any, np.ndarray], Any],
+        corrupt: CorruptLog,
     ):
         """Takes any source; one that knows `num_classes` has its labels checked."""
         self.source = source

@@ -11,7 +11,7 @@ import os
 import resource
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -61,7 +61,10 @@ def index_tfrecord(descriptor: int, path: Path) -> np.ndarray:
         wrong.
     """
     size = os.fstat(descriptor).st_size
-    lengths, checksums, offsets, at = [], [], [], 0
+    lengths: list[int] = []
+    checksums: list[int] = []
+    offsets: list[int] = []
+    at = 0
     while at < size:
         header = os.pread(descriptor, _HEADER.size, at)
         if len(header) < _HEADER.size:
@@ -141,7 +144,10 @@ class ArrayRecordShard:
             raise DamagedRecord(str(error).splitlines()[0]) from error
 
 
-FORMATS = {"tfrecord": TFRecordShard, "array_record": ArrayRecordShard}
+FORMATS: dict[str, Callable[[Path, int], Shard]] = {
+    "tfrecord": TFRecordShard,
+    "array_record": ArrayRecordShard,
+}
 
 
 def open_file_budget(wanted: int) -> int:

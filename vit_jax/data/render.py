@@ -1,6 +1,6 @@
 """From the pixels of an image to a resampled window of it."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -11,6 +11,9 @@ from vit_jax.data import decode, resample
 EXCESS = 16
 # The loaders have threads of their own.
 cv2.setNumThreads(0)
+
+
+Padding = Literal["constant", "reflect"]  # what lies around an image
 
 
 class Window(NamedTuple):
@@ -139,11 +142,11 @@ def _render_with_border(
 def _render_filtered(
     image: decode.Image, window: Window, out: np.ndarray, filter: str
 ) -> None:
-    box, resized = (window.height, window.width), window.resized
-    smaller = box[0] >= resized[0] and box[1] >= resized[1]
+    sides, resized = (window.height, window.width), window.resized
+    smaller = sides[0] >= resized[0] and sides[1] >= resized[1]
     excess = resized[0] * resized[1] > EXCESS * out.shape[0] * out.shape[1]
     tensor = filter in TENSOR_FILTERS
-    if tensor and min(b / r for b, r in zip(box, resized)) >= _SHRINKS:
+    if tensor and min(s / r for s, r in zip(sides, resized)) >= _SHRINKS:
         tensor = filter == "tensor_nearest"
     if excess or tensor or (filter == "area" and not smaller):
         # The sums' own rounding must not cost a level where the fraction is cut off.
@@ -223,8 +226,8 @@ def _shrunk(window: Window, shrink: int) -> Window:
     """The window of an image that was too large to be decoded at full size."""
     if shrink == 1:
         return window
-    sides = (-(-side // shrink) for side in window[:4])
-    return Window(*sides, *window[4:])
+    top, left, height, width = (-(-side // shrink) for side in window[:4])
+    return window._replace(top=top, left=left, height=height, width=width)
 
 
 def _power_of_two(box: tuple[int, int], resized: tuple[int, int]) -> int:

@@ -202,7 +202,8 @@ def rows_first(size: tuple[int, int], resized: tuple[int, int]) -> bool:
 
 def _along(pixels: np.ndarray, taps: Taps) -> np.ndarray:
     """Weighted sums along the first axis: [n, m, 3]."""
-    weights, kind = taps.weights, np.dtype(np.float64)
+    weights = taps.weights
+    kind: np.dtype = np.dtype(np.float64)
     if taps.bits:
         whole = weights * (1 << taps.bits)
         weights = np.trunc(whole + np.where(whole < 0, -0.5, 0.5))

@@ -6,7 +6,6 @@ when it is decoded anew.
 """
 
 import concurrent.futures
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -83,8 +82,10 @@ def as_slices(
     if isinstance(transform, transforms.PadCrop):
         return transform
     if transform.name == "resize" and tuple(size) == transform.image_size:
-        as_is = transforms.make("train", "none", image_size=transform.image_size)
-        return dataclasses.replace(as_is, turn=transform.turn)
+        # The train transform "none".
+        return transforms.PadCrop(
+            "none", transform.image_size, 0, 0, "constant", turn=transform.turn
+        )
     return None
 
 

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from vit_jax import errors
-from vit_jax.data import decode, example, records, sources, splits, tfds_features
+from vit_jax.data import decode, example, records, sources, tfds_features
+from vit_jax.data.splits import Range
 
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
@@ -54,7 +55,7 @@ class Info:
         """Whether an example may have several labels."""
         return self.label.kind != "class"
 
-    def open(self, ranges: Sequence[splits.Range]) -> "TfdsSource":
+    def open(self, ranges: Sequence[Range]) -> "TfdsSource":
         """Opens the examples of ranges of splits; see `TfdsSource`."""
         return TfdsSource(self, ranges)
 
@@ -156,7 +157,7 @@ def _read_names(directory: Path, label: tfds_features.Label) -> tuple[str, ...] 
 class TfdsSource:
     """Examples of a prepared dataset: image and an int or a multi-hot label."""
 
-    def __init__(self, info: Info, ranges: Sequence[splits.Range]):
+    def __init__(self, info: Info, ranges: Sequence[Range]):
         """Opens the shards of the splits in `ranges`.
 
         Raises:

@@ -97,10 +97,14 @@ def choose(
     if "supervisedKeys" in info and "tuple" in info["supervisedKeys"]:
         items = info["supervisedKeys"]["tuple"]["items"]
         pair = [item["featureKey"] for item in items if "featureKey" in item]
-    images = {name: _image(name, features[name], path) for name in features}
-    images = {name: picture for name, picture in images.items() if picture}
-    tensors = {name: _tensor(name, features[name]) for name in features}
-    tensors = {name: picture for name, picture in tensors.items() if picture}
+    images = {
+        name: picture
+        for name in features
+        if (picture := _image(name, features[name], path))
+    }
+    tensors = {
+        name: picture for name in features if (picture := _tensor(name, features[name]))
+    }
     if not images or pair[:1] and pair[0] in tensors:
         images = tensors
     named = [name for name in pair if name in images] or list(images)

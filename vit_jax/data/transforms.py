@@ -75,7 +75,7 @@ class PadCrop:
     image_size: tuple[int, int]
     draws: int
     pad: int
-    mode: str  # of np.pad: "constant" (zeros) or "reflect"
+    mode: render.Padding  # of np.pad; "constant" is zeros
     turn: bool = True  # as the EXIF orientation says
 
     def __call__(
@@ -126,7 +126,7 @@ class PadCrop:
         if not self.pad:
             return images
         sides = (self.pad, self.pad)
-        return np.pad(images, ((0, 0), sides, sides, (0, 0)), mode=self.mode)
+        return np.pad(images, ((0, 0), sides, sides, (0, 0)), self.mode)
 
     def offsets(self, uniforms: np.ndarray, height: int, width: int) -> np.ndarray:
         """Returns where the windows lie in the padded images: int64 [b, 2], (y, x).
@@ -277,7 +277,7 @@ def _check_exact(
         )
 
 
-_PAD_MODES = {"zeros": "constant", "reflect": "reflect"}
+_PAD_MODES: dict[str, render.Padding] = {"zeros": "constant", "reflect": "reflect"}
 
 
 def _random_crop_pad(
@@ -286,8 +286,8 @@ def _random_crop_pad(
     """A random window of the padded image: for small images that all have one size."""
     if not isinstance(pad, int) or isinstance(pad, bool) or not 0 <= pad <= MAX_SIDE:
         raise errors.UserError(f"transform random_crop_pad: pad={pad!r}; wanted 0, 1..")
-    mode = errors.lookup(_PAD_MODES, mode, "transform random_crop_pad: mode")
-    return PadCrop("random_crop_pad", image_size, 2, pad, mode)
+    padded = errors.lookup(_PAD_MODES, mode, "transform random_crop_pad: mode")
+    return PadCrop("random_crop_pad", image_size, 2, pad, padded)
 
 
 def _none(image_size: tuple[int, int]) -> PadCrop:
@@ -295,7 +295,7 @@ def _none(image_size: tuple[int, int]) -> PadCrop:
     return PadCrop("none", image_size, 0, 0, "constant")
 
 
-TRAIN = {
+TRAIN: dict[str, Callable[..., Transform]] = {
     "inception_crop": _inception_crop,
     "resize": _resize,
     "resize_crop": _resize_crop,
@@ -303,7 +303,7 @@ TRAIN = {
     "random_crop_pad": _random_crop_pad,
     "none": _none,
 }
-EVAL = {
+EVAL: dict[str, Callable[..., Transform]] = {
     "resize": _resize,
     **{name: _centred(name) for name in geometry.FITS},
     "none": _none,

@@ -72,7 +72,8 @@ def list_below(place: Path) -> tuple[list[str], list[str]]:
     Raises:
       errors.UserError: a folder that cannot be listed.
     """
-    images, left_out = [], []
+    images: list[str] = []
+    left_out: list[str] = []
     pending = [("", frozenset([_identity(place)]))]
     while pending:
         prefix, above = pending.pop()

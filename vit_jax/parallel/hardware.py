@@ -116,7 +116,8 @@ def peak_flops(device: jax.Device) -> float | None:
 def all_peak_flops() -> float | None:
     """Returns the FLOP/s of all devices together; None if a chip is not known."""
     peaks = [peak_flops(device) for device in jax.devices()]
-    return None if None in peaks else sum(peaks)
+    known = [peak for peak in peaks if peak is not None]
+    return sum(known) if len(known) == len(peaks) else None
 
 
 def usable_memory(device: jax.Device) -> int | None:

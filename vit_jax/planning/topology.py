@@ -4,6 +4,7 @@ import importlib.util
 import math
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 
@@ -64,7 +65,7 @@ def parse(text: str, *, slices: int = 1) -> Topology:
     match = re.fullmatch(r"(?:tpu)?(v?\d+\w*?):(\d+(?:x\d+)*)", text)
     known = hardware.GENERATIONS
     name = {"7x": "v7x", "v5litepod": "v5e"}.get(match[1], match[1]) if match else ""
-    if name not in known:
+    if match is None or name not in known:
         names = [f"{g}:{'|'.join(t.sizes)}" for g, t in known.items()]
         raise errors.UserError(
             "\n  ".join([f"topology {text!r} is unknown; rented slices:", *names])
@@ -100,7 +101,7 @@ def devices(topology: Topology) -> list[jax.Device]:
 
     check_compiler()
     generation = hardware.GENERATIONS[topology.generation]
-    options = dict(generation.options)
+    options: dict[str, Any] = dict(generation.options)
     if math.prod(topology.shape) == 1:
         options["chips_per_host_bounds"] = (1, 1, 1)
     if topology.slices > 1:

@@ -108,7 +108,8 @@ def cycles(module: hlo.Module) -> tuple[int, Counter[str]]:
     hand-written kernels have no estimate; the counter names the opcodes without one
     that take time, with how often they run.
     """
-    total, missing = 0, Counter()
+    total = 0
+    missing: Counter[str] = Counter()
     for computation, instruction in module.instructions():
         times = module.control_times[computation.name]
         if not times:

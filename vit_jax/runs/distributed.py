@@ -246,8 +246,9 @@ def _leave(code: int) -> int:
     from jax._src import distributed  # its barrier needs no device
 
     patience = LEAVE_TIMEOUT.get(code) or LEAVE_TIMEOUT_FAILED
-    client = distributed.global_state.client
     try:
+        client = distributed.global_state.client
+        assert client is not None, "only a process that joined leaves"
         client.wait_at_barrier("vit_jax_end", 1000 * patience)
     except Exception as error:  # jaxlib's own, of a lost process or a timeout
         lost = _lost_processes(str(error))
@@ -285,6 +286,7 @@ def _guard(cluster: Cluster, command: Sequence[str], start_timeout: int) -> int:
     if asked:
         child.terminate()
     heard: list[str] = []
+    assert child.stderr is not None, "it is a pipe"
     for line in child.stderr:
         sys.stderr.buffer.write(line)
         sys.stderr.buffer.flush()
@@ -335,7 +337,7 @@ def _lost_processes(text: str) -> list[int]:
     found = {int(number) for number in _LOST.findall(text)}
     if _UNHEALTHY in text:
         listed = text.rsplit(_UNHEALTHY, 1)[1].partition("\n")[2]
-        found |= {int(n) for n in re.match(r"[\d\s,]*", listed)[0].split()}
+        found |= {int(n) for n in re.split(r"[^\d\s,]", listed)[0].split()}
     return sorted(found)
 
 

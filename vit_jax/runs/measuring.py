@@ -32,14 +32,16 @@ READ = (
 )
 
 
-def run(config: Mapping[str, Any], workdir: str | Path, mesh: Mesh) -> dict[str, float]:
+def run(
+    config: Mapping[str, Any], workdir: str | Path, mesh: Mesh
+) -> dict[str, float | None]:
     """Evaluates a checkpoint by `config.evals`; the same call again is done at once.
 
     Figures go to workdir/metrics.jsonl as they come, at step 0. A run that was stopped
     goes on with the evaluations that are missing.
 
     Returns:
-        The figures, "pets/5shot" for instance.
+        The figures, "pets/5shot" for instance; None for those that are no number.
 
     Raises:
         UserError: no checkpoint, no evaluation, keys without effect, missing data.
@@ -99,7 +101,7 @@ def _newest(path: str) -> str:
 def _check(config: Mapping[str, Any], mesh: Mesh) -> None:
     size = tuple(config["model"]["image_size"])
     model = config["model"] | {"image_size": size or (1, 1)}  # (): the checkpoint's
-    validation.check_values(config | {"model": model})
+    validation.check_values({**config, "model": model})
     mesh_lib.check_batch("batch_size", config["batch_size"], mesh)
     for key, value in {
         "init_from": "=PATH, the checkpoint to evaluate",

@@ -19,7 +19,7 @@ FEWEST = 3
 TENSORBOARD_FOLDER = "tensorboard"
 
 
-def json_number(value: Any) -> float | int | None:
+def json_number(value: Any) -> float | None:
     """Returns a number that JSON can hold: NaN and infinities become null.
 
     null rather than a string, so that a column of numbers stays one for its readers.
@@ -177,8 +177,9 @@ class Clock:
         """
         self._batch_size = batch_size
         self._total_steps = total_steps
-        can_tell = bool(flops_per_image and peak_flops)
-        self._mfu_per_rate = flops_per_image / peak_flops if can_tell else None
+        self._mfu_per_rate: float | None = None
+        if flops_per_image and peak_flops:
+            self._mfu_per_rate = flops_per_image / peak_flops
         self._first: tuple[int, float, float] | None = None
         self._last: tuple[int, float, float] | None = None
         self._waited = 0.0
@@ -282,6 +283,10 @@ def progress_line(step: int, total_steps: int, values: Mapping[str, Any]) -> str
     return " | ".join(parts)
 
 
-def figures_line(figures: Mapping[str, float]) -> str:
-    """Returns one line of an evaluation's figures, without those of single seeds."""
-    return " | ".join(f"{k} {v:.4g}" for k, v in figures.items() if "_seed" not in k)
+def figures_line(figures: Mapping[str, float | None]) -> str:
+    """Returns one line of an evaluation's figures, without those of single seeds.
+
+    None, which a file has where a figure is no number, is shown as nan.
+    """
+    shown = {k: math.nan if v is None else v for k, v in figures.items()}
+    return " | ".join(f"{k} {v:.4g}" for k, v in shown.items() if "_seed" not in k)

@@ -67,7 +67,7 @@ class Recent:
         bad = ~np.isfinite(squares)
         if np.isfinite(loss) and not bad.any():
             return
-        named = [self._names[i] for i in np.flatnonzero(bad)]
+        named = [name for name, is_bad in zip(self._names, bad) if is_bad]
         leaves = ", ".join(named[:5]) or "none"
         more = f" and {len(named) - 5} more" if len(named) > 5 else ""
         raise errors.NonFiniteError(

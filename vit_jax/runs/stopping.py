@@ -89,7 +89,7 @@ class Requests:
 
     def _answer(self, read: int) -> None:
         """Reads signal numbers until the other end is closed."""
-        first = None
+        first: float | None = None
         while True:
             timeout = None if first is None else REPEAT
             if select.select([read], [], [], timeout)[0]:

@@ -66,9 +66,12 @@ class Watchdog:
         """What is under way and for how long, as in "step 7, for 12 s"."""
         with self._lock:
             number, doing, since = self._number, self._doing, self._ended
-        if not doing and number is None:
+        if doing:
+            what = doing
+        elif number is None:
             return "the first step"
-        what = doing or f"step {number + 1}"
+        else:
+            what = f"step {number + 1}"
         return f"{what}, for {time.monotonic() - since:.0f} s"
 
     def close(self) -> None:
@@ -90,11 +93,12 @@ class Watchdog:
                 most = max(self._timeout, SLOWEST * self._slowest)
             still = still + 1 if signs == seen and number is not None else 0
             seen = signs
-            if still * poll > (LONG * self._timeout if doing else most):
+            limit = LONG * self._timeout if doing else most
+            if number is not None and still * poll > limit:
                 self._end(number, doing, still * poll)
 
     def _end(self, number: int, doing: str, waited: float) -> None:
-        faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
+        faulthandler.dump_traceback(sys.__stderr__ or sys.stderr, all_threads=True)
         print(
             f"stopped: {doing or 'nothing'} since step {number}, for {waited:.0f} s, "
             f"on {socket.gethostname()} (process {os.getpid()}); the stacks of its "

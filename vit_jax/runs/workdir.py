@@ -127,10 +127,10 @@ def check_same(
         )
 
 
-def figures_at(workdir: Path, step: int) -> dict[str, dict[str, float]]:
+def figures_at(workdir: Path, step: int) -> dict[str, dict[str, float | None]]:
     """Returns {evaluation: {figure: value}} written to metrics.jsonl at a step."""
     path = workdir / metrics.FILE_NAME
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, float | None]] = {}
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
             values = json.loads(line)
@@ -184,6 +184,8 @@ def forget(workdir: Path, step: int, evals: Collection[str]) -> None:
     os.replace(partial, path)
 
 
-def flat(figures: dict[str, dict[str, float]]) -> dict[str, float]:
+def flat(
+    figures: Mapping[str, Mapping[str, float | None]],
+) -> dict[str, float | None]:
     """Joins the names of evaluations and figures: "test/top1"."""
     return {f"{name}/{k}": v for name, some in figures.items() for k, v in some.items()}

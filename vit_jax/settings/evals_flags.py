@@ -8,7 +8,7 @@ Types, their keys and defaults are those of `configs/base.py`.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,7 +44,8 @@ def split(argv: Sequence[str]) -> tuple[list[str], dict[str, Given]]:
     Raises:
         UserError: a flag without a value, or one that names no evaluation.
     """
-    others, given = [], {}
+    others: list[str] = []
+    given: dict[str, Given] = {}
     words = iter(argv)
     for word in words:
         match = _FLAG.fullmatch(word)
@@ -154,7 +155,7 @@ def _boolean(text: str) -> bool:
 
 
 # Type of the default -> how a flag is read, and what is wanted.
-_READERS = {
+_READERS: dict[type, tuple[Callable[[str], Any], str]] = {
     str: (str, "text"),
     bool: (_boolean, "true or false"),
     int: (int, "a whole number"),
