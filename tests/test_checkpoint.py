@@ -17,7 +17,7 @@ from vit_jax import errors, models, tree
 from vit_jax.checkpoints import checkpoint
 from vit_jax.data import preprocessing
 from vit_jax.learning import step
-from vit_jax.parallel import mesh
+from vit_jax.parallel import layouts, mesh
 
 ARCHITECTURE = models.architecture(
     "mu/8", num_classes=10, image_size=16, depth=2, width=32, mlp_width=64, heads=2
@@ -33,13 +33,13 @@ def make_state(device_mesh, architecture=ARCHITECTURE, ema=True):
         empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), params)
         return step.init_state(empty, TX, ema=ema)
 
-    like = jax.eval_shape(build)
-    layout = mesh.shardings(like, device_mesh)
+    like = layouts.placed("fsdp", jax.eval_shape(build), device_mesh)
+    layout = jax.tree.map(lambda leaf: leaf.sharding, like)
     rng = np.random.default_rng(0)
     state = jax.tree.map(
         lambda x: (rng.standard_normal(x.shape) * 100).astype(x.dtype), like
     )
-    return jax.device_put(state, layout), mesh.with_shardings(like, layout)
+    return jax.device_put(state, layout), like
 
 
 def describe(number, architecture=ARCHITECTURE):

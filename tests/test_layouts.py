@@ -131,6 +131,23 @@ def test_state_lies_where_the_layout_says():
         assert len(specs) == 3 and set(specs) == {wanted}  # and Adam's two moments
 
 
+def test_another_layout_is_one_row(monkeypatch, losses):
+    """Attention alone is cut over fsdp, by its heads: an end no layout of ours has."""
+    rules = (("hidden", "tensor"), ("heads", "fsdp"), ("hidden_bias", "tensor"))
+    monkeypatch.setitem(layouts.LAYOUTS, "by heads", layouts.Kind(rules))
+    exp, step = compiled("by heads", fsdp=2, tensor=2)
+    specs = {
+        name: leaf.sharding.spec for name, leaf in tree.named_leaves(exp.state.params)
+    }
+    assert specs["blocks/attn/query/kernel"] == P(None, None, "fsdp")
+    assert specs["blocks/mlp/up/kernel"] == P(None, None, "tensor")
+    assert specs["head/kernel"] == P()
+    state, batch = exp.init(), batch_of(exp)
+    for expected in losses("dp", "flat"):
+        state, metrics = step(state, batch)
+        np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-6)
+
+
 def weight_bytes(exp):
     """Of what is gathered: the sharded leaves, in the type of the activations."""
     width = jnp.dtype(exp.architecture.compute_dtype).itemsize

@@ -1,4 +1,4 @@
-"""The mesh and where leaves and batches live."""
+"""The mesh and where batches live."""
 
 import dataclasses
 import types
@@ -6,9 +6,8 @@ import types
 import jax
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec as P
 
-from vit_jax import errors, models, tree
+from vit_jax import errors
 from vit_jax.parallel import mesh
 
 
@@ -70,83 +69,6 @@ def test_devices_without_slices_are_cut_in_equal_ones():
 
 def test_a_mesh_over_some_of_the_devices():
     assert mesh.make_mesh(devices=jax.devices()[:2]).devices.shape == (2, 1, 1)
-
-
-def test_rules_shard_weights_and_their_moments_alike():
-    device_mesh = mesh.make_mesh(fsdp=4)
-    leaf = jax.ShapeDtypeStruct((3, 16, 4, 4), np.float32)
-    odd = jax.ShapeDtypeStruct((3, 18, 4, 4), np.float32)
-    tree = {
-        "params": {"blocks": {"attn": {"query": {"kernel": leaf}}}},
-        "opt_state": {"0": {"mu": {"blocks": {"attn": {"query": {"kernel": leaf}}}}}},
-        "odd": {"attn": {"query": {"kernel": odd}}},
-        "count": jax.ShapeDtypeStruct((), np.int32),
-    }
-    specs = jax.tree.map(lambda s: s.spec, mesh.shardings(tree, device_mesh))
-    assert specs["params"]["blocks"]["attn"]["query"]["kernel"] == P(None, "fsdp")
-    moments = specs["opt_state"]["0"]["mu"]["blocks"]
-    assert moments["attn"]["query"]["kernel"] == P(None, "fsdp")
-    assert specs["odd"]["attn"]["query"]["kernel"] == P()
-    assert specs["count"] == P()
-
-
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("H/14", {"pre_logits": True}),
-        ("g/14", {"pool": "map", "posemb": "learned_2d", "posemb_at": "every"}),
-        ("B/16", {"mlp": "swiglu", "patch_outputs": 512, "posemb_at": "every"}),
-        ("R50+L/16", {}),
-        ("Axial-B/16", {}),
-        ("Mixer-B/16", {}),
-        ("BiT-R152x4", {}),
-        ("BiT-R50x1-post", {}),
-        ("AxialResNet50", {}),
-    ],
-)
-def test_what_stays_whole_is_small_in_every_family(name, options):
-    arch = models.architecture(name, num_classes=1000, **options)
-    leaves = dict(tree.named_leaves(models.abstract(arch)[1]))
-    layout = mesh.shardings(models.abstract(arch)[1], mesh.make_mesh(fsdp=8))
-    whole = {
-        leaf: leaves[leaf].size
-        for leaf, sharding in tree.named_leaves(layout)
-        if sharding.is_fully_replicated
-    }
-    total = sum(leaf.size for leaf in leaves.values())
-    assert sum(whole.values()) < 0.01 * total, whole
-
-
-def test_tensor_cuts_heads_and_hidden_widths_and_shares_an_axis_with_fsdp():
-    device_mesh = mesh.make_mesh(fsdp=2, tensor=2)
-    arch = models.architecture("Ti/16", num_classes=10, heads=4, depth=2)
-    placed = dict(
-        tree.named_leaves(mesh.shardings(models.abstract(arch)[1], device_mesh))
-    )
-    wanted = {
-        "blocks/attn/query/kernel": P(None, "fsdp", "tensor"),
-        "blocks/attn/query/bias": P(None, "tensor"),
-        "blocks/attn/out/kernel": P(None, "tensor", None, "fsdp"),
-        "blocks/attn/out/bias": P(),
-        "blocks/mlp/up/kernel": P(None, None, ("tensor", "fsdp")),
-        "blocks/mlp/up/bias": P(None, "tensor"),
-        "blocks/mlp/down/kernel": P(None, ("tensor", "fsdp")),
-        "blocks/norm1/scale": P(),
-        "head/kernel": P("fsdp"),
-    }
-    assert {name: placed[name].spec for name in wanted} == wanted
-    whole = mesh.shardings(models.abstract(arch)[1], device_mesh, sharded=False)
-    specs = [tuple(sharding.spec) for sharding in jax.tree.leaves(whole)]
-    used = set(jax.tree.leaves(specs))
-    assert used == {"tensor"}
-
-
-def test_heads_that_tensor_does_not_divide_stay_whole():
-    device_mesh = mesh.make_mesh(tensor=2)
-    arch = models.architecture("Ti/16", num_classes=10, depth=2)  # 3 heads
-    placed = mesh.shardings(models.abstract(arch)[1], device_mesh)
-    assert placed["blocks"]["attn"]["query"]["kernel"].is_fully_replicated
-    assert not placed["blocks"]["mlp"]["up"]["kernel"].is_fully_replicated
 
 
 def test_a_tensor_group_has_the_same_images():

@@ -240,7 +240,7 @@ def _layout(
         abstract,
         mesh,
         dtype=architecture.compute_dtype,
-        once=config["microbatches"] > 1,
+        microbatches=config["microbatches"],
     )
     return architecture, layout
 

@@ -15,8 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from vit_jax import errors, models
-from vit_jax.parallel import hardware, layouts
-from vit_jax.parallel import mesh as mesh_lib
+from vit_jax.parallel import axes, hardware, layouts
 from vit_jax.types import TrainState
 
 AUTO = "auto"
@@ -98,8 +97,8 @@ def _peak(
     examples: int,
 ) -> int:
     """Bytes of the state, of gathered weights, of gradients and of activations."""
-    sharded = layouts.LAYOUTS[layout].sharded
-    placed = mesh_lib.shardings(state, mesh, sharded=sharded, quiet=True)
+    kind = layouts.LAYOUTS[layout]
+    placed = axes.shardings(state, mesh, kind.rules, quiet=True)
     held = sum(
         math.prod(s.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf, s in zip(jax.tree.leaves(state), jax.tree.leaves(placed))
@@ -108,9 +107,9 @@ def _peak(
     weights = models.count_parameters(architecture) // mesh.shape["tensor"]
     width = jnp.dtype(architecture.compute_dtype).itemsize
     gathered = 0
-    if sharded and not (layouts.LAYOUTS[layout].again and remat != "none"):
+    if kind.sharded and not (kind.regathers and remat != "none"):
         gathered = weights * width
-    gradients = 4 * weights // mesh.shape["fsdp"] if sharded else weights * width
+    gradients = 4 * weights // mesh.shape["fsdp"] if kind.sharded else weights * width
     block = bytes_per_example(architecture, "none") // _depth(architecture)
     kept = bytes_per_example(architecture, remat)
     return held + gathered + gradients + examples * (kept + 2 * block)

@@ -22,6 +22,7 @@ from jax.sharding import PartitionSpec as P
 
 from vit_jax import tree
 from vit_jax.models.placement import NOWHERE, Placement
+from vit_jax.parallel import axes as axes_lib
 from vit_jax.parallel import mesh as mesh_lib
 from vit_jax.types import Params
 
@@ -33,18 +34,33 @@ class Kind:
     """What sets the layouts apart.
 
     Attributes:
-        sharded: State over the fsdp axis.
-        again: Weights are gathered in the forward and in the backward pass.
+        rules: Which logical axes of leaves are cut over which mesh axes.
+        regathers: Where a block is recomputed its weights are gathered in the forward
+            and in the backward pass.
     """
 
-    sharded: bool
-    again: bool
+    rules: axes_lib.Rules
+    regathers: bool = False
 
+    @property
+    def sharded(self) -> bool:
+        """Whether state is cut over the fsdp axis, and so gathered for the step."""
+        return any(axis == "fsdp" for _, axis in self.rules)
+
+
+# The heads of attention and the hidden width of the MLP, whose products then need one
+# sum of activations each. In every layout: `mesh.tensor` says how many.
+_TENSOR = (("heads", "tensor"), ("hidden", "tensor"), ("hidden_bias", "tensor"))
+# One large dimension of every kernel.
+_FSDP = (
+    *(("hidden", "fsdp"), ("token_hidden", "fsdp"), ("pool_hidden", "fsdp")),
+    *(("embed", "fsdp"), ("filters", "fsdp")),
+)
 
 LAYOUTS: dict[str, Kind] = {
-    "dp": Kind(sharded=False, again=False),
-    "zero1": Kind(sharded=True, again=False),
-    "fsdp": Kind(sharded=True, again=True),
+    "dp": Kind(_TENSOR),
+    "zero1": Kind((*_TENSOR, *_FSDP)),
+    "fsdp": Kind((*_TENSOR, *_FSDP), regathers=True),
 }
 
 # Whether a leaf may be gathered in the type of the activations, because the model casts
@@ -109,7 +125,21 @@ def _same(params: Params) -> Params:
     return params
 
 
-def make(name: str, abstract: Any, mesh: Mesh, *, dtype: str, once: bool) -> Layout:
+def placed(name: str, abstract: Any, mesh: Mesh) -> Any:
+    """Returns shapes with the shardings that a layout gives them.
+
+    Args:
+        name: Key of `LAYOUTS`.
+        abstract: Shapes, of parameters or of a whole state.
+        mesh: From `mesh.make_mesh`.
+    """
+    shardings = axes_lib.shardings(abstract, mesh, LAYOUTS[name].rules)
+    return mesh_lib.with_shardings(abstract, shardings)
+
+
+def make(
+    name: str, abstract: Any, mesh: Mesh, *, dtype: str, microbatches: int = 1
+) -> Layout:
     """Returns the layout of a state on a mesh.
 
     Args:
@@ -117,12 +147,12 @@ def make(name: str, abstract: Any, mesh: Mesh, *, dtype: str, once: bool) -> Lay
         abstract: The `TrainState` of shapes.
         mesh: From `mesh.make_mesh`.
         dtype: Of the activations.
-        once: The step has several microbatches: "zero1" gathers everything before the
+        microbatches: Of a step. With several "zero1" gathers everything before the
             first, and keeps it.
     """
     kind = LAYOUTS[name]
     sharded = kind.sharded and mesh.shape["fsdp"] > 1
-    state = mesh_lib.shardings(abstract, mesh, sharded=sharded)
+    state = axes_lib.shardings(abstract, mesh, kind.rules)
     if mesh.size == 1:
         return Layout(name, state, NOWHERE, _same, _same, _same)
     pin = _pinned(mesh)
@@ -137,10 +167,10 @@ def make(name: str, abstract: Any, mesh: Mesh, *, dtype: str, once: bool) -> Lay
         gradients = jax.lax.with_sharding_constraint(gradients, stored)
         return jax.tree.map(lambda g: g.astype(jnp.float32), gradients)
 
-    if once and not kind.again:
+    if microbatches > 1 and not kind.regathers:
         return Layout(name, state, Placement(pin), _same, gather_all, scatter)
     enter, gather_block = _by_block(stored, abstract.params, jnp.dtype(dtype))
-    placement = Placement(pin, gather_block, kind.again)
+    placement = Placement(pin, gather_block, kind.regathers)
     return Layout(name, state, placement, enter, _same, scatter)
 
 

@@ -1,6 +1,5 @@
-"""The device mesh, where every leaf lives on it, and batches as global arrays."""
+"""The device mesh, and batches as global arrays on it."""
 
-import logging
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +10,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vit_jax import errors, tree
+from vit_jax import errors
 
 AXES = ("data", "fsdp", "tensor")
 # Images are spread over these; all of a tensor group work on the same ones.
@@ -19,40 +18,6 @@ BATCH_AXES = ("data", "fsdp")
 # More devices than these gain little memory and travel longer ways. With fewer more of
 # each gradient is left to be summed over the data axis: 1 / fsdp of it.
 MOST_FSDP = 32
-
-# Dimension of each kind of weight that the fsdp axis shards (None: replicated). The
-# optimizer's moments carry the same names behind a prefix, so the rows serve them too.
-# The layer dimension is never cut: scan slices it.
-SHARDED_DIMENSION: tree.Rules[int | None] = (
-    (r"/v_(row|col)/", None),  # Adafactor's: small, and without the leaf's dimensions
-    (r"qkv/kernel$", 1),
-    (r"map/attn/(query|key|value)/kernel$", 0),
-    (r"map/attn/out/kernel$", 2),
-    (r"map/mlp/up/kernel$", 1),
-    (r"map/mlp/down/kernel$", 0),
-    (r"attn/(query|key|value)/kernel$", 1),
-    (r"attn/out/kernel$", 3),
-    (r"(mlp|tokens|channels)/(up|gate)/kernel$", 2),
-    (r"(mlp|tokens|channels)/down/kernel$", 1),
-    (r"(patch_embed|conv\w*)/kernel$", 3),
-    (r"(pre_logits|head|head_dist|patch_head)/kernel$", 0),
-    (r"blocks/posemb$", 3),
-    (r"posemb$", 2),
-    (r".*", None),
-)
-
-# Likewise for the tensor axis: the heads of attention and the hidden width of the MLP,
-# whose products then need one sum of activations each.
-TENSOR_DIMENSION: tree.Rules[int | None] = (
-    (r"/v_(row|col)/", None),
-    (r"blocks/.*attn/(query|key|value)/kernel$", 2),
-    (r"blocks/.*attn/(query|key|value)/bias$", 1),
-    (r"blocks/.*attn/out/kernel$", 1),
-    (r"blocks/.*(mlp|channels)/(up|gate)/kernel$", 2),
-    (r"blocks/.*(mlp|channels)/(up|gate)/bias$", 1),
-    (r"blocks/.*(mlp|channels)/down/kernel$", 1),
-    (r".*", None),
-)
 
 
 def make_mesh(
@@ -137,22 +102,22 @@ def _slices(devices: Sequence[jax.Device], slices: int) -> list[list[jax.Device]
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of values that every device holds whole."""
+    """Returns the sharding of values that every device holds whole."""
     return NamedSharding(mesh, P())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The sharding of a batch: its first dimension over data and fsdp."""
+    """Returns the sharding of a batch: its first dimension over data and fsdp."""
     return NamedSharding(mesh, P(BATCH_AXES))
 
 
 def batch_parts(mesh: Mesh) -> int:
-    """In how many parts a batch is cut: all devices but for the tensor axis."""
+    """Returns in how many parts a batch is cut: all devices but the tensor axis."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def local_rows(mesh: Mesh, size: int) -> np.ndarray:
-    """The rows of a batch of `size` that this process's devices hold, ascending.
+    """Returns the rows of a batch that this process's devices hold, ascending.
 
     Not a block of neighbours where the mesh follows the network of a TPU slice.
     """
@@ -160,44 +125,6 @@ def local_rows(mesh: Mesh, size: int) -> np.ndarray:
     return np.unique(
         np.concatenate([np.arange(size)[index] for index in held.values()])
     )
-
-
-def shardings(
-    abstract: Any, mesh: Mesh, *, sharded: bool = True, quiet: bool = False
-) -> Any:
-    """Returns the `NamedSharding` of every leaf of `abstract` by the rules above.
-
-    A leaf whose dimension an axis does not divide stays whole along that axis and is
-    named in the log, unless `quiet`. Without `sharded` all leaves are whole along fsdp.
-    """
-    fsdp = mesh.shape["fsdp"] if sharded else 1
-    whole: dict[str, list[str]] = {"fsdp": [], "tensor": []}
-
-    def leaf_sharding(name: str, leaf: Any) -> NamedSharding:
-        axes: list[tuple[str, ...]] = [()] * leaf.ndim
-
-        def cut(axis: str, size: int, rules: tree.Rules[int | None]) -> None:
-            dimension = tree.first_match(rules, name)
-            if size == 1 or dimension is None or dimension >= leaf.ndim:
-                return
-            parts = size * math.prod(mesh.shape[a] for a in axes[dimension])
-            if leaf.shape[dimension] % parts:
-                whole[axis].append(f"{name} {leaf.shape}")
-            else:
-                axes[dimension] += (axis,)
-
-        cut("tensor", mesh.shape["tensor"], TENSOR_DIMENSION)
-        cut("fsdp", fsdp, SHARDED_DIMENSION)
-        return NamedSharding(mesh, partition(axes))
-
-    result = tree.map_named(leaf_sharding, abstract)
-    for axis, names in whole.items() if not quiet else ():
-        if names:
-            size = mesh.shape[axis]
-            logging.info(
-                "not sharded, %s=%d divides no: %s", axis, size, "; ".join(names)
-            )
-    return result
 
 
 def partition(axes: Sequence[tuple[str, ...]]) -> P:

@@ -18,6 +18,7 @@ from vit_jax.checkpoints import checkpoint
 from vit_jax.data import decode
 from vit_jax.data import preprocessing as preprocessing_lib
 from vit_jax.models.architecture import pair
+from vit_jax.parallel import layouts
 from vit_jax.parallel import mesh as mesh_lib
 from vit_jax.types import Params
 from vit_jax.weights import adapting, augreg, files, outputs, remote, stem
@@ -241,7 +242,7 @@ def from_weights(
         target = changed(weights, image_size, num_classes)
         graphdef, like = models.abstract(target.architecture)
         if mesh is not None:
-            like = mesh_lib.with_shardings(like, mesh_lib.shardings(like, mesh))
+            like = layouts.placed("fsdp", like, mesh)
         params, _ = adapting.adapt(
             leaves, weights.architecture, target.architecture, like, place=_place
         )
@@ -287,10 +288,9 @@ def changed(
 
 
 def _place(array: np.ndarray, like: jax.ShapeDtypeStruct) -> jax.Array:
-    # Waiting, because the host's copy lives until the transfer is done.
-    if like.sharding is None:
-        return jax.block_until_ready(jax.device_put(array))
-    return jax.block_until_ready(mesh_lib.place(array, like.sharding))
+    where = like.sharding
+    placed = mesh_lib.place(array, where) if where else jax.device_put(array)
+    return jax.block_until_ready(placed)  # the host's copy lives until it is there
 
 
 def open_weights(
