@@ -213,7 +213,7 @@ def augmented(images, device_count, number):
         loss_fn,
         optax.sgd(0.1),
         seed=5,
-        augment=lambda batch, key: {"image": augment.flip(batch["image"], key)},
+        augmentations=[augment.random_flip],
     )
     params = jnp.zeros(2)
     state = step.init_state(params, optax.sgd(0.1), ema=False)

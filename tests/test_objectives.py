@@ -6,6 +6,7 @@ from flax import nnx
 
 from benchmarks import unchanged
 from vit_jax import errors, experiment, models
+from vit_jax.data import augment
 from vit_jax.learning import classification, losses, objective
 
 LOGITS = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
@@ -141,6 +142,35 @@ def test_an_objective_is_a_file_and_a_row(monkeypatch):
         seen.append(float(metrics["loss"]))
     assert seen[0] == pytest.approx(expected, rel=1e-5)
     assert seen == sorted(seen, reverse=True) and seen[-1] < seen[0] - 1e-3
+
+
+def mixup(weight, classes):
+    """Each image with its neighbour in the batch, labels and all."""
+
+    def mix(batch, key):
+        del key
+        label = losses.multi_hot(batch["label"], classes)
+        both = batch | {"label": label, "image": batch["image"].astype(jnp.float32)}
+        return {
+            name: (1 - weight) * x + weight * jnp.roll(x, 1, axis=0)
+            for name, x in both.items()
+        }
+
+    return mix
+
+
+def test_an_augmentation_that_mixes_labels_is_a_row(monkeypatch):
+    monkeypatch.setitem(augment.AUGMENTATIONS, "mixup", mixup)
+    config = unchanged.small_config()
+    with config.unlocked():
+        config.data.mixup = 0.3
+    exp = experiment.assemble(config, experiment.make_mesh(config))
+    state, batch = exp.init(), unchanged.drawn_batch(config, 0)
+    mixed = mixup(0.3, 10)({k: jnp.asarray(v) for k, v in batch.items()}, None)
+    logits = exp.forward(state.params, mixed["image"])["logits"]
+    expected = float(losses.softmax_xent(logits, mixed["label"]).mean())
+    _, metrics = exp.train_step(state, batch)
+    assert float(metrics["loss"]) == pytest.approx(expected, rel=1e-6)
 
 
 def test_an_unknown_objective_names_the_choices():

@@ -101,3 +101,88 @@ def test_non_finite_leaves_show_in_grad_squares():
         step.init_state(params, tx, ema=False), {}
     )
     assert list(np.isfinite(metrics["grad_squares"])) == [True, False]
+
+
+def lowered(train_step, tx, **options):
+    batch = {"x": jnp.asarray(ROWS)}
+    return jax.jit(train_step).lower(fresh(tx, **options), batch).as_text()
+
+
+def test_without_a_verdict_the_program_is_that_of_a_plain_step():
+    tx = optax.adam(0.1)
+
+    def train_step(state, batch):
+        _, key = jax.random.split(step.step_key(0, state.step))
+        grads, metrics = jax.grad(loss_fn, has_aux=True)(state.params, batch, key)
+        squares = jnp.stack([jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)])
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = optax.incremental_update(params, state.ema, 1.0 - 0.9)
+        metrics |= {"grad_norm": jnp.sqrt(squares.sum()), "grad_squares": squares}
+        return step.TrainState(state.step + 1, params, opt_state, ema), metrics
+
+    plain = lowered(train_step, tx, ema=True)
+    ours = step.make_train_step(loss_fn, tx, seed=0, ema_decay=0.9)
+    assert lowered(ours, tx, ema=True) == plain
+    asked = step.make_train_step(
+        loss_fn, tx, seed=0, ema_decay=0.9, verdict=lambda loss, norm: norm < 1.0
+    )
+    assert lowered(asked, tx, ema=True) != plain
+
+
+def test_an_update_that_is_not_taken_leaves_the_state_to_the_bit():
+    """Also where a gradient is no number; the optimizer's own count stays too."""
+
+    def fragile(params, batch, key):
+        loss = jnp.mean(jnp.square(batch["x"] @ params["w"] - 1.0))
+        return loss, {"loss": loss}
+
+    tx = optax.adam(optax.linear_schedule(0.1, 0.0, 10))
+    train_step = jax.jit(
+        step.make_train_step(
+            fragile,
+            tx,
+            seed=0,
+            ema_decay=0.9,
+            verdict=lambda loss, norm: jnp.isfinite(loss) & jnp.isfinite(norm),
+        ),
+    )
+    good, bad = {"x": jnp.asarray(ROWS)}, {"x": jnp.asarray(ROWS).at[3, 2].set(np.nan)}
+    first, metrics = train_step(fresh(tx, ema=True), good)
+    assert metrics["skipped"] == 0
+    after, metrics = train_step(first, bad)
+    assert metrics["skipped"] == 1 and np.isnan(metrics["grad_norm"])
+    assert (first.step, after.step) == (1, 2)
+    for name in ("params", "opt_state", "ema"):
+        before, now = (jax.tree.leaves(getattr(s, name)) for s in (first, after))
+        assert [a.tobytes() for a in map(np.asarray, now)] == [
+            a.tobytes() for a in map(np.asarray, before)
+        ]
+    plain = jax.jit(step.make_train_step(fragile, tx, seed=0, ema_decay=0.9))
+    expected, _ = plain(first, good)
+    again, metrics = train_step(after, good)
+    assert metrics["skipped"] == 0
+    # Another program, which may round its sums in another order.
+    np.testing.assert_allclose(again.params["w"], expected.params["w"], rtol=1e-6)
+
+
+def test_augmentations_come_one_after_the_other_each_with_its_own_key():
+    def noise(batch, key):
+        return batch | {"x": 2 * batch["x"] + jax.random.normal(key, (16, 1))}
+
+    def spy(params, batch, key):
+        seen = {"loss": 0.0 * params["w"].sum(), "x": batch["x"]}
+        return seen["loss"], seen | {"key": jax.random.key_data(key)}
+
+    def of(count):
+        options = {"seed": 7, "augmentations": [noise] * count}
+        train_step = step.make_train_step(spy, optax.sgd(0.0), **options)
+        seen = train_step(fresh(optax.sgd(0.0)), {"x": jnp.zeros((16, 1))})[1]
+        return np.asarray(seen["x"]).ravel(), np.asarray(seen["key"])
+
+    (none, key), (one, same), (two, again) = of(0), of(1), of(2)
+    assert (none == 0).all() and (key == same).all() and (key == again).all()
+    second = two - 2 * one
+    assert abs(np.corrcoef(one, second)[0, 1]) < 0.9
+    drawn = jax.random.normal(jax.random.split(step.step_key(7, 0))[0], (16, 1))
+    np.testing.assert_array_equal(one, np.asarray(drawn).ravel())

@@ -259,15 +259,6 @@ def _abstract_batch(
     return {name: leaf.update(sharding=sharding) for name, leaf in batch.items()}
 
 
-def _random_flip(batch: step_lib.Batch, key: jax.Array) -> step_lib.Batch:
-    return batch | {"image": augment.flip(batch["image"], key)}
-
-
-def _unchanged(batch: step_lib.Batch, key: jax.Array) -> step_lib.Batch:
-    del key
-    return batch
-
-
 def _check(config: Mapping[str, Any], mesh: Mesh) -> None:
     if validation.no_steps(config["total"]):
         raise errors.UserError(
@@ -329,7 +320,7 @@ def assemble(
         seed=config["seed"],
         microbatches=config["microbatches"],
         ema_decay=config["ema"],
-        augment=_random_flip if data["flip"] else _unchanged,
+        augmentations=augment.chosen(data, info.num_classes),
         gather=layout.gather,
         scatter=layout.scatter,
     )

@@ -14,6 +14,10 @@ Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 # (params, batch, key) -> (loss, metrics), means over the batch.
 LossFn = Callable[[Params, Batch, jax.Array], tuple[jax.Array, Metrics]]
+# (batch, key) -> the batch changed at random, inside the step
+Augmentation = Callable[[Batch, jax.Array], Batch]
+# (loss, global gradient norm) -> bool scalar: take the update of this step?
+Verdict = Callable[[jax.Array, jax.Array], jax.Array]
 # (params, uint8 images [b, height, width, 3]) -> {"features", "logits"}
 Forward = Callable[[Params, jax.Array], dict[str, jax.Array]]
 # From the parameters of a model to named figures.

@@ -1,9 +1,12 @@
 """Augmentation on the device: part of the jitted step, uint8 in."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from vit_jax.types import Augmentation, Batch
 
 
 def normalize(
@@ -12,10 +15,10 @@ def normalize(
     """Returns (images - mean) / std per channel, computed in float32.
 
     Args:
-      images: [b, h, w, 3], values 0..255.
-      mean: of each channel, in units of 0..255.
-      std: the same.
-      dtype: of the result.
+        images: Pixels [b, h, w, 3], values 0..255.
+        mean: What is subtracted from each channel, in units of 0..255.
+        std: What each channel is divided by then.
+        dtype: The type of the result.
     """
     means = jnp.asarray(mean, jnp.float32).reshape(1, 1, 1, -1)
     deviations = jnp.asarray(std, jnp.float32).reshape(1, 1, 1, -1)
@@ -29,8 +32,34 @@ def flip(images: jax.Array, key: jax.Array) -> jax.Array:
     the batch is sharded or on the number of processes.
 
     Args:
-      images: [b, h, w, c], of any type.
-      key: a typed random key.
+        images: Pixels [b, h, w, c], of any type.
+        key: A typed random key.
     """
     mirrored = jax.random.bernoulli(key, shape=(images.shape[0],))
     return jnp.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
+
+
+def random_flip(batch: Batch, key: jax.Array) -> Batch:
+    """Applies `flip` to the images of a batch."""
+    return batch | {"image": flip(batch["image"], key)}
+
+
+# Key of `config.data` -> from its value and the number of classes to what is applied
+# where the value is set. A batch may leave with labels as vectors [b, classes].
+AUGMENTATIONS: dict[str, Callable[[Any, int], Augmentation]] = {
+    "flip": lambda value, classes: random_flip,
+}
+
+
+def chosen(settings: Mapping[str, Any], num_classes: int) -> list[Augmentation]:
+    """Returns the augmentations that settings ask for, in the order of the table.
+
+    Args:
+        settings: The value of every key of `AUGMENTATIONS`; false, 0 or "" is none.
+        num_classes: The width of labels as vectors.
+    """
+    return [
+        make(settings[name], num_classes)
+        for name, make in AUGMENTATIONS.items()
+        if settings[name]
+    ]

@@ -1,13 +1,22 @@
 """The training step: `state, batch -> state, metrics`, pure and jit-able."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from vit_jax.types import Batch, LossFn, Metrics, Params, TrainState
+from vit_jax.types import (
+    Augmentation,
+    Batch,
+    LossFn,
+    Metrics,
+    Params,
+    TrainState,
+    Verdict,
+)
 
 
 def step_key(seed: int, step: jax.Array | int) -> jax.Array:
@@ -66,6 +75,12 @@ def _accumulate(
     return jax.tree.map(lambda x: x / microbatches, total)
 
 
+def _if_taken(taken: jax.Array, new: TrainState, old: TrainState) -> TrainState:
+    """Returns `new` where its update is taken, else `old` with the new step."""
+    kept = dataclasses.replace(old, step=new.step)
+    return jax.tree.map(lambda a, b: jnp.where(taken, a, b), new, kept)
+
+
 def make_train_step(
     loss_fn: LossFn,
     tx: optax.GradientTransformation,
@@ -73,7 +88,8 @@ def make_train_step(
     seed: int,
     microbatches: int = 1,
     ema_decay: float = 0.0,
-    augment: Callable[[Batch, jax.Array], Batch] = lambda batch, key: batch,
+    augmentations: Sequence[Augmentation] = (),
+    verdict: Verdict | None = None,
     gather: Callable[[Params], Params] = lambda params: params,
     scatter: Callable[[Params], Params] = lambda grads: grads,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
@@ -81,22 +97,31 @@ def make_train_step(
 
     Args:
         loss_fn: `(params, batch, key) -> (loss, metrics)`, a mean over the batch.
-        tx: the optimizer.
-        seed: of all randomness in the step (augmentation, dropout).
-        microbatches: gradient-accumulation parts of a batch; they must divide it.
-        ema_decay: factor of the Polyak average kept in `state.ema`; unused without one.
-        augment: random changes of the whole batch, before it is cut in microbatches.
-        gather: once a step, from stored parameters to those that `loss_fn` takes.
-        scatter: from gradients of those to the ones the optimizer reads.
+        tx: The optimizer.
+        seed: The seed of all randomness in the step (augmentation, dropout).
+        microbatches: How many parts of a batch gradients are accumulated over; they
+            must divide it.
+        ema_decay: The factor of the Polyak average in `state.ema`; unused without one.
+        augmentations: Random changes of the whole batch, one after the other, before it
+            is cut in microbatches. Each has a key of its own.
+        verdict: Says of the loss and the global norm of the gradients (before clipping)
+            whether the step's update is taken. Where it is not, parameters, optimizer
+            state and average stay as they were, to the bit; the step counts, so that
+            the next one has other data. None: every update is taken.
+        gather: Goes, once a step, from stored parameters to those of `loss_fn`.
+        scatter: Goes from gradients of those to the ones the optimizer reads.
 
     The metrics hold `loss`, those of `loss_fn`, `grad_norm` (global, before clipping)
     and `grad_squares` [leaves]: the squared norm of each leaf's gradient, whose
-    non-finite entries name the leaves where a run went wrong.
+    non-finite entries name the leaves where a run went wrong. With a verdict also
+    `skipped`, 1 where the update was not taken, else 0.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        augment_key, loss_key = jax.random.split(step_key(seed, state.step))
-        batch = augment(batch, augment_key)
+        count = max(1, len(augmentations))
+        first, loss_key, *more = jax.random.split(step_key(seed, state.step), count + 1)
+        for augment, key in zip(augmentations, (first, *more)):
+            batch = augment(batch, key)
         grads, metrics = _accumulate(
             loss_fn, gather(state.params), batch, loss_key, microbatches, scatter
         )
@@ -109,6 +134,11 @@ def make_train_step(
         if ema is not None:
             ema = optax.incremental_update(params, ema, 1.0 - ema_decay)
         metrics |= {"grad_norm": jnp.sqrt(squares.sum()), "grad_squares": squares}
-        return TrainState(state.step + 1, params, opt_state, ema), metrics
+        new = TrainState(state.step + 1, params, opt_state, ema)
+        if verdict is not None:
+            taken = verdict(metrics["loss"], metrics["grad_norm"])
+            metrics["skipped"] = 1.0 - taken.astype(jnp.float32)
+            new = _if_taken(taken, new, state)
+        return new, metrics
 
     return train_step
