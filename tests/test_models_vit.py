@@ -10,8 +10,8 @@ from flax import linen, nnx
 from jax.sharding import PartitionSpec as P
 
 from vit_jax import errors, models, tree
-from vit_jax.models import layers, vit
-from vit_jax.models.placement import REMAT, Placement
+from vit_jax.models import layers, stack, vit
+from vit_jax.models.placement import Placement
 
 LEAVES = {
     "patch_embed/kernel": (8, 8, 3, 32),
@@ -194,7 +194,7 @@ def gradients(arch):
 
 @pytest.mark.parametrize(
     ("unroll", "remat"),
-    [*((1, remat) for remat in REMAT), (2, "none"), (0, "dots_nb")],
+    [*((1, remat) for remat in stack.REMAT), (2, "none"), (0, "dots_nb")],
 )
 def test_scan_unroll_and_remat_do_not_matter(unroll, remat):
     base = small(dropout=0.2, attention_dropout=0.1)

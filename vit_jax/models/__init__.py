@@ -1,6 +1,6 @@
 """Models: sizes and names, the NNX modules, and their parameters as plain dicts."""
 
-from vit_jax.models.architecture import Architecture, by, pair
+from vit_jax.models.architecture import Architecture, pair, size_text
 from vit_jax.models.build import abstract, count_parameters, create, merge, split
 from vit_jax.models.families import (
     FAMILIES,
@@ -22,7 +22,7 @@ __all__ = [
     "VitArchitecture",
     "abstract",
     "architecture",
-    "by",
+    "size_text",
     "count_parameters",
     "create",
     "forward_macs",

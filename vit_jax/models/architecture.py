@@ -163,6 +163,6 @@ def pair(size: int | str | Sequence[int]) -> tuple[int, int]:
     return int(sides[0]), int(sides[-1])
 
 
-def by(size: tuple[int, int]) -> str:
+def size_text(size: tuple[int, int]) -> str:
     """Returns "HxW" of (H, W)."""
     return f"{size[0]}x{size[1]}"

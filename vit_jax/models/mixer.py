@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vit_jax import errors
-from vit_jax.models import layers, shown, vit
-from vit_jax.models.architecture import Architecture, by
-from vit_jax.models.placement import NOWHERE, REMAT, Placement, scan_blocks
+from vit_jax.models import layers, shown, stack, vit
+from vit_jax.models.architecture import Architecture, size_text
+from vit_jax.models.placement import NOWHERE, Placement
 
 PREFIX = "Mixer-"
 
@@ -64,7 +64,7 @@ class MixerArchitecture(Architecture):
     CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
         "crop": ("error", "valid"),
         "gelu": tuple(layers.GELU),
-        "remat": tuple(REMAT),
+        "remat": tuple(stack.REMAT),
     }
 
     width: int
@@ -87,9 +87,9 @@ class MixerArchitecture(Architecture):
         divided = all(s % p == 0 for s, p in zip(self.image_size, self.patch))
         if min(self.grid) < 1 or not (divided or self.crop == "valid"):
             raise errors.UserError(
-                f"image_size={by(self.image_size)} is not a whole number of "
-                f"{by(self.patch)} patches; crop='valid' leaves out the rest at the "
-                "bottom and right."
+                f"image_size={size_text(self.image_size)} is not a whole number of "
+                f"{size_text(self.patch)} patches; crop='valid' leaves out the rest at "
+                "the bottom and right."
             )
 
     @property
@@ -269,7 +269,7 @@ def _run_blocks(
     def block(x: jax.Array, params: dict[str, Any], rest: tuple) -> jax.Array:
         return nnx.merge(graphdef, params)(x, *rest)
 
-    return scan_blocks(
+    return stack.scan_blocks(
         block,
         tokens,
         stacked,

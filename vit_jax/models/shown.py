@@ -5,7 +5,7 @@ import math
 import jax
 from flax import nnx
 
-from vit_jax.models.architecture import Architecture, by
+from vit_jax.models.architecture import Architecture, size_text
 
 
 class Shown:
@@ -25,4 +25,4 @@ class Shown:
 def summary(arch: Architecture) -> str:
     """Name, image size and outputs of an architecture."""
     outputs = f"{arch.num_classes:,} classes" if arch.num_classes else "features"
-    return f"{arch.name}, {by(arch.image_size)} pixels, {outputs}"
+    return f"{arch.name}, {size_text(arch.image_size)} pixels, {outputs}"

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from vit_jax import errors
-from vit_jax.models.architecture import Architecture, by
+from vit_jax.models.architecture import Architecture, size_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -307,11 +307,11 @@ class VitArchitecture(Architecture):
         sizes = ", ".join(f"{h}x{w}" for h, w in zip(near[0], near[1]))
         if len(near[0]) != len(near[1]):
             sizes = f"{near[0][-1]}x{near[1][-1]}"
+        cells = f" of the ResNet's {size_text(features)} features"
         raise errors.UserError(
-            f"image_size={by(self.image_size)} is not a whole number of "
-            f"{by(self.patch)} patches"
-            + (f" of the ResNet's {by(features)} features" if self.resnet_used else "")
-            + f".\nSizes near it that are: {sizes}. Or crop='valid': the rest at the "
+            f"image_size={size_text(self.image_size)} is not a whole number of "
+            f"{size_text(self.patch)} patches{cells if self.resnet_used else ''}."
+            f"\nSizes near it that are: {sizes}. Or crop='valid': the rest at the "
             "bottom and right is not seen."
         )
 

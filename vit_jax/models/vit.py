@@ -17,10 +17,11 @@ from vit_jax.models import (
     posemb,
     resnet,
     shown,
+    stack,
     variants,
 )
 from vit_jax.models.architecture import Architecture
-from vit_jax.models.placement import NOWHERE, Placement, scan_blocks
+from vit_jax.models.placement import NOWHERE, Placement
 
 
 class VisionTransformer(shown.Shown, nnx.Module):
@@ -349,7 +350,7 @@ def _run_blocks(
             x = _add(x, posemb.embedding(arch, module.posemb))
         return module(x, key, path=path, relative=relative)
 
-    return scan_blocks(
+    return stack.scan_blocks(
         block,
         tokens,
         stacked,

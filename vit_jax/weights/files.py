@@ -15,7 +15,7 @@ import numpy as np
 from vit_jax import errors, tree
 from vit_jax.data import preprocessing as preprocessing_lib
 from vit_jax.models import build, families
-from vit_jax.models.architecture import Architecture, by, pair
+from vit_jax.models.architecture import Architecture, pair, size_text
 from vit_jax.weights import dialects, infer, outputs, posemb, rules, source
 from vit_jax.weights.dialect import Dialect
 from vit_jax.weights.formats import npz, safetensors, tensorstore, torchfile
@@ -400,7 +400,7 @@ def _warn_of_positions(
     if entry.config is None and (grid := grid_option(ours)):
         logging.warning(
             "%s does not say that its %d positions are %s: load it with grid=%s.",
-            *(name, ours.patches, by(ours.grid), grid["grid"]),
+            *(name, ours.patches, size_text(ours.grid), grid["grid"]),
         )
     methods = posemb.method_of(ours), posemb.method_of(theirs)
     if methods[0] != methods[1]:

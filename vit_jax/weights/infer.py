@@ -7,7 +7,7 @@ from typing import Any
 
 from vit_jax import errors
 from vit_jax.models import families, variants
-from vit_jax.models.architecture import Architecture, by, pair
+from vit_jax.models.architecture import Architecture, pair, size_text
 from vit_jax.weights.dialects import bit, mixer
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -232,8 +232,8 @@ def _of_grid(
         have, good = "none", False
     if not good or min(grid) < 1:
         raise errors.UserError(
-            f"grid={by(grid)} is {patches} patches; its position table has {have}.\n"
-            "Pass the (rows, columns) it was trained with, or leave grid out."
+            f"grid={size_text(grid)} is {patches} patches; its position table has "
+            f"{have}.\nPass the (rows, columns) it was trained with, or leave grid out."
         )
     return fields, _size_of(grid, fields)
 
@@ -324,7 +324,7 @@ def _grid(
         if math.prod(grid) == patches:
             return grid
     raise errors.UserError(
-        f"its position table has {patches} entries for patches of {by(strides)} "
+        f"its position table has {patches} entries for patches of {size_text(strides)} "
         "pixels, which is no square; pass the image_size it was trained at, or the "
         "table's grid=(rows, columns)."
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from vit_jax import errors
-from vit_jax.models.architecture import Architecture, by
+from vit_jax.models.architecture import Architecture, size_text
 from vit_jax.weights.source import Tensors
 
 Kernel = Callable[[np.ndarray], np.ndarray]
@@ -122,8 +122,9 @@ def at_size(
         return leaves, target
     if arch.posemb == "relative":
         raise errors.UserError(
-            f"relative positions are learned for {by(arch.grid)} patches; "
-            f"{by(target.grid)} have others. Leave image_size at {arch.image_size}."
+            f"relative positions are learned for {size_text(arch.grid)} patches; "
+            f"{size_text(target.grid)} have others. Leave image_size at "
+            f"{arch.image_size}."
         )
     changes = {}
     for name, size in {"posemb/row": 0, "posemb/column": 1}.items():

@@ -108,8 +108,9 @@ def _preprocessing(
         )
     if list(given.image_size) != size:
         raise errors.UserError(
-            f"preprocessing gives images of {models.by(given.image_size)} pixels, the "
-            f"model wants {models.by(architecture.image_size)}; make them the same"
+            f"preprocessing gives images of {models.size_text(given.image_size)} "
+            f"pixels, the model wants {models.size_text(architecture.image_size)}; "
+            "make them the same"
         )
     return given
 

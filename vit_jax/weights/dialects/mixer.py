@@ -12,7 +12,7 @@ import numpy as np
 
 from vit_jax import errors
 from vit_jax.models import mixer
-from vit_jax.models.architecture import by, pair
+from vit_jax.models.architecture import pair, size_text
 from vit_jax.weights.rules import Rule, Sizes
 
 _BLOCK = "MixerBlock_{layer}"
@@ -81,7 +81,7 @@ def infer(
     head = "head/kernel"
     sides = _image_size(tokens, (p, q), image_size)
     return mixer.MixerArchitecture(
-        name=f"{mixer.PREFIX}{name}/{p if p == q else by((p, q))}",
+        name=f"{mixer.PREFIX}{name}/{p if p == q else size_text((p, q))}",
         image_size=sides,
         num_classes=_shape(shapes, head, 2)[1] if head in shapes else 0,
         channels=channels,
@@ -119,11 +119,12 @@ def _image_size(
     if image_size is None and side * side == tokens:
         return side * patch[0], side * patch[1]
     raise errors.UserError(
-        f"its MLPs over the patches are for {tokens} patches of {by(patch)} pixels"
+        f"its MLPs over the patches are for {tokens} patches of {size_text(patch)} "
+        "pixels"
         + (
             ""
             if image_size is None
-            else f", not for an image of {by(pair(image_size))}"
+            else f", not for an image of {size_text(pair(image_size))}"
         )
         + "; a Mixer has no other size than the one it was trained at: pass that as "
         "image_size."

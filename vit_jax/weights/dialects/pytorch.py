@@ -15,7 +15,7 @@ import numpy as np
 
 from vit_jax import errors
 from vit_jax.models import posemb
-from vit_jax.models.architecture import by
+from vit_jax.models.architecture import size_text
 from vit_jax.models.variants import VitArchitecture
 from vit_jax.weights.rules import Rule, Sizes
 from vit_jax.weights.source import Tensors
@@ -237,12 +237,12 @@ def check_square(arch: VitArchitecture, code: str) -> None:
     if side**2 == arch.patches:
         raise errors.UserError(
             f"{code} takes a table of {arch.patches} positions for {side}x{side}; this "
-            f"{arch.name} has {by(arch.grid)}. Write another dialect."
+            f"{arch.name} has {size_text(arch.grid)}. Write another dialect."
         )
     logging.warning(
         "%s runs only with square position tables, not with %s: vit_jax reads what is "
         "written, that code does not.",
-        *(code, by(arch.grid)),
+        *(code, size_text(arch.grid)),
     )
 
 

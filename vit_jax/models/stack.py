@@ -1,0 +1,71 @@
+"""Equal blocks one after another: a scan over stacked parameters, and remat.
+
+Every leaf of the blocks is stacked, [layer, ...]. `unroll` says how many layers one
+turn of the loop runs, `remat` what the backward pass computes again.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from vit_jax.models.placement import Placement
+from vit_jax.types import Params
+
+_policies = jax.checkpoint_policies
+REMAT: dict[str, Callable[[Callable], Callable]] = {
+    "none": lambda block: block,
+    "dots": functools.partial(
+        jax.checkpoint, policy=_policies.dots_saveable, prevent_cse=False
+    ),
+    "dots_nb": functools.partial(
+        jax.checkpoint,
+        policy=_policies.dots_with_no_batch_dims_saveable,
+        prevent_cse=False,
+    ),
+    "full": functools.partial(jax.checkpoint, prevent_cse=False),
+}
+
+# (tokens, parameters of a block, what else each block has) -> tokens
+Block = Callable[[jax.Array, Params, Any], jax.Array]
+
+
+def scan_blocks(
+    block: Block,
+    tokens: jax.Array,
+    stacked: Params,
+    rest: Any,
+    *,
+    remat: str,
+    unroll: int,
+    placement: Placement,
+) -> jax.Array:
+    """Runs a block once a layer.
+
+    Args:
+        block: Pure.
+        tokens: [b, n, d].
+        stacked: Parameters, each leaf [layer, ...].
+        rest: Of the same kind; what is no parameter.
+        remat: A name of `REMAT`: what the backward pass computes again.
+        unroll: Layers in one turn of the loop; 0: all, a flat program.
+        placement: See there.
+    """
+    gather_inside = placement.regathers and remat != "none"
+
+    def inner(x: jax.Array, params: Params, rest: Any) -> jax.Array:
+        if gather_inside:
+            params = placement.gather(params)
+        return placement.pin(block(placement.pin(x), params, rest))
+
+    run = REMAT[remat](inner)
+
+    def body(x: jax.Array, layer: tuple[Params, Any]) -> tuple[jax.Array, None]:
+        params, rest = layer
+        if not gather_inside:
+            params = placement.gather(params)
+        return run(x, params, rest), None
+
+    depth = jax.tree.leaves(stacked)[0].shape[0]
+    return jax.lax.scan(body, tokens, (stacked, rest), unroll=unroll or depth)[0]
