@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vit_jax import errors
-from vit_jax.models import layers, resnet, shown, vit
+from vit_jax.models import inputs, layers, resnet, shown
 from vit_jax.models.architecture import Architecture
 from vit_jax.models.placement import NOWHERE, Placement
 
@@ -178,7 +178,7 @@ class Classifier(shown.Shown, resnet.Trunk):
         """
         del deterministic, rngs
         arch = self.architecture
-        vit.check_images(images, arch)
+        inputs.check_images(images, arch)
         x = self.cells(images.astype(arch.compute_dtype), placement=placement)
         if self.norm is not None:
             x = jax.nn.relu(self.norm(x))

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vit_jax import errors
-from vit_jax.models import layers, shown, stack, vit
+from vit_jax.models import inputs, layers, shown, stack
 from vit_jax.models.architecture import Architecture, size_text
 from vit_jax.models.placement import NOWHERE, Placement
 
@@ -230,12 +230,13 @@ class MlpMixer(shown.Shown, nnx.Module):
     ) -> jax.Array:
         """Returns the mean of the tokens, float32 [b, width]; see the call."""
         arch = self.architecture
-        vit.check_images(images, arch)
+        inputs.check_images(images, arch)
         keys = None
         if arch.drop_path and not layers.is_deterministic(self, deterministic):
             layers.check_rngs(rngs)
             keys = jax.random.split(rngs.dropout(), arch.depth)
-        x = self.patch_embed(vit.patches(images.astype(arch.compute_dtype), arch))
+        x = images.astype(arch.compute_dtype)
+        x = self.patch_embed(inputs.patches(x, arch.grid, arch.patch))
         graphdef, stacked = nnx.split(self.blocks)
         x = _run_blocks(
             graphdef,
