@@ -14,7 +14,7 @@ from configs import base
 from vit_jax import errors, experiment, models, tree
 from vit_jax.checkpoints import checkpoint
 from vit_jax.data.preprocessing import Preprocessing
-from vit_jax.models import variants
+from vit_jax.models.vit_architecture import VitArchitecture
 from vit_jax.weights import adapting, files, posemb, pretrained
 from vit_jax.weights.source import Tensors
 
@@ -29,7 +29,7 @@ def grid_of(text):
 
 
 def test_every_method_can_be_asked_for():
-    known = variants.VitArchitecture.CHOICES["posemb_resample"]
+    known = VitArchitecture.CHOICES["posemb_resample"]
     assert set(known) == {"auto", *posemb.METHODS}
 
 

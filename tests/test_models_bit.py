@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from vit_jax import errors, models, tree
-from vit_jax.models import bit, resnet
+from vit_jax.models import bit, resnet, resnet_sizes
 from vit_jax.models.placement import Placement
 
 # Name -> parameters at 1000 classes, GMAC at 224 and 384 pixels.
@@ -242,7 +242,7 @@ def test_feature_maps_are_pinned_after_root_and_stages():
 
     jax.eval_shape(lambda x: model(x, placement=Placement(pin)), images(arch))
     assert shapes == [(2, 10, 7, 32), (2, 10, 7, 128), (2, 5, 4, 256)]
-    sizes = resnet.stage_sizes(arch.units, arch.image_size)
+    sizes = resnet_sizes.stage_sizes(arch.units, arch.image_size)
     assert [shape[1:3] for shape in shapes] == sizes
 
 

@@ -56,14 +56,10 @@ LONGER = {
     "checkpoints/checkpoint.py": 464,
     "data/transforms.py": 394,
     "experiment.py": 486,
-    "models/resnet.py": 391,
-    "models/variants.py": 445,
-    "models/vit.py": 370,
     "weights/dialects/huggingface.py": 427,
     "weights/dialects/timm.py": 444,
     "weights/dialects/towers.py": 394,
     "weights/files.py": 426,
-    "weights/infer.py": 353,
     "weights/pretrained.py": 389,
 }
 

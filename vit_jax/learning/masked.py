@@ -28,7 +28,7 @@ from vit_jax.data import catalog
 from vit_jax.learning import losses, passes, patch_targets
 from vit_jax.models.architecture import Architecture
 from vit_jax.models.placement import NOWHERE, Placement
-from vit_jax.models.variants import VitArchitecture
+from vit_jax.models.vit_architecture import VitArchitecture
 from vit_jax.types import Batch, LossFn, Metrics, Params
 
 

@@ -11,8 +11,9 @@ from vit_jax.models.families import (
     with_options,
 )
 from vit_jax.models.shown import summary
-from vit_jax.models.variants import SIZES, VitArchitecture
+from vit_jax.models.variants import SIZES
 from vit_jax.models.vit import VisionTransformer
+from vit_jax.models.vit_architecture import VitArchitecture
 
 __all__ = [
     "FAMILIES",

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vit_jax import errors
-from vit_jax.models import bit, layers, resnet
+from vit_jax.models import bit, layers, resnet, resnet_sizes
 
 PREFIX = "AxialResNet"
 NAMES: tuple[str, ...] = ("AxialResNet50",)
@@ -161,7 +161,7 @@ class AxialResNet(bit.Classifier):
 
     def __init__(self, architecture: AxialResNetArchitecture, *, rngs: nnx.Rngs):
         arch = architecture
-        sizes = resnet.stage_sizes(arch.units, arch.image_size)
+        sizes = resnet_sizes.stage_sizes(arch.units, arch.image_size)
 
         def make(
             stage: int, inputs: int, width: int, *, stride: int, rngs: nnx.Rngs
@@ -192,7 +192,7 @@ def parse(name: str) -> dict[str, Any]:
             f"model {name!r} is not {PREFIX} and a depth, such as 'AxialResNet50'."
             + errors.suggest(name, NAMES)
         )
-    return {"units": errors.lookup(resnet.UNITS, found[1], "depth of a ResNet")}
+    return {"units": errors.lookup(resnet_sizes.UNITS, found[1], "depth of a ResNet")}
 
 
 def _attention_macs(before: tuple[int, int], after: tuple[int, int], width: int) -> int:
@@ -206,7 +206,7 @@ def forward_macs(arch: AxialResNetArchitecture) -> int:
 
     Convolutions, attention and the head.
     """
-    trunk = resnet.trunk_macs(
+    trunk = resnet_sizes.trunk_macs(
         arch.units,
         arch.root_width,
         arch.image_size,

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vit_jax import errors
-from vit_jax.models import inputs, layers, resnet, shown
+from vit_jax.models import inputs, layers, resnet, resnet_sizes, shown
 from vit_jax.models.architecture import Architecture
 from vit_jax.models.placement import NOWHERE, Placement
 
@@ -46,7 +46,7 @@ class ResNetArchitecture(Architecture):
 
     def __post_init__(self):
         super().__post_init__()
-        resnet.check_units(self.units, 64 * self.width)
+        resnet_sizes.check_units(self.units, 64 * self.width)
 
     @property
     def root_width(self) -> int:
@@ -219,7 +219,7 @@ def parse(name: str) -> dict[str, Any]:
         )
     depth, width, post = found.groups()
     return {
-        "units": errors.lookup(resnet.UNITS, depth, "depth of a BiT ResNet"),
+        "units": errors.lookup(resnet_sizes.UNITS, depth, "depth of a BiT ResNet"),
         "width": float(width) if "." in width else int(width),
         "form": "post" if post else "pre",
     }
@@ -227,7 +227,7 @@ def parse(name: str) -> dict[str, Any]:
 
 def name_of(units: tuple[int, ...], width: float, form: str) -> str:
     """Returns the name; "BiT-custom-x1" where the table of depths has no such units."""
-    known = {units: f"R{depth}" for depth, units in resnet.UNITS.items()}
+    known = {units: f"R{depth}" for depth, units in resnet_sizes.UNITS.items()}
     depth = known[units] if units in known else "custom-"
     return f"BiT-{depth}x{width:g}" + ("-post" if form == "post" else "")
 
@@ -237,7 +237,7 @@ def forward_macs(arch: BitArchitecture) -> int:
 
     Convolutions and the head only, as the paper's exaFLOPs count them.
     """
-    trunk = resnet.trunk_macs(
+    trunk = resnet_sizes.trunk_macs(
         arch.units, arch.root_width, arch.image_size, channels=arch.channels
     )
     return trunk + arch.feature_width * arch.num_classes

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vit_jax.models import attention, layers, posemb, variants
+from vit_jax.models import attention, layers, posemb
+from vit_jax.models.vit_architecture import VitArchitecture
 
 
 class Block(nnx.Module):
@@ -16,9 +17,7 @@ class Block(nnx.Module):
     or one "column".
     """
 
-    def __init__(
-        self, arch: variants.VitArchitecture, *, axis: str = "all", rngs: nnx.Rngs
-    ):
+    def __init__(self, arch: VitArchitecture, *, axis: str = "all", rngs: nnx.Rngs):
         width, epsilon = arch.width, arch.norm_epsilon
         own_table = arch.posemb == "relative" and arch.posemb_at == "every"
         self.norm1 = layers.LayerNorm(width, epsilon=epsilon)
@@ -105,7 +104,7 @@ class Block(nnx.Module):
 class AxialBlock(nnx.Module):
     """A block along rows, then one along columns; two MLPs."""
 
-    def __init__(self, arch: variants.VitArchitecture, *, rngs: nnx.Rngs):
+    def __init__(self, arch: VitArchitecture, *, rngs: nnx.Rngs):
         self.row = Block(arch, axis="row", rngs=rngs)
         self.column = Block(arch, axis="column", rngs=rngs)
 
@@ -160,7 +159,7 @@ BLOCKS: dict[str, type[Block] | type[AxialBlock]] = {
 }
 
 
-def stacked(arch: variants.VitArchitecture, rngs: nnx.Rngs) -> Block | AxialBlock:
+def stacked(arch: VitArchitecture, rngs: nnx.Rngs) -> Block | AxialBlock:
     """Returns all blocks as one, with leaves [depth, ...].
 
     With positions at every block each has a table, `posemb`.
@@ -177,7 +176,7 @@ def stacked(arch: variants.VitArchitecture, rngs: nnx.Rngs) -> Block | AxialBloc
     return make(rngs)
 
 
-def _mask(arch: variants.VitArchitecture) -> attention.Mask | None:
+def _mask(arch: VitArchitecture) -> attention.Mask | None:
     if arch.attention_mask == "none":
         return None
     return attention.Mask(
@@ -185,7 +184,7 @@ def _mask(arch: variants.VitArchitecture) -> attention.Mask | None:
     )
 
 
-def macs(arch: variants.VitArchitecture) -> int:
+def macs(arch: VitArchitecture) -> int:
     """Multiply-adds of one block on one image.
 
     A mask saves none. Relative positions cost a product with every offset's embedding.

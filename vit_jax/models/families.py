@@ -10,6 +10,7 @@ from flax import nnx
 from vit_jax import errors
 from vit_jax.models import axial_resnet, bit, mixer, names, variants, vit
 from vit_jax.models.architecture import Architecture, pair
+from vit_jax.models.vit_architecture import VitArchitecture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Family:
 # A name belongs to the last family whose prefix it starts with.
 FAMILIES: dict[str, Family] = {
     "vit": Family(
-        variants.VitArchitecture,
+        VitArchitecture,
         vit.VisionTransformer,
         vit.forward_macs,
         variants.parse,
@@ -142,7 +143,7 @@ def _given(family: Family, name: str, options: Mapping[str, Any]) -> dict[str, A
         errors.UserError: an option that this family does not have.
     """
     known = {f.name: f for f in dataclasses.fields(family.architecture)}
-    neutral = {f.name: f.default for f in dataclasses.fields(variants.VitArchitecture)}
+    neutral = {f.name: f.default for f in dataclasses.fields(VitArchitecture)}
     fields = {}
     for key, value in chosen(options).items():
         if value == 0 and key in SIZE_OPTIONS:

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vit_jax.models import attention, layers, variants
+from vit_jax.models import attention, layers
+from vit_jax.models.vit_architecture import VitArchitecture
 
 # (tokens [b, n, d], how many of them come before the patches) -> what feeds the head.
 # "map" has parameters: `MapHead`.
@@ -29,7 +30,7 @@ class MapHead(nnx.Module):
     Heads and MLP width are the encoder's (ScaleViT; big_vision's MAPHead).
     """
 
-    def __init__(self, arch: variants.VitArchitecture, *, rngs: nnx.Rngs):
+    def __init__(self, arch: VitArchitecture, *, rngs: nnx.Rngs):
         probe = layers.xavier_uniform(rngs.params(), (1, 1, arch.width), jnp.float32)
         self.probe = nnx.Param(probe)
         self.attn = attention.Attention(
@@ -46,7 +47,7 @@ class MapHead(nnx.Module):
         return (x + self.mlp(self.norm(x), None))[:, 0]
 
 
-def macs(arch: variants.VitArchitecture) -> int:
+def macs(arch: VitArchitecture) -> int:
     """Multiply-adds on one image of all that comes after the encoder."""
     d = arch.width
     vectors = arch.tokens if arch.pool == "none" else 1

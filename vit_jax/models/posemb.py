@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from vit_jax.models import variants
+from vit_jax.models.vit_architecture import VitArchitecture
 
 
 class Table2d(nnx.Module):
@@ -20,7 +20,7 @@ class Table2d(nnx.Module):
     A patch has its column's entry, then its row's.
     """
 
-    def __init__(self, arch: variants.VitArchitecture, *, rngs: nnx.Rngs):
+    def __init__(self, arch: VitArchitecture, *, rngs: nnx.Rngs):
         rows, columns = arch.grid
         new = functools.partial(parameter, rngs=rngs, std=_std(arch))
         self.row = new((rows, arch.width // 2))
@@ -49,7 +49,7 @@ def parameter(
     return nnx.Param(std * jax.random.normal(rngs.params(), shape, jnp.float32))
 
 
-def _std(arch: variants.VitArchitecture) -> float:
+def _std(arch: VitArchitecture) -> float:
     return arch.posemb_std or arch.width**-0.5
 
 
@@ -83,30 +83,30 @@ FIXED: dict[str, Callable[[tuple[int, int], int], np.ndarray]] = {
 }
 
 
-def _learned(arch: variants.VitArchitecture, rngs: nnx.Rngs) -> nnx.Param:
+def _learned(arch: VitArchitecture, rngs: nnx.Rngs) -> nnx.Param:
     entries = arch.positioned + arch.tokens - arch.prefix
     return parameter((1, entries, arch.width), rngs, std=_std(arch))
 
 
-def _learned_2d(arch: variants.VitArchitecture, rngs: nnx.Rngs) -> Table2d:
+def _learned_2d(arch: VitArchitecture, rngs: nnx.Rngs) -> Table2d:
     return Table2d(arch, rngs=rngs)
 
 
 Table = nnx.Param | Table2d
-LEARNED: dict[str, Callable[[variants.VitArchitecture, nnx.Rngs], Table]] = {
+LEARNED: dict[str, Callable[[VitArchitecture, nnx.Rngs], Table]] = {
     "learned": _learned,
     "learned_2d": _learned_2d,
 }
 
 
-def create(arch: variants.VitArchitecture, rngs: nnx.Rngs) -> Table | None:
+def create(arch: VitArchitecture, rngs: nnx.Rngs) -> Table | None:
     """Returns one new table, or None where `arch.posemb` has nothing to learn here."""
     if arch.posemb not in LEARNED:
         return None
     return LEARNED[arch.posemb](arch, rngs)
 
 
-def embedding(arch: variants.VitArchitecture, table: Table | None) -> jax.Array | None:
+def embedding(arch: VitArchitecture, table: Table | None) -> jax.Array | None:
     """Returns what is added to the tokens, float32 [1, n, width], or None.
 
     Args:

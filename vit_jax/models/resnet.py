@@ -7,19 +7,15 @@ google-research/vision_transformer), the BiT ResNets (`bit.py`) and the axial Re
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vit_jax import errors
-from vit_jax.models import layers, variants
+from vit_jax.models import layers
 from vit_jax.models.placement import NOWHERE, Placement
-
-GROUPS = 32
-MOST_STAGES = 10  # each doubles the channels
+from vit_jax.models.resnet_sizes import GROUPS
 
 MakeUnit = Callable[..., nnx.Module]
 
@@ -306,86 +302,3 @@ class ResNet(Trunk):
     def __call__(self, images: jax.Array) -> jax.Array:
         """Maps images to `Architecture.feature_size` cells of `feature_channels`."""
         return self.cells(images)
-
-
-# The paper's and big_vision's: depth -> units a stage.
-UNITS: dict[str, tuple[int, ...]] = {
-    "26": (2, 2, 2, 2),
-    "50": (3, 4, 6, 3),
-    "101": (3, 4, 23, 3),
-    "152": (3, 8, 36, 3),
-    "200": (3, 24, 36, 3),
-}
-
-
-def check_units(units: tuple[int, ...], root_width: float) -> None:
-    """Raises `UserError` unless they make a ResNet that GroupNorm can work on."""
-    if not 1 <= len(units) <= MOST_STAGES or min(units) < 1:
-        raise errors.UserError(
-            f"units={units} must be 1 to {MOST_STAGES} positive numbers: the units of "
-            "each stage."
-        )
-    if root_width < GROUPS or root_width % GROUPS:
-        raise errors.UserError(
-            f"a root of {root_width:g} channels does not split into the {GROUPS} "
-            "groups of its GroupNorm: width must be a multiple of 0.5."
-        )
-
-
-def stage_sizes(
-    units: tuple[int, ...], image_size: tuple[int, int]
-) -> list[tuple[int, int]]:
-    """Returns (height, width) of the feature maps of the root and of every stage."""
-    sizes = []
-    for i in range(len(units) + 1):
-        stride = 4 * 2 ** max(i - 1, 0)
-        sizes.append((-(-image_size[0] // stride), -(-image_size[1] // stride)))
-    return sizes
-
-
-def _conv_macs(before: tuple[int, int], after: tuple[int, int], width: int) -> int:
-    return math.prod(after) * 9 * width * width
-
-
-def trunk_macs(
-    units: tuple[int, ...],
-    width: int,
-    image_size: tuple[int, int],
-    *,
-    middle_macs: Callable[..., int] = _conv_macs,
-    channels: int = 3,
-) -> int:
-    """Multiply-adds of root and stages on one image.
-
-    Args:
-        units: Of each stage.
-        width: Of the root.
-        image_size: (height, width).
-        middle_macs: Of a unit's middle layer, from the sizes before and after it and
-            its width.
-        channels: Of the image.
-    """
-    height, columns = (-(-size // 2) for size in image_size)
-    total = height * columns * 7 * 7 * channels * width
-    sizes = stage_sizes(units, image_size)
-    inputs = width
-    for i, count in enumerate(units):
-        inner, outputs = width * 2**i, 4 * width * 2**i
-        for j in range(count):
-            before, after = sizes[i] if j == 0 else sizes[i + 1], sizes[i + 1]
-            total += math.prod(before) * inputs * inner
-            total += middle_macs(before, after, inner)
-            total += math.prod(after) * inner * outputs
-            if j == 0:
-                total += math.prod(after) * inputs * outputs
-            inputs = outputs
-    return total
-
-
-def macs(arch: variants.VitArchitecture) -> int:
-    """Multiply-adds of a hybrid's ResNet on one image; 0 without a ResNet."""
-    if arch.resnet is None:
-        return 0
-    return trunk_macs(
-        arch.resnet, arch.resnet_width, arch.image_size, channels=arch.channels
-    )

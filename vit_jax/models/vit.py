@@ -17,17 +17,18 @@ from vit_jax.models import (
     layers,
     posemb,
     resnet,
+    resnet_sizes,
     shown,
     stack,
-    variants,
 )
 from vit_jax.models.placement import NOWHERE, Placement
+from vit_jax.models.vit_architecture import VitArchitecture
 
 
 class VisionTransformer(shown.Shown, nnx.Module):
     """Images to logits. Leaf names are public: checkpoints and rules use them."""
 
-    def __init__(self, architecture: variants.VitArchitecture, *, rngs: nnx.Rngs):
+    def __init__(self, architecture: VitArchitecture, *, rngs: nnx.Rngs):
         arch = architecture
         self.architecture = arch
         self.deterministic = True  # what `train()` and `eval()` set
@@ -239,7 +240,7 @@ class VisionTransformer(shown.Shown, nnx.Module):
         return self.patch_head(x, dtype=jnp.dtype(jnp.float32))
 
 
-def _resnet(arch: variants.VitArchitecture, rngs: nnx.Rngs) -> resnet.ResNet:
+def _resnet(arch: VitArchitecture, rngs: nnx.Rngs) -> resnet.ResNet:
     return resnet.ResNet(
         arch.resnet,
         arch.resnet_width,
@@ -249,7 +250,7 @@ def _resnet(arch: variants.VitArchitecture, rngs: nnx.Rngs) -> resnet.ResNet:
     )
 
 
-def _pre_logits(arch: variants.VitArchitecture, rngs: nnx.Rngs) -> layers.Linear:
+def _pre_logits(arch: VitArchitecture, rngs: nnx.Rngs) -> layers.Linear:
     return layers.Linear(
         (arch.pooled_width,),
         (arch.pre_logits_width,),
@@ -258,7 +259,7 @@ def _pre_logits(arch: variants.VitArchitecture, rngs: nnx.Rngs) -> layers.Linear
     )
 
 
-def _patch_head(arch: variants.VitArchitecture, rngs: nnx.Rngs) -> layers.Linear:
+def _patch_head(arch: VitArchitecture, rngs: nnx.Rngs) -> layers.Linear:
     outputs = (arch.patch_outputs,)
     return layers.Linear((arch.width,), outputs, kernel_init=layers.zeros, rngs=rngs)
 
@@ -276,7 +277,7 @@ def _run_blocks(
     shared: jax.Array | None,
     relative: jax.Array | None,
     *,
-    arch: variants.VitArchitecture,
+    arch: VitArchitecture,
     placement: Placement,
 ) -> jax.Array:
     """Runs the blocks; jitted once a graph definition.
@@ -311,11 +312,15 @@ def _run_blocks(
     )
 
 
-def forward_macs(arch: variants.VitArchitecture) -> int:
+def forward_macs(arch: VitArchitecture) -> int:
     """Multiply-adds of one image's forward pass; a train step's FLOPs are 6 times it.
 
     Matrix products and convolutions only, as the paper's exaFLOPs count them.
     """
     patch = math.prod(arch.patch) * arch.feature_channels
-    stem = resnet.macs(arch) + arch.patches * patch * arch.width
-    return stem + arch.depth * blocks.macs(arch) + heads.macs(arch)
+    total = arch.patches * patch * arch.width
+    if arch.resnet is not None:
+        total += resnet_sizes.trunk_macs(
+            arch.resnet, arch.resnet_width, arch.image_size, channels=arch.channels
+        )
+    return total + arch.depth * blocks.macs(arch) + heads.macs(arch)

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from vit_jax import errors
-from vit_jax.models import families, variants
+from vit_jax.models import families, resnet_sizes, variants
 from vit_jax.models.architecture import Architecture, pair, size_text
+from vit_jax.models.vit_architecture import VitArchitecture
 from vit_jax.weights.dialects import bit, mixer
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -122,7 +123,7 @@ def _encoder(shapes: Shapes) -> tuple[int, int, int]:
 
 def _vit(
     shapes: Shapes, given: dict[str, Any], image_size: ImageSize
-) -> variants.VitArchitecture:
+) -> VitArchitecture:
     kind, block = _block(shapes)
     depth, width, hidden = _encoder(shapes)
     inferred = {
@@ -150,9 +151,7 @@ def _vit(
     if "grid" in fields:
         fields, trained = _of_grid(shapes, fields)
     positions = _positions(shapes, fields, trained, image_size)
-    return variants.VitArchitecture(
-        name=variants.name_of(fields), **(positions | fields)
-    )
+    return VitArchitecture(name=variants.name_of(fields), **(positions | fields))
 
 
 def _first_kernel(shapes: Shapes) -> str:
@@ -240,7 +239,7 @@ def _of_grid(
 
 def _size_of(grid: tuple[int, int], fields: dict[str, Any]) -> tuple[int, int]:
     """(height, width) of images of a grid of patches."""
-    stride = variants.resnet_stride(fields["resnet"])
+    stride = resnet_sizes.stride(fields["resnet"])
     height, width = (n * p * stride for n, p in zip(grid, fields["patch"]))
     return height, width
 
@@ -252,9 +251,7 @@ def _positions(
     image_size: ImageSize,
 ) -> dict[str, Any]:
     """The kind of position embedding, and the image size that its table shows."""
-    strides = tuple(
-        p * variants.resnet_stride(fields["resnet"]) for p in fields["patch"]
-    )
+    strides = tuple(p * resnet_sizes.stride(fields["resnet"]) for p in fields["patch"])
     if "posemb/row" in shapes:
         rows, _ = _shape(shapes, "posemb/row", 2)
         columns, _ = _shape(shapes, "posemb/column", 2)

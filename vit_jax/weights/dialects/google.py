@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.models.variants import VitArchitecture
+from vit_jax.models.vit_architecture import VitArchitecture
 from vit_jax.weights.dialect import Dialect
 from vit_jax.weights.rules import Rule, Sizes
 from vit_jax.weights.source import Tensors

@@ -16,7 +16,7 @@ import numpy as np
 from vit_jax import errors
 from vit_jax.models import posemb
 from vit_jax.models.architecture import size_text
-from vit_jax.models.variants import VitArchitecture
+from vit_jax.models.vit_architecture import VitArchitecture
 from vit_jax.weights.rules import Rule, Sizes
 from vit_jax.weights.source import Tensors
 

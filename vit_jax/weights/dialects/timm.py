@@ -16,9 +16,9 @@ import numpy as np
 
 from vit_jax import errors
 from vit_jax.data.preprocessing import Preprocessing
-from vit_jax.models import mixer
+from vit_jax.models import mixer, variants
 from vit_jax.models.mixer import MixerArchitecture
-from vit_jax.models.variants import SIZES, VitArchitecture
+from vit_jax.models.vit_architecture import VitArchitecture
 from vit_jax.weights import outputs
 from vit_jax.weights.dialect import Config, Dialect
 from vit_jax.weights.dialects import pytorch, timm_data, timm_zoo
@@ -294,7 +294,7 @@ def _architecture_name(arch: VitArchitecture) -> str:
         return "vit_giant_patch14_dinov2"
     size = (arch.width, arch.depth, arch.mlp_width, arch.heads)
     for ours, (theirs, patches) in _SIZES.items():
-        known = SIZES[ours]
+        known = variants.SIZES[ours]
         if size == (known.width, known.depth, known.mlp_width, known.heads):
             if arch.patch[0] in patches and arch.patch[0] == arch.patch[1]:
                 return f"vit_{theirs}_patch{arch.patch[0]}_224"

@@ -17,7 +17,7 @@ import numpy as np
 
 from vit_jax import errors
 from vit_jax.data.preprocessing import Preprocessing
-from vit_jax.models.variants import VitArchitecture
+from vit_jax.models.vit_architecture import VitArchitecture
 from vit_jax.weights import outputs
 from vit_jax.weights.dialect import Config, Dialect
 from vit_jax.weights.dialects import huggingface, processors, pytorch

@@ -1,0 +1,342 @@
+"""`VitArchitecture`: all that decides a Vision Transformer."""
+
+import dataclasses
+import math
+from typing import ClassVar
+
+from vit_jax import errors
+from vit_jax.models import resnet_sizes
+from vit_jax.models.architecture import Architecture, size_text
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VitArchitecture(Architecture):
+    """A Vision Transformer, with or without a ResNet before it, or its axial variant.
+
+    Attributes:
+        width: D, the width of the tokens.
+        depth: Encoder blocks.
+        mlp_width: Hidden width of the blocks' MLPs.
+        heads: Attention heads; they divide `width`.
+        patch: (height, width) of a patch, in pixels, or in cells of the ResNet's
+            feature map for a hybrid.
+        pool: What feeds the head. "token": the class token; "mean": the mean over the
+            patches; "map": attention of a learned query to all tokens;
+            "token_mean": class token and mean, concatenated; "distilled": class token
+            and first register, DeiT's distillation token, each with a head of its own,
+            and the logits are the mean of both; "none": every token, each with its own
+            logits.
+        class_token: "yes", "no" or "auto": as the pool needs it.
+        registers: Learned tokens between the class token and the patches.
+        prefix_positions: How many of the tokens before the patches (class token first)
+            have an entry in the position table; those there are at most.
+        posemb: "none"; "learned": 1-D, an entry a token; "learned_2d": a row and a
+            column table of half the width; "relative": an attention term for every
+            offset in raster order; "sincos_1d", "sincos_2d": fixed (the paper's D.4).
+        posemb_std: Initial deviation of a learned table; 0: 1/sqrt(width), as
+            big_vision has it.
+        posemb_resample: How a learned table is brought to another grid, a key of
+            `interop.posemb.METHODS`: set to the way of the code that weights come from;
+            "auto": as ours are, "corners".
+        posemb_at: "stem": added once; "every": a table of its own at the input of each
+            block; "shared": one table added at the input of every block. Relative
+            positions have no stem: there "stem" means "every".
+        pre_logits: A dense layer and tanh before the head (pre-training): True for one
+            of width D, or its width.
+        dropout: Rate after the position embedding, the attention output, GELU and
+            the MLP output.
+        attention_dropout: Rate on the attention probabilities.
+        drop_path: Rate at which the last block's branches are dropped whole, an image
+            at a time; linear in depth from 0, what is kept is rescaled.
+        crop: "error": the patch must divide the image; "valid": what is left over at
+            the bottom and right is not seen (the released code's VALID convolution).
+        norm: "pre": x + f(norm(x)), the paper's; "post": x + norm(f(x)).
+        norm_epsilon: Of every LayerNorm.
+        stem_norm: A LayerNorm of the tokens before the first block (CLIP).
+        final_norm: Whether the last LayerNorm is of the "tokens" or of the "pooled";
+            "none": there is none.
+        mlp: "gelu": two dense layers; "swiglu": silu(gate(x)) * up(x), then down.
+        gelu: "tanh": the approximation of Google's code; "erf": exact; "quick":
+            x * sigmoid(1.702 x) (CLIP).
+        layer_scale: Initial factor of each channel of each branch; 0: no such leaf.
+        qk_norm: LayerNorm over each head of queries and keys.
+        qkv_bias: Whether queries, keys and values have biases.
+        block: "standard"; "axial": attention along rows and MLP, then attention along
+            columns and MLP (the paper's D.6).
+        attention: The back end: "einsum", or "dot_product" for
+            `jax.nn.dot_product_attention` (cuDNN for bfloat16 on a GPU).
+        logits_dtype: Of the attention logits before the float32 softmax: "compute" is
+            `compute_dtype`, or "float32"; "dot_product" always has "float32".
+        attention_mask: "none"; "local": a patch sees those at most `attention_window`
+            rows and columns away; "block": those in its square of `attention_window`
+            patches a side. Tokens before the patches see and are seen by all.
+        attention_window: See `attention_mask`; 0 without one.
+        mask_token: A learned embedding that stands for masked patches.
+        patch_outputs: Outputs of a head over every patch (masked prediction); 0: none.
+        patch_bias: Whether the embedding of the patches has a bias.
+        resnet: Units of each stage of a hybrid's ResNet, () for its root alone, None
+            for no ResNet.
+        resnet_width: Channels of the ResNet's root.
+        resnet_style: The arithmetic of its norms, a key of `resnet.STYLES`.
+        unroll: Blocks a loop iteration; 0: all of them, a flat program.
+        remat: What a block's backward pass computes again: "none", everything but the
+            matrix products ("dots"), but those without batch ("dots_nb"), or "full".
+    """
+
+    family: ClassVar[str] = "vit"
+    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
+        "pool": ("token", "mean", "map", "token_mean", "distilled", "none"),
+        "class_token": ("auto", "yes", "no"),
+        "posemb": (
+            *("none", "learned", "learned_2d", "relative", "sincos_1d", "sincos_2d"),
+        ),
+        "posemb_at": ("stem", "every", "shared"),
+        "posemb_resample": (
+            *("auto", "corners", "centers", "bilinear"),
+            *("bicubic", "bicubic_antialias", "bicubic_corners", "bicubic_offset"),
+        ),
+        "crop": ("error", "valid"),
+        "norm": ("pre", "post"),
+        "final_norm": ("tokens", "pooled", "none"),
+        "mlp": ("gelu", "swiglu"),
+        "gelu": ("tanh", "erf", "quick"),
+        "resnet_style": ("google", "timm"),
+        "block": ("standard", "axial"),
+        "attention": ("einsum", "dot_product"),
+        "logits_dtype": ("compute", "float32"),
+        "attention_mask": ("none", "local", "block"),
+        "remat": ("none", "dots", "dots_nb", "full"),
+    }
+
+    width: int
+    depth: int
+    mlp_width: int
+    heads: int
+    patch: tuple[int, int]
+    pool: str = "token"
+    class_token: str = "auto"
+    registers: int = 0
+    prefix_positions: int = 1
+    posemb: str = "learned"
+    posemb_at: str = "stem"
+    posemb_std: float = 0.02
+    posemb_resample: str = "auto"
+    pre_logits: bool | int = False
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    drop_path: float = 0.0
+    crop: str = "error"
+    norm: str = "pre"
+    norm_epsilon: float = 1e-6
+    stem_norm: bool = False
+    final_norm: str = "tokens"
+    mlp: str = "gelu"
+    gelu: str = "tanh"
+    layer_scale: float = 0.0
+    qk_norm: bool = False
+    qkv_bias: bool = True
+    block: str = "standard"
+    attention: str = "einsum"
+    logits_dtype: str = "compute"
+    attention_mask: str = "none"
+    attention_window: int = 0
+    mask_token: bool = False
+    patch_outputs: int = 0
+    patch_bias: bool = True
+    resnet: tuple[int, ...] | None = None
+    resnet_width: int = 64
+    resnet_style: str = "google"
+    unroll: int = 0
+    remat: str = "none"
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.check_pair("patch")
+        self.check_least(1, "width", "depth", "mlp_width", "heads", "resnet_width")
+        self.check_least(0, "unroll", "registers", "prefix_positions", "layer_scale")
+        self.check_least(0, "attention_window", "patch_outputs", "posemb_std")
+        self.check_rates("dropout", "attention_dropout", "drop_path")
+        if self.width % self.heads:
+            raise errors.UserError(
+                f"heads={self.heads} must divide width={self.width}."
+            )
+        if self.resnet is not None and self.resnet_width % 32:
+            raise errors.UserError(
+                f"resnet_width={self.resnet_width} must be a multiple of 32, the "
+                "groups of its GroupNorm."
+            )
+        self._resolve()
+        self._check_combinations()
+        self._check_image()
+
+    def _resolve(self) -> None:
+        needed = self.pool in ("token", "token_mean", "distilled")
+        if self.class_token == "auto":
+            object.__setattr__(self, "class_token", "yes" if needed else "no")
+        if needed and not self.has_class_token:
+            raise errors.UserError(f"pool={self.pool!r} needs class_token='yes'.")
+        self._resolve_pre_logits()
+        if self.posemb == "relative" and self.posemb_at == "stem":
+            object.__setattr__(self, "posemb_at", "every")
+
+    def _resolve_pre_logits(self) -> None:
+        """One value for one function: no width is False, the tokens' is True."""
+        width = self.pre_logits
+        if isinstance(width, bool):
+            return
+        if not isinstance(width, int) or width < 0 or width == 1:
+            raise errors.UserError(
+                f"pre_logits={width!r}; want True for a layer of the width of the "
+                "tokens, its width from 2, or False."
+            )
+        if width in (0, self.width):
+            object.__setattr__(self, "pre_logits", width == self.width)
+
+    def _check_combinations(self) -> None:
+        if (self.attention_mask == "none") != (self.attention_window == 0):
+            raise errors.UserError(
+                f"attention_mask={self.attention_mask!r} with attention_window="
+                f"{self.attention_window}: a mask needs a window of 1 or more, "
+                "and no mask 0."
+            )
+        if self.posemb in ("learned_2d", "sincos_1d", "sincos_2d"):
+            divisor = 4 if self.posemb == "sincos_2d" else 2
+            if self.width % divisor:
+                raise errors.UserError(
+                    f"posemb={self.posemb!r} needs a width that {divisor} divides, "
+                    f"not {self.width}."
+                )
+        if self.attention == "dot_product" and self.attention_dropout:
+            raise errors.UserError(
+                f"attention='dot_product' has no attention_dropout="
+                f"{self.attention_dropout}; take attention='einsum'."
+            )
+        if self.pool == "distilled":
+            unfit = {
+                "registers": self.registers < 1,
+                "pre_logits": self.pre_logits,
+                "final_norm": self.final_norm == "pooled",
+            }
+            for field, wrong in unfit.items():
+                if wrong:
+                    raise errors.UserError(
+                        f"pool='distilled' has two heads, on the class token and on "
+                        f"the first register: {field}={getattr(self, field)!r} does "
+                        "not fit it."
+                    )
+        if self.block == "axial":
+            unfit = {
+                "pool": self.pool not in ("mean", "map"),
+                "registers": self.registers > 0,
+                "class_token": self.has_class_token,
+                "posemb": self.posemb == "relative",
+                "attention_mask": self.attention_mask != "none",
+            }
+            for field, wrong in unfit.items():
+                if wrong:
+                    raise errors.UserError(
+                        f"block='axial' works on a grid of patches: {field}="
+                        f"{getattr(self, field)!r} does not fit it; "
+                        "take pool='mean' and no tokens beside the patches."
+                    )
+
+    def _check_image(self) -> None:
+        features = self.feature_size
+        valid = self.crop == "valid" and min(self.grid) > 0
+        if valid or all(f % p == 0 for f, p in zip(features, self.patch)):
+            return
+        near = []
+        for size, patch in zip(self.image_size, self.patch):
+            stride = patch * self.resnet_stride
+            low = size // stride * stride
+            near.append([s for s in (low, low + stride) if s])
+        sizes = ", ".join(f"{h}x{w}" for h, w in zip(near[0], near[1]))
+        if len(near[0]) != len(near[1]):
+            sizes = f"{near[0][-1]}x{near[1][-1]}"
+        cells = f" of the ResNet's {size_text(features)} features"
+        raise errors.UserError(
+            f"image_size={size_text(self.image_size)} is not a whole number of "
+            f"{size_text(self.patch)} patches{cells if self.resnet_used else ''}."
+            f"\nSizes near it that are: {sizes}. Or crop='valid': the rest at the "
+            "bottom and right is not seen."
+        )
+
+    @property
+    def resnet_used(self) -> bool:
+        """Whether a ResNet comes before the patches."""
+        return self.resnet is not None
+
+    @property
+    def resnet_stride(self) -> int:
+        """Downsampling of the ResNet, 1 without."""
+        return resnet_sizes.stride(self.resnet)
+
+    @property
+    def feature_size(self) -> tuple[int, int]:
+        """(height, width) of what the patches are cut from: pixels or ResNet cells."""
+        height, width = (-(-size // self.resnet_stride) for size in self.image_size)
+        return height, width
+
+    @property
+    def feature_channels(self) -> int:
+        """Channels of what the patches are cut from."""
+        if self.resnet is None:
+            return self.channels
+        stages = len(self.resnet)
+        return self.resnet_width * (4 * 2 ** (stages - 1) if stages else 1)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of patches."""
+        (height, width), (p, q) = self.feature_size, self.patch
+        return height // p, width // q
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether a class token comes first."""
+        return self.class_token == "yes"
+
+    @property
+    def prefix(self) -> int:
+        """Tokens before the patches: the class token and the registers."""
+        return int(self.has_class_token) + self.registers
+
+    @property
+    def positioned(self) -> int:
+        """How many of the tokens before the patches have a position."""
+        return min(self.prefix_positions, self.prefix)
+
+    @property
+    def patches(self) -> int:
+        """How many patches there are."""
+        return math.prod(self.grid)
+
+    @property
+    def tokens(self) -> int:
+        """Length of the encoder's sequence."""
+        return self.patches + self.prefix
+
+    @property
+    def head_width(self) -> int:
+        """Width of one attention head."""
+        return self.width // self.heads
+
+    @property
+    def pooled_width(self) -> int:
+        """Width of what the pool gives."""
+        return self.width * (2 if self.pool in ("token_mean", "distilled") else 1)
+
+    @property
+    def pre_logits_width(self) -> int:
+        """Outputs of the layer before the head; 0 without one."""
+        return self.width if self.pre_logits is True else int(self.pre_logits)
+
+    @property
+    def feature_width(self) -> int:
+        """Width of what feeds the head, or both heads of a distilled model."""
+        return self.pre_logits_width or self.pooled_width
+
+    @property
+    def head_inputs(self) -> int:
+        """Width of what one head reads."""
+        return self.width if self.pool == "distilled" else self.feature_width
