@@ -65,12 +65,12 @@ def choose(
     """
     errors.lookup(dict.fromkeys([AUTO, *layouts.LAYOUTS]), layout, "mesh.layout")
     limit = hardware.usable_memory(mesh.devices.flat[0])
-    candidates = [
-        Choice(name, kept, _peak(architecture, name, kept, state, mesh, examples))
-        for name, kept in _candidates(layout, remat, architecture, mesh)
-    ]
-    fitting = [c for c in candidates if limit is None or c.peak_bytes <= limit]
-    return (fitting or candidates[-1:])[0]
+    # One by one: a peak costs a trace of the model.
+    for name, kept in _candidates(layout, remat, architecture, mesh):
+        peak = _peak(architecture, name, kept, state, mesh, examples)
+        if limit is None or peak <= limit:
+            break
+    return Choice(name, kept, peak)
 
 
 def _candidates(
