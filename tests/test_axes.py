@@ -148,8 +148,11 @@ def test_every_row_is_somebodys():
     names = [models.architecture(n, num_classes=9, crop="valid") for n in FAST]
     for arch in (*names, *(small(**options) for options in OPTIONS.values())):
         for leaf, _ in tree.named_leaves(models.abstract(arch)[1]):
-            found.add(next(r for r, _ in axes.AXES if re.search(r, leaf)))
-    assert [r for r, _ in axes.AXES if r not in found] == [r"/v_(row|col)/", r"/count$"]
+            found.add(next(r for r, _ in axes.LEAVES if re.search(r, leaf)))
+    assert [r for r, _ in axes.LEAVES if r not in found] == [
+        r"/v_(row|col)/",
+        r"/count$",
+    ]
 
 
 @pytest.mark.parametrize("row", [("heds", "tensor"), ("heads", "tensr")])

@@ -1,6 +1,6 @@
 """What the dimensions of every leaf are, and which parts of a mesh they are cut over.
 
-Two tables. `AXES` gives each dimension of each leaf a logical name. The rules of a
+Two tables. `LEAVES` gives each dimension of each leaf a logical name. The rules of a
 layout say which mesh axis cuts which of those: see `layouts.LAYOUTS`, where another
 layout is one more row.
 """
@@ -30,7 +30,7 @@ _CONVOLUTION = ("kernel_rows", "kernel_columns", "channels")
 # have axes of their own: "features" is a width, too, but cutting a vector saves nothing
 # and costs a collective. So do the map head and the MLPs over tokens, whose heads and
 # hidden widths no tensor axis cuts.
-AXES: tree.Rules[tuple[str, ...]] = (
+LEAVES: tree.Rules[tuple[str, ...]] = (
     (r"/v_(row|col)/", WHOLE),  # Adafactor's: small, and without the leaf's dimensions
     (r"/count$", WHOLE),  # of updates, one a layer
     # The head that pools by attention.
@@ -74,7 +74,7 @@ AXES: tree.Rules[tuple[str, ...]] = (
     (r"conv\w*/kernel$", (*_CONVOLUTION, "filters")),
     (r"qkv/kernel$", ("channels", "filters")),
 )
-NAMES = frozenset(name for _, names in AXES for name in names)
+LOGICAL = frozenset(name for _, names in LEAVES for name in names)
 
 
 def of_leaf(name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
@@ -88,22 +88,22 @@ def of_leaf(name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
         As many names as the leaf has dimensions, or `WHOLE`.
 
     Raises:
-        ValueError: no row of `AXES` is for this leaf, or not with these dimensions.
+        ValueError: no row of `LEAVES` is for this leaf, or not with these dimensions.
     """
     if not shape:  # counters, and what else has nothing to name
         return WHOLE
-    found = next((axes for rule, axes in AXES if re.search(rule, name)), None)
+    found = next((axes for rule, axes in LEAVES if re.search(rule, name)), None)
     if found is None:
         raise ValueError(
-            f"{name} {shape} matches no row of parallel.axes.AXES: add one, with the "
-            f"names of its {len(shape)} dimensions; there are {sorted(NAMES)}"
+            f"{name} {shape} matches no row of parallel.axes.LEAVES: add one, with the "
+            f"names of its {len(shape)} dimensions; there are {sorted(LOGICAL)}"
         )
     if len(found) == len(shape) or found == WHOLE:
         return found
     if shape[-1] == 1:  # where a moment is kept in factors optax keeps a place for it
         return WHOLE
     raise ValueError(
-        f"{name} {shape} has {len(shape)} dimensions, its row in parallel.axes.AXES "
+        f"{name} {shape} has {len(shape)} dimensions, its row in parallel.axes.LEAVES "
         f"{len(found)}, {found}: add a row of its own before that one"
     )
 
@@ -111,10 +111,10 @@ def of_leaf(name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
 def check(rules: Rules) -> None:
     """Raises `ValueError` for rules that name what no leaf or no mesh has."""
     for logical, axis in rules:
-        if logical not in NAMES or axis not in mesh_lib.AXES:
+        if logical not in LOGICAL or axis not in mesh_lib.AXES:
             raise ValueError(
                 f"({logical!r}, {axis!r}) in the rules of a layout: want one of "
-                f"{sorted(NAMES)} and one of {mesh_lib.AXES}"
+                f"{sorted(LOGICAL)} and one of {mesh_lib.AXES}"
             )
 
 
@@ -131,7 +131,7 @@ def shardings(abstract: Any, mesh: Mesh, rules: Rules, *, quiet: bool = False) -
         quiet: Say nothing of what stays whole.
 
     Raises:
-        ValueError: a leaf that `AXES` does not know; see `of_leaf` and `check`.
+        ValueError: a leaf that `LEAVES` does not know; see `of_leaf` and `check`.
     """
     check(rules)
     whole: dict[str, list[str]] = {}
