@@ -20,7 +20,6 @@ class Chip:
         kind: regex over `device.device_kind`.
         peak_flops: dense bfloat16 FLOP/s, without sparsity.
         memory: bytes of high-bandwidth memory.
-        bandwidth: of that memory, bytes/s.
         usable: bytes that the TPU compiler (libtpu 0.0.51) gives a program, from its
             message when one wants more; None where we know only `memory`.
         clock: cycles/s of a TPU; None: not published, or no TPU.
@@ -29,34 +28,27 @@ class Chip:
     kind: str
     peak_flops: float
     memory: int
-    bandwidth: float
     usable: float | None = None
     clock: float | None = None
 
 
 # The first kind that matches wins.
 CHIPS: dict[str, Chip] = {
-    "v2": Chip(r"TPU v2$", 22.5 * TERA, 8 * GIB, 350 * GIGA, 7.48 * GIB, 0.70 * GIGA),
-    "v3": Chip(r"TPU v3$", 61.5 * TERA, 16 * GIB, 450 * GIGA, 15.48 * GIB, 0.94 * GIGA),
-    "v4": Chip(r"TPU v4$", 275 * TERA, 32 * GIB, 1228 * GIGA, 30.75 * GIB, 1.05 * GIGA),
-    "v5e": Chip(
-        r"TPU v5( lite|e)", 197 * TERA, 16 * GIB, 819 * GIGA, 15.75 * GIB, 1.50 * GIGA
-    ),
-    "v5p": Chip(
-        r"TPU v5p?$", 459 * TERA, 95 * GIB, 2765 * GIGA, 95.73 * GIB, 1.75 * GIGA
-    ),
-    "v6e": Chip(
-        r"TPU v6( lite|e)", 918 * TERA, 32 * GIB, 1640 * GIGA, 31.24 * GIB, 1.75 * GIGA
-    ),
-    "7x": Chip(r"TPU ?v?7x?", 1153.5 * TERA, 96 * GIB, 3690 * GIGA, 94.74 * GIB),
-    "A100-80GB": Chip(r"A100.*80GB", 312 * TERA, 80 * GIB, 2039 * GIGA),
-    "A100": Chip(r"A100", 312 * TERA, 40 * GIB, 1555 * GIGA),
-    "H100-PCIe": Chip(r"H100 PCIe", 756 * TERA, 80 * GIB, 2000 * GIGA),
-    "H100": Chip(r"H100", 989 * TERA, 80 * GIB, 3350 * GIGA),
-    "H200": Chip(r"H200", 989 * TERA, 141 * GIGA, 4800 * GIGA),
-    "B200": Chip(r"B200", 2250 * TERA, 180 * GIGA, 8000 * GIGA),
-    "L40S": Chip(r"L40S", 362 * TERA, 48 * GIB, 864 * GIGA),
-    "L4": Chip(r"L4$", 121 * TERA, 24 * GIB, 300 * GIGA),
+    "v2": Chip(r"TPU v2$", 22.5 * TERA, 8 * GIB, 7.48 * GIB, 0.70 * GIGA),
+    "v3": Chip(r"TPU v3$", 61.5 * TERA, 16 * GIB, 15.48 * GIB, 0.94 * GIGA),
+    "v4": Chip(r"TPU v4$", 275 * TERA, 32 * GIB, 30.75 * GIB, 1.05 * GIGA),
+    "v5e": Chip(r"TPU v5( lite|e)", 197 * TERA, 16 * GIB, 15.75 * GIB, 1.50 * GIGA),
+    "v5p": Chip(r"TPU v5p?$", 459 * TERA, 95 * GIB, 95.73 * GIB, 1.75 * GIGA),
+    "v6e": Chip(r"TPU v6( lite|e)", 918 * TERA, 32 * GIB, 31.24 * GIB, 1.75 * GIGA),
+    "7x": Chip(r"TPU ?v?7x?", 1153.5 * TERA, 96 * GIB, 94.74 * GIB),
+    "A100-80GB": Chip(r"A100.*80GB", 312 * TERA, 80 * GIB),
+    "A100": Chip(r"A100", 312 * TERA, 40 * GIB),
+    "H100-PCIe": Chip(r"H100 PCIe", 756 * TERA, 80 * GIB),
+    "H100": Chip(r"H100", 989 * TERA, 80 * GIB),
+    "H200": Chip(r"H200", 989 * TERA, 141 * GIGA),
+    "B200": Chip(r"B200", 2250 * TERA, 180 * GIGA),
+    "L40S": Chip(r"L40S", 362 * TERA, 48 * GIB),
+    "L4": Chip(r"L4$", 121 * TERA, 24 * GIB),
 }
 
 
