@@ -17,12 +17,12 @@ class Chip:
     On TPU v2, v3 and 7x a device is half a chip (one core), elsewhere a whole one.
 
     Attributes:
-        kind: regex over `device.device_kind`.
-        peak_flops: dense bfloat16 FLOP/s, without sparsity.
-        memory: bytes of high-bandwidth memory.
-        usable: bytes that the TPU compiler (libtpu 0.0.51) gives a program, from its
+        kind: Regex over `device.device_kind`.
+        peak_flops: Dense bfloat16 FLOP/s, without sparsity.
+        memory: Bytes of high-bandwidth memory.
+        usable: Bytes that the TPU compiler (libtpu 0.0.51) gives a program, from its
             message when one wants more; None where we know only `memory`.
-        clock: cycles/s of a TPU; None: not published, or no TPU.
+        clock: Cycles/s of a TPU; None: not published, or no TPU.
     """
 
     kind: str
@@ -57,12 +57,12 @@ class Generation:
     """A TPU generation as slices of it are named, "v5e:4x4".
 
     Attributes:
-        chip: key of `CHIPS`.
-        compiler: what libtpu calls it.
+        chip: Key of `CHIPS`.
+        compiler: What libtpu calls it.
         devices_per_chip: JAX devices; a v4 chip is one with its cores joined.
-        options: what libtpu wants to know besides, {} for most.
-        dimensions: of the chip network.
-        sizes: slices that are rented, from the smallest.
+        options: What libtpu wants to know besides, {} for most.
+        dimensions: Of the chip network.
+        sizes: Slices that are rented, from the smallest.
     """
 
     chip: str

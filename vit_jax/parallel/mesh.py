@@ -35,13 +35,13 @@ def make_mesh(
     slower network, which only the data axis crosses.
 
     Args:
-        data: devices along the data axis; -1 takes all that the others leave.
-        fsdp: devices that share one copy of the parameters and optimizer state; 0: 1 on
+        data: Devices along the data axis; -1 takes all that the others leave.
+        fsdp: Devices that share one copy of the parameters and optimizer state; 0: 1 on
             CPUs, elsewhere the largest divisor of a slice up to `MOST_FSDP`.
-        tensor: devices that compute on the same images, each with its part of every
+        tensor: Devices that compute on the same images, each with its part of every
             block's heads and hidden width. The nearest neighbours.
         slices: TPU slices of the run; 1 takes as many as the devices say they are.
-        devices: of the mesh; None: `jax.devices()`.
+        devices: Of the mesh; None: `jax.devices()`.
 
     Raises:
         UserError: the product is not the number of devices, or fsdp x tensor does not

@@ -37,8 +37,8 @@ def advise(
     """Compiles what helps to choose, and yields (what was found, its values).
 
     Args:
-        config: of the run, a plain nested dict.
-        place: the slice.
+        config: Of the run, a plain nested dict.
+        place: The slice.
         run: `compiling.run`, or what counts its calls.
     """
 

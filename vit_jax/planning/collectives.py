@@ -28,15 +28,15 @@ class Collective:
     """A collective operation of a compiled step.
 
     Attributes:
-        kind: one of `KINDS`.
-        dtype: of what is sent; "+" joins those of a combined operation.
-        bytes: of the whole value on a device: what an all-reduce reduces, an
+        kind: One of `KINDS`.
+        dtype: Of what is sent; "+" joins those of a combined operation.
+        bytes: Of the whole value on a device: what an all-reduce reduces, an
             all-gather gives, a reduce-scatter takes, a permutation sends.
-        count: runs in a step.
-        shapes: of the arrays.
-        asynchronous: whether it is started and awaited apart, or fused with compute.
-        overlaps: whether there is compute between the two in the schedule.
-        source: the operation of the program that it comes from.
+        count: Runs in a step.
+        shapes: Of the arrays.
+        asynchronous: Whether it is started and awaited apart, or fused with compute.
+        overlaps: Whether there is compute between the two in the schedule.
+        source: The operation of the program that it comes from.
     """
 
     kind: str
@@ -152,10 +152,10 @@ def of_activations(
     """Returns those that move activations: arrays over `rows` images and `tokens`.
 
     Args:
-        found: what to choose from.
-        rows: images of a microbatch on a device.
-        tokens: of an image.
-        lengths: those of the weights' dimensions, which mean weights.
+        found: What to choose from.
+        rows: Images of a microbatch on a device.
+        tokens: Of an image.
+        lengths: Those of the weights' dimensions, which mean weights.
     """
     flat = rows * tokens
 

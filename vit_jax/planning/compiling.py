@@ -30,10 +30,10 @@ class Job:
     """What to compile.
 
     Attributes:
-        config: plain nested dict, as `configs/base.py` has it.
-        topology: the slice; None: this machine's own devices.
-        fast: stop before code is generated. The TPU compiler only.
-        keep: folder for what the compiler prints; None: thrown away.
+        config: Plain nested dict, as `configs/base.py` has it.
+        topology: The slice; None: this machine's own devices.
+        fast: Stop before code is generated. The TPU compiler only.
+        keep: Folder for what the compiler prints; None: thrown away.
     """
 
     config: dict[str, Any]
@@ -47,13 +47,13 @@ class Result:
     """What was found out.
 
     Attributes:
-        facts: of the run before it is compiled, see `worker.facts`.
+        facts: Of the run before it is compiled, see `facts.of`.
         memory: None where the compiler says nothing.
-        module: the optimized program; None where the compiler failed before.
-        flops: the compiler's own count, each loop's body once; None in fast mode.
-        complete: whether code was generated.
-        out_of_memory: the compiler's message; "" where the program fits.
-        seconds: that compiling took.
+        module: The optimized program; None where the compiler failed before.
+        flops: The compiler's own count, each loop's body once; None in fast mode.
+        complete: Whether code was generated.
+        out_of_memory: The compiler's message; "" where the program fits.
+        seconds: How long compiling took.
     """
 
     facts: dict[str, Any]

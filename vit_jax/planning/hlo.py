@@ -131,9 +131,9 @@ class Module:
     """A printed HLO module.
 
     Attributes:
-        header: its first line.
-        computations: by name.
-        entry: the name of the one that runs first.
+        header: Its first line.
+        computations: By name.
+        entry: The name of the one that runs first.
     """
 
     def __init__(self, text: str) -> None:

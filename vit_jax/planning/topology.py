@@ -26,9 +26,9 @@ class Topology:
     """One or more equal slices.
 
     Attributes:
-        generation: key of `hardware.GENERATIONS`.
-        shape: chips along each axis of a slice.
-        slices: how many, joined by the data centre's network.
+        generation: Key of `hardware.GENERATIONS`.
+        shape: Chips along each axis of a slice.
+        slices: How many, joined by the data centre's network.
     """
 
     generation: str
