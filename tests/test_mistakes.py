@@ -19,7 +19,6 @@ import pytest
 import vit_jax
 from vit_jax import cli, errors, host, models
 from vit_jax.data import preprocessing
-from vit_jax.parallel import memory
 from vit_jax.weights import files
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -434,29 +433,6 @@ def test_what_is_no_command_says_so(module):
     )
     assert found.returncode == 2
     assert "vit_jax.main" in found.stderr and len(found.stderr.splitlines()) == 1
-
-
-def test_a_batch_that_does_not_fit_is_refused_with_one_that_does(monkeypatch):
-    """Memory beside the state grows with the batch: 2 GiB of 10 are the state's."""
-    gib = 2**30
-    demand = memory.Demand(
-        **{"layout": "dp", "remat": "full", "devices": 1},
-        **{"batch_size": 4096, "microbatches": 1, "batch_parts": 1},
-    )
-    message = memory.refuse(demand, "cpu", 2 * gib, 10 * gib, 4 * gib)
-    assert "needs 10.00 GiB of each cpu, which has 4.00" in message
-    assert "--config.batch_size=512 would fit" in message  # 4096 * 0.9 * 2 / 8 = 921
-    assert len(message.splitlines()) <= 10
-    assert "no batch fits" in memory.refuse(demand, "cpu", 2 * gib, 10 * gib, 2 * gib)
-
-
-def test_a_cpu_has_what_the_machine_has_left(monkeypatch):
-    monkeypatch.setattr(host, "available_memory", lambda: 8 * 2**20)
-    assert memory.usable() == 8 * 2**20 // jax.local_device_count()
-    found = memory.out_of_memory(MemoryError(), batch_size=7, microbatches=1)
-    assert isinstance(found, errors.UserError) and "batch_size than 7" in str(found)
-    other = RuntimeError("something else")
-    assert memory.out_of_memory(other, batch_size=7, microbatches=1) is other
 
 
 def test_a_container_has_what_its_group_may_use(tmp_path, monkeypatch):

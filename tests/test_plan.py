@@ -1,6 +1,5 @@
 """The planner: topologies, variants, estimates, advice, reports, the command."""
 
-import dataclasses
 import importlib.util
 import json
 import os
@@ -198,24 +197,6 @@ def test_a_table_leaves_out_what_no_plan_has():
     assert "yes" in lines[1] and "NO" in lines[2]
     fast = v3() | dict.fromkeys(("cycles", "step_seconds", "mfu", "price"))
     assert "Mcycles" in lines[0] and "Mcycles" not in report.table([fast])
-
-
-def demand(facts_: dict) -> memory.Demand:
-    """Of a run with these facts."""
-    names = [field.name for field in dataclasses.fields(memory.Demand)]
-    return memory.Demand(**{name: facts_[name] for name in names})
-
-
-def test_advice_only_names_what_is_still_to_be_had():
-    start = FACTS | {"layout": "dp", "remat": "none"}
-    flags = memory.smaller(demand(start))
-    assert "--config.mesh.layout=zero1" in flags[0]
-    assert "--config.microbatches=2" in flags[-1]
-    last = FACTS | {"layout": "fsdp", "remat": "full", "microbatches": 8}
-    assert memory.smaller(demand(last)) == []
-    message = memory.refuse(demand(start), "TPU v3", GIB, 20 * GIB, 15 * GIB)
-    assert "20.00 GiB of each TPU v3, which has 15.00" in message
-    assert len(message.splitlines()) <= 10
 
 
 def linear(job: compiling.Job) -> compiling.Result:

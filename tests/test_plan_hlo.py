@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vit_jax.parallel import memory, mesh
+from vit_jax.parallel import mesh
 from vit_jax.planning import buffers, collectives, hlo, work
 
 SNIPPETS = Path(__file__).parent / "hlo"
@@ -183,36 +183,3 @@ def test_memory_of_a_dump():
     )
     found_ = buffers.dumped(report, assignment)
     assert (found_.peak, found_.arguments, found_.temporaries) == (1000, 150, 850)
-
-
-@pytest.mark.parametrize(
-    ("message", "gibibytes"),
-    [
-        (
-            "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, "
-            "the total memory required for HLO temporaries (16.16G) exceeds available "
-            "HBM (15.48G). HLO module: jit_train_step.",
-            16.16,
-        ),
-        (
-            "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in "
-            "memory space hbm. Used 20.33G of 15.48G hbm. Exceeded hbm by 4.85G.",
-            20.33,
-        ),
-        ("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 2.50GiB.", 2.5),
-    ],
-)
-def test_out_of_memory_says_how_much(message, gibibytes):
-    assert memory.wanted(message) == int(gibibytes * 2**30)
-
-
-def test_other_errors_are_not_about_memory():
-    assert memory.wanted("INVALID_ARGUMENT: Used 1G of something") is None
-    assert memory.wanted("INTERNAL: Mosaic failed") is None
-
-
-def test_analyzed_memory_is_arguments_and_what_is_made():
-    program = compiled(lambda x: x + 1.0, (1024, 1024))
-    found_ = memory.of_compiled(program)
-    assert found_.arguments == 4 * 2**20
-    assert found_.temporaries == 4 * 2**20
