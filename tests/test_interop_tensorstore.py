@@ -10,7 +10,7 @@ import pytest
 from jax.experimental.array_serialization import serialization
 
 from vit_jax import errors, models, tree
-from vit_jax.weights import files, rules
+from vit_jax.weights import containers, files, rules
 from vit_jax.weights.dialects import google
 from vit_jax.weights.formats import tensorstore
 from vit_jax.weights.source import Tensors
@@ -64,7 +64,7 @@ def test_the_last_checkpoint_is_found(tmp_path, tensors):
     last = tmp_path / "checkpoint.bv-LAST"
     last.write_text("000000034-tmp")
     for path in (tmp_path, tmp_path / "checkpoint.bv"):
-        assert files.is_weights(path)
+        assert containers.is_weights(path)
         assert files.read(path).leaves["head/bias"][0] == 2
     assert files.read(tmp_path / "checkpoint.bv-000000012").leaves["head/bias"][0] == 1
     last.write_text("../../etc")
@@ -145,7 +145,7 @@ def test_damage_is_one_clear_error(tmp_path, damage):
 
 def test_other_folders_hold_no_weights(tmp_path):
     (tmp_path / "empty").mkdir()
-    assert not files.is_weights(tmp_path / "empty")
+    assert not containers.is_weights(tmp_path / "empty")
     with pytest.raises(errors.UserError, match="is a folder without weights"):
         files.read(tmp_path / "empty")
     with pytest.raises(errors.UserError, match="is no file"):

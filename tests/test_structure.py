@@ -54,13 +54,10 @@ LONGEST_FILE = 350
 # shrink; an entry goes when its file is short enough.
 LONGER = {
     "checkpoints/checkpoint.py": 464,
-    "data/transforms.py": 394,
     "experiment.py": 486,
     "weights/dialects/huggingface.py": 427,
     "weights/dialects/timm.py": 444,
     "weights/dialects/towers.py": 394,
-    "weights/files.py": 426,
-    "weights/pretrained.py": 389,
 }
 
 # `getattr(x, name, default)` and `hasattr(x, name)` hide what a type promises. They
@@ -83,7 +80,7 @@ OF_OTHERS = {
     "parallel/mesh.py": {"getattr(device, 'slice_index', 0)"},
     "planning/facts.py": {"getattr(d, 'slice_index', 0)"},
     # What a user hands over as images or as a model.
-    "weights/pretrained.py": {
+    "weights/loaded.py": {
         "getattr(images, 'shape', None)",
         "hasattr(images, 'convert')",
     },

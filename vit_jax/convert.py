@@ -42,7 +42,7 @@ def run(
     Args:
         source: A path or URL that `pretrained.load` takes.
         target: File or folder to write.
-        dialect: Key of `interop.DIALECTS`, or "vit_jax" for a checkpoint of ours.
+        dialect: Key of `dialects.DIALECTS`, or "vit_jax" for a checkpoint of ours.
         image_size: Pixels (one number, height and width, or "48x64") to resample the
             position table for; None: as it is.
         num_classes: 0 takes the head off, another number than the source's puts a new

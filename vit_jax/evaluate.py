@@ -22,6 +22,7 @@ from vit_jax.learning import losses, passes
 from vit_jax.parallel import mesh as mesh_lib
 from vit_jax.runs import distributed, metrics
 from vit_jax.weights import files, pretrained
+from vit_jax.weights import loaded as loaded_lib
 
 SHOTS = (1, 5, 10, 25)
 
@@ -113,7 +114,7 @@ def run(
         dataset, data_dir, config = _data(checkpoint, weights.config, dataset, data_dir)
         info = catalog.describe(dataset, data_dir=data_dir)
         options["split"] = split or default_split(info, config)
-        pretrained.check_color(weights.architecture)
+        loaded_lib.check_color(weights.architecture)
         _check_memory(batch_size, weights.architecture.image_size)
         if not fewshot:
             evaluators.check_problem(weights.problem, checkpoint)

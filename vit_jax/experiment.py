@@ -121,7 +121,7 @@ def _architecture(
     architecture = start.architecture
     if options["pre_logits"] and getattr(architecture, "pre_logits", False):
         options["pre_logits"] = architecture.pre_logits  # of the checkpoint's width
-    weights.pretrained.check_color(architecture)
+    weights.loaded.check_color(architecture)
     defaults = recipe.defaults()["model"]
     weights.adapting.check_decided(options, defaults, architecture, besides=OF_A_RUN)
     return models.with_options(architecture, {key: options[key] for key in OF_A_RUN})

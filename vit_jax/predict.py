@@ -16,6 +16,7 @@ from absl import flags
 from vit_jax import cli, errors
 from vit_jax.learning import losses
 from vit_jax.runs import metrics
+from vit_jax.weights import loaded as loaded_lib
 from vit_jax.weights import pretrained
 
 BATCH = 32
@@ -86,7 +87,7 @@ def run(
     if top_k < 1:
         raise errors.UserError(f"--top_k={top_k}; want at least 1")
     loaded = pretrained.load(checkpoint)
-    pretrained.check_color(loaded.architecture)
+    loaded_lib.check_color(loaded.architecture)
     if not loaded.architecture.num_classes:
         raise errors.UserError(
             f"{checkpoint} has no head, so it predicts no classes; fine-tune one first"

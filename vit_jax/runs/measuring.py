@@ -144,7 +144,7 @@ def _open(
         image_size=size * 2 if len(size) == 1 else size or None,
         mesh=mesh,
     )
-    weights.pretrained.check_color(loaded.architecture)
+    weights.loaded.check_color(loaded.architecture)
     if any(config["evals"][name]["type"] == "classify" for name in names):
         evaluators.check_problem(loaded.problem, loaded.source)
     prepared = dataclasses.replace(loaded.preprocessing, exif=data["exif"])

@@ -12,9 +12,9 @@ import types
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vit_jax.weights import adapting, pretrained
+    from vit_jax.weights import adapting, loaded, pretrained
 
-__all__ = ["adapting", "pretrained"]
+__all__ = ["adapting", "loaded", "pretrained"]
 
 
 def __getattr__(name: str) -> types.ModuleType:

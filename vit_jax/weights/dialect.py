@@ -55,7 +55,7 @@ class Dialect:
         saved: Its inverse before the rules; may change the architecture to one of the
             same function, e.g. without a position for the class token.
         prefix: Put before their names when they are written.
-        containers: Keys of `weights.CONTAINERS` it is found in; the first is written
+        containers: Keys of `containers.CONTAINERS` it is found in; the first is written
             where the path does not say.
         preprocessing: How that code evaluates, of the architecture and `config`.
         label_names: One a class, of `config`.
