@@ -55,9 +55,6 @@ LONGEST_FILE = 350
 LONGER = {
     "checkpoints/checkpoint.py": 464,
     "experiment.py": 486,
-    "weights/dialects/huggingface.py": 427,
-    "weights/dialects/timm.py": 444,
-    "weights/dialects/towers.py": 394,
 }
 
 # `getattr(x, name, default)` and `hasattr(x, name)` hide what a type promises. They

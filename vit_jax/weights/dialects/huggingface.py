@@ -1,4 +1,4 @@
-"""Vision Transformers of Hugging Face's transformers: ViT, DeiT and DINOv2.
+"""Vision Transformers of Hugging Face's transformers: ViT, DeiT, DINOv2.
 
 Files on the hub have one spelling of the blocks' names and transformers 5 has another
 in memory; both are read, the hub's is written, which every version reads. A model
@@ -6,7 +6,7 @@ without a head may have its names without the first part ("vit."). Beside the we
 lie `config.json` and `preprocessor_config.json`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,23 +14,11 @@ import numpy as np
 from vit_jax import errors
 from vit_jax.data.preprocessing import Preprocessing
 from vit_jax.models.vit_architecture import VitArchitecture
-from vit_jax.weights.dialect import Config, Dialect
-from vit_jax.weights.dialects import huggingface_outputs, processors, pytorch
+from vit_jax.weights.dialect import Dialect
+from vit_jax.weights.dialects import huggingface_config, huggingface_outputs, pytorch
 from vit_jax.weights.dialects.pytorch import linear, norm
-from vit_jax.weights.formats.sidecars import PREPROCESSOR
 from vit_jax.weights.rules import Rule, Sizes
 from vit_jax.weights.source import Tensors
-
-GELUS = {
-    "gelu": "erf",
-    "gelu_python": "erf",
-    "gelu_pytorch_tanh": "tanh",
-    "gelu_python_tanh": "tanh",
-    "gelu_new": "tanh",
-    "gelu_fast": "tanh",
-    "gelu_accurate": "tanh",
-    "quick_gelu": "quick",
-}
 
 _HUB = "encoder.layer.{layer}"
 # Stands for "blocks/mlp" in a model of SwiGLUs, so that a leaf has one rule to be
@@ -122,47 +110,12 @@ _DINOV2 = [
 _REGISTERS = [*_DINOV2, Rule("registers", "embeddings.register_tokens")]
 
 
-def _value(config: Config | None, key: str) -> Any:
-    return None if config is None or key not in config else config[key]
-
-
-def _says(
-    tensors: Tensors, model_types: tuple[str, ...], heads: int | None = None
-) -> dict[str, Any]:
-    """What the config says; without one only what the dialect's fields do."""
-    config = tensors.config
-    kind, act = _value(config, "model_type"), _value(config, "hidden_act")
-    if kind is not None and kind not in model_types:
-        raise errors.UserError(
-            f"config.json: model_type={str(kind)[:50]!r} has the tensors of a "
-            f"{model_types[0]} and may be another function; it is not supported."
-        )
-    fields: dict[str, Any] = {}
-    if act is not None:
-        if act not in GELUS:
-            raise errors.UserError(
-                f"config.json: hidden_act={str(act)[:50]!r}; ours: {', '.join(GELUS)}."
-            )
-        fields["gelu"] = GELUS[act]
-    pooled = any(name.endswith("pooler.dense.weight") for name in tensors.names)
-    if pooled and _value(config, "pooler_act") not in (None, "tanh"):
-        raise errors.UserError(
-            f"config.json: pooler_act={str(config['pooler_act'])[:50]!r}; ours: tanh."
-        )
-    said = config or {}
-    heads = pytorch.whole(said, "num_attention_heads") or heads
-    epsilon = pytorch.number(said, "layer_norm_eps")
-    size = pytorch.size_of(said, "image_size")
-    found = {"heads": heads, "norm_epsilon": epsilon, "image_size": size}
-    return fields | {key: value for key, value in found.items() if value is not None}
-
-
 def _vit_says(tensors: Tensors) -> dict[str, Any]:
-    return {"pool": "token"} | _says(tensors, ("vit", "vit_msn"))
+    return {"pool": "token"} | huggingface_config.says(tensors, ("vit", "vit_msn"))
 
 
 def _deit_says(tensors: Tensors) -> dict[str, Any]:
-    return {"pool": "token"} | _says(tensors, ("deit",))
+    return {"pool": "token"} | huggingface_config.says(tensors, ("deit",))
 
 
 def _dinov2_says(tensors: Tensors) -> dict[str, Any]:
@@ -172,7 +125,7 @@ def _dinov2_says(tensors: Tensors) -> dict[str, Any]:
     # All that were released have heads of 64.
     heads = width // 64 or None
     pool = "token_mean" if "classifier.weight" in tensors.shapes else "token"
-    said = {"pool": pool} | _says(
+    said = {"pool": pool} | huggingface_config.says(
         tensors, ("dinov2", "dinov2_with_registers"), heads=heads
     )
     return said | pytorch.square_table(tensors.shapes, said)
@@ -228,124 +181,6 @@ def _registers_saved(
     return leaves.changed(token), arch.replace(mask_token=True)
 
 
-def _config(
-    arch: VitArchitecture,
-    preprocessing: Preprocessing | None,
-    label_names: tuple[str, ...] | None,
-    *,
-    model_type: str,
-    classifier: str,
-    bare: str,
-    **more: Any,
-) -> dict[str, Any]:
-    acts = {"erf": "gelu", "tanh": "gelu_pytorch_tanh", "quick": "quick_gelu"}
-    names = label_names or [f"LABEL_{i}" for i in range(arch.num_classes)]
-    prepared = preprocessing or Preprocessing(arch.image_size)
-    pooler = {"pooler_output_size": arch.pre_logits_width} if arch.pre_logits else {}
-    return {
-        "architectures": [classifier if arch.num_classes else bare],
-        "model_type": model_type,
-        "hidden_size": arch.width,
-        "num_hidden_layers": arch.depth,
-        "num_attention_heads": arch.heads,
-        "hidden_act": acts[arch.gelu],
-        "layer_norm_eps": arch.norm_epsilon,
-        "qkv_bias": arch.qkv_bias,
-        "image_size": pytorch.side(arch.image_size),
-        "patch_size": pytorch.side(arch.patch),
-        "num_channels": arch.channels,
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
-        "id2label": {str(i): name for i, name in enumerate(names)},
-        "label2id": {name: i for i, name in enumerate(names)},
-        "dtype": "float32",
-        **pooler,
-        **more,
-        PREPROCESSOR: processors.write(prepared),
-    }
-
-
-def _vit_config(
-    arch: VitArchitecture,
-    preprocessing: Preprocessing | None,
-    label_names: tuple[str, ...] | None,
-) -> dict[str, Any]:
-    return _config(
-        *(arch, preprocessing, label_names),
-        model_type="vit",
-        classifier="ViTForImageClassification",
-        bare="ViTModel",
-        intermediate_size=arch.mlp_width,
-    )
-
-
-def _deit_config(
-    arch: VitArchitecture,
-    preprocessing: Preprocessing | None,
-    label_names: tuple[str, ...] | None,
-) -> dict[str, Any]:
-    return _config(
-        *(arch, preprocessing, label_names),
-        model_type="deit",
-        classifier="DeiTForImageClassification",
-        bare="DeiTModel",
-        intermediate_size=arch.mlp_width,
-    )
-
-
-def _mlp_ratio(arch: VitArchitecture) -> int:
-    """The `mlp_ratio`, a whole number, that gives the MLP's width.
-
-    A SwiGLU has two thirds of it, and up to a multiple of 8.
-    """
-    for ratio in range(1, 65):
-        hidden = arch.width * ratio
-        if arch.mlp == "swiglu":
-            hidden = (int(hidden * 2 / 3) + 7) // 8 * 8
-        if hidden == arch.mlp_width:
-            return ratio
-    raise errors.UserError(
-        f"a DINOv2's MLP has a whole number of times the width (a SwiGLU two thirds "
-        f"of it); this {arch.name} has mlp_width={arch.mlp_width} and "
-        f"width={arch.width}. Write another dialect."
-    )
-
-
-def _dinov2_config(
-    arch: VitArchitecture,
-    preprocessing: Preprocessing | None,
-    label_names: tuple[str, ...] | None,
-) -> dict[str, Any]:
-    registers = {"num_register_tokens": arch.registers} if arch.registers else {}
-    name = "Dinov2WithRegisters" if registers else "Dinov2"
-    return _config(
-        *(arch, preprocessing, label_names),
-        model_type="dinov2_with_registers" if registers else "dinov2",
-        classifier=f"{name}ForImageClassification",
-        bare=f"{name}Model",
-        mlp_ratio=_mlp_ratio(arch),
-        use_swiglu_ffn=arch.mlp == "swiglu",
-        layerscale_value=1.0,
-        **(registers or {"use_mask_token": arch.mask_token}),
-    )
-
-
-def prepares(
-    kind: str, *, takes_any_size: bool = False, **published: Any
-) -> Callable[[VitArchitecture, Config | None], Preprocessing]:
-    """How a model is evaluated: as its processor's file says, or as was published."""
-
-    def preprocessing(arch: VitArchitecture, config: Config | None) -> Preprocessing:
-        said = _value(config, PREPROCESSOR)
-        if not isinstance(said, Mapping):
-            return processors.published(image_size=arch.image_size, **published)
-        return processors.read(
-            said, kind, arch.image_size, takes_any_size=takes_any_size
-        )
-
-    return preprocessing
-
-
 _IMAGENET = {
     "size": (224, 224),
     "filter": "bicubic",
@@ -353,11 +188,13 @@ _IMAGENET = {
     "std": pytorch.IMAGENET_STD,
     "rounding": "transformers",
 }
-_vit_preprocessing = prepares("ViT", size=(224, 224), filter="bilinear")
-_deit_preprocessing = prepares(
+_vit_preprocessing = huggingface_config.prepares(
+    "ViT", size=(224, 224), filter="bilinear"
+)
+_deit_preprocessing = huggingface_config.prepares(
     "DeiT", transform="resize_crop", resize=(256, 256), **_IMAGENET
 )
-_dinov2_preprocessing = prepares(
+_dinov2_preprocessing = huggingface_config.prepares(
     *("Bit",),
     takes_any_size=True,
     transform="resize_small_crop",
@@ -368,8 +205,35 @@ _dinov2_preprocessing = prepares(
 
 def _rules(parts: list[Rule], *bases: str) -> tuple[Rule, ...]:
     """The head, and the rest under each base, the first of which is written."""
-    head = linear("head", "classifier")
-    return (*head, *(rule for base in bases for rule in pytorch.prefixed(base, parts)))
+    return (*linear("head", "classifier"), *_under(parts, *bases))
+
+
+def _under(parts: list[Rule], *bases: str) -> list[Rule]:
+    return [rule for base in bases for rule in pytorch.prefixed(base, parts)]
+
+
+def _distilled_says(tensors: Tensors) -> dict[str, Any]:
+    return _deit_says(tensors) | {"pool": "distilled"}
+
+
+def _distilled_saved(
+    leaves: Tensors, arch: VitArchitecture
+) -> tuple[Tensors, VitArchitecture]:
+    if not arch.num_classes:
+        raise errors.UserError(
+            f"a DeiT of two heads has them; this {arch.name} has num_classes=0. Write "
+            "another dialect."
+        )
+    return _deit_saved(leaves, arch)
+
+
+def _distilled_config(
+    arch: VitArchitecture,
+    preprocessing: Preprocessing | None,
+    label_names: tuple[str, ...] | None,
+) -> dict[str, Any]:
+    config = huggingface_config.of_deit(arch, preprocessing, label_names)
+    return config | {"architectures": ["DeiTForImageClassificationWithTeacher"]}
 
 
 _FIELDS = {"gelu": "erf", "norm_epsilon": 1e-12, "prefix_positions": 1} | pytorch.SHARP
@@ -382,6 +246,21 @@ _COMMON: dict[str, Any] = {
     "says_problem": huggingface_outputs.says_problem,
 }
 DIALECTS: dict[str, Dialect] = {
+    # Before those whose markers its files have as well.
+    "hf_deit_distilled": Dialect(
+        (
+            *linear("head", "cls_classifier"),
+            *linear("head_dist", "distillation_classifier"),
+            *_under(_DEIT, "deit.", ""),
+        ),
+        r"distillation_classifier\.weight",
+        fields=_FIELDS | {"prefix_positions": 2},
+        says=_distilled_says,
+        saved=_distilled_saved,
+        preprocessing=_deit_preprocessing,
+        config=_distilled_config,
+        **_COMMON,
+    ),
     "hf_deit": Dialect(
         _rules(_DEIT, "deit.", ""),
         r"(deit\.)?embeddings\.distillation_token",
@@ -389,7 +268,7 @@ DIALECTS: dict[str, Dialect] = {
         says=_deit_says,
         saved=_deit_saved,
         preprocessing=_deit_preprocessing,
-        config=_deit_config,
+        config=huggingface_config.of_deit,
         **_COMMON,
     ),
     "hf_dinov2_with_registers": Dialect(
@@ -400,7 +279,7 @@ DIALECTS: dict[str, Dialect] = {
         loaded=_dinov2_loaded,
         saved=_registers_saved,
         preprocessing=_dinov2_preprocessing,
-        config=_dinov2_config,
+        config=huggingface_config.of_dinov2,
         **_COMMON,
     ),
     "hf_dinov2": Dialect(
@@ -411,7 +290,7 @@ DIALECTS: dict[str, Dialect] = {
         loaded=_dinov2_loaded,
         saved=_dinov2_saved,
         preprocessing=_dinov2_preprocessing,
-        config=_dinov2_config,
+        config=huggingface_config.of_dinov2,
         **_COMMON,
     ),
     "hf_vit": Dialect(
@@ -421,7 +300,7 @@ DIALECTS: dict[str, Dialect] = {
         says=_vit_says,
         saved=_vit_saved,
         preprocessing=_vit_preprocessing,
-        config=_vit_config,
+        config=huggingface_config.of_vit,
         **_COMMON,
     ),
 }

@@ -1,4 +1,4 @@
-"""Vision towers of CLIP and SigLIP, and DeiTs of two heads, in transformers.
+"""Vision towers of CLIP and SigLIP in transformers.
 
 A file may hold the tower alone or with the text tower beside it, which is left aside.
 CLIP projects its class token to the space that it shares with text: those embeddings
@@ -9,20 +9,22 @@ patches, CLIP's without the last LayerNorm.
 
 import dataclasses
 import logging
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from vit_jax import errors
-from vit_jax.data.preprocessing import Preprocessing
 from vit_jax.models.vit_architecture import VitArchitecture
-from vit_jax.weights import outputs
-from vit_jax.weights.dialect import Config, Dialect
-from vit_jax.weights.dialects import huggingface, processors, pytorch
+from vit_jax.weights.dialect import Dialect
+from vit_jax.weights.dialects import (
+    huggingface,
+    huggingface_config,
+    processors,
+    pytorch,
+    towers_config,
+)
 from vit_jax.weights.dialects.pytorch import linear, norm
-from vit_jax.weights.formats.sidecars import PREPROCESSOR
 from vit_jax.weights.rules import Rule, Sizes
 from vit_jax.weights.source import Tensors
 
@@ -31,15 +33,8 @@ _BLOCK = "encoder.layers.{layer}"
 # Stands for "head" where there is no bias.
 _PROJECTION = "projection"
 _VIT = huggingface.DIALECTS["hf_vit"]
-_DEIT = huggingface.DIALECTS["hf_deit"]
 
-# What a config leaves out, because transformers' classes have it by default.
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "clip": {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5},
-    "siglip": {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6},
-}
-_SIZES = {"num_attention_heads": 12, "image_size": 224}
-_clip_preprocessing = huggingface.prepares(
+_clip_preprocessing = huggingface_config.prepares(
     "CLIP",
     size=(224, 224),
     transform="resize_small_crop",
@@ -49,7 +44,7 @@ _clip_preprocessing = huggingface.prepares(
     std=tuple(255 * value for value in processors.CLIP_STD),
     rounding="transformers",
 )
-_siglip_preprocessing = huggingface.prepares(
+_siglip_preprocessing = huggingface_config.prepares(
     "Siglip", size=(224, 224), filter="bicubic"
 )
 
@@ -114,27 +109,6 @@ _ASIDE = (
 )
 
 
-def _vision(tensors: Tensors, kind: str) -> Config | None:
-    """The config of the tower, which may stand inside of one of both towers.
-
-    Raises:
-        errors.UserError: the config of another network with such tensors.
-    """
-    config = tensors.config
-    if config is None or set(config) <= {PREPROCESSOR}:
-        return None
-    nested = config["vision_config"] if "vision_config" in config else None
-    said = nested if isinstance(nested, Mapping) else config
-    for part in (config, said):
-        found = part["model_type"] if "model_type" in part else None
-        if found not in (None, kind, f"{kind}_vision_model"):
-            raise errors.UserError(
-                f"config.json: model_type={str(found)[:50]!r} has the tensors of a "
-                f"{kind} and may be another function; it is not supported."
-            )
-    return _SIZES | _DEFAULTS[kind] | dict(said)
-
-
 def _says(tensors: Tensors, kind: str) -> dict[str, Any]:
     for base in _BASES:
         patch = tensors.shapes.get(f"{base}embeddings.patch_embedding.weight")
@@ -144,7 +118,7 @@ def _says(tensors: Tensors, kind: str) -> dict[str, Any]:
                 "images of any shape (NaFlex) does; there is none here. Take one of a "
                 "fixed size, e.g. siglip2-base-patch16-224."
             )
-    config = _vision(tensors, kind)
+    config = towers_config.vision(tensors, kind)
     if config is None:
         if kind == "clip":
             logging.warning(
@@ -154,13 +128,13 @@ def _says(tensors: Tensors, kind: str) -> dict[str, Any]:
             )
         return {}
     act = config["hidden_act"]
-    if act not in huggingface.GELUS:
+    if act not in huggingface_config.GELUS:
         raise errors.UserError(
             f"config.json: hidden_act={str(act)[:50]!r}; ours: "
-            f"{', '.join(huggingface.GELUS)}."
+            f"{', '.join(huggingface_config.GELUS)}."
         )
     found = {
-        "gelu": huggingface.GELUS[act],
+        "gelu": huggingface_config.GELUS[act],
         "heads": pytorch.whole(config, "num_attention_heads"),
         "norm_epsilon": pytorch.number(config, "layer_norm_eps"),
         "image_size": pytorch.size_of(config, "image_size"),
@@ -256,62 +230,6 @@ def _siglip_saved(
     return pytorch.learned_positions(leaves, arch)
 
 
-def _config(
-    arch: VitArchitecture,
-    preprocessing: Preprocessing | None,
-    label_names: tuple[str, ...] | None,
-    *,
-    kind: str,
-    name: str,
-    **more: Any,
-) -> dict[str, Any]:
-    config = _VIT.config(arch, preprocessing, label_names)
-    config |= {"model_type": f"{kind}_vision_model", **more}
-    config["intermediate_size"] = arch.mlp_width
-    if arch.pool != "mean":
-        projects = "WithProjection" if arch.num_classes else ""
-        return config | {"architectures": [f"{name}VisionModel{projects}"]}
-    top = ("id2label", "label2id", "dtype", PREPROCESSOR)
-    return {
-        "architectures": [f"{name}ForImageClassification"],
-        "model_type": kind,
-        **{key: config[key] for key in top},
-        "vision_config": {k: v for k, v in config.items() if k not in top},
-    }
-
-
-def _clip_config(
-    arch: VitArchitecture,
-    preprocessing: Preprocessing | None,
-    label_names: tuple[str, ...] | None,
-) -> dict[str, Any]:
-    size = {"projection_dim": arch.num_classes} if arch.num_classes else {}
-    return _config(
-        *(arch, preprocessing, label_names), kind="clip", name="CLIP", **size
-    )
-
-
-def _siglip_config(
-    arch: VitArchitecture,
-    preprocessing: Preprocessing | None,
-    label_names: tuple[str, ...] | None,
-) -> dict[str, Any]:
-    return _config(
-        *(arch, preprocessing, label_names),
-        kind="siglip",
-        name="Siglip",
-        vision_use_head=arch.pool == "map",
-    )
-
-
-def _clip_problem(config: Config | None) -> str | None:
-    """Of what is no classifier, the numbers that it shares with text."""
-    said = (config or {}).get("architectures")
-    if isinstance(said, list) and "CLIPForImageClassification" in said:
-        return _VIT.problem(config)
-    return outputs.REGRESSION
-
-
 def _rules(tower: list[Rule]) -> tuple[Rule, ...]:
     """The outputs, and the tower under each base, the first of which is written."""
     return (
@@ -321,45 +239,9 @@ def _rules(tower: list[Rule]) -> tuple[Rule, ...]:
     )
 
 
-def _distilled_says(tensors: Tensors) -> dict[str, Any]:
-    return _DEIT.says(tensors) | {"pool": "distilled"}
-
-
-def _distilled_saved(
-    leaves: Tensors, arch: VitArchitecture
-) -> tuple[Tensors, VitArchitecture]:
-    if not arch.num_classes:
-        raise errors.UserError(
-            f"a DeiT of two heads has them; this {arch.name} has num_classes=0. Write "
-            "another dialect."
-        )
-    return _DEIT.saved(leaves, arch)
-
-
-def _distilled_config(
-    arch: VitArchitecture,
-    preprocessing: Preprocessing | None,
-    label_names: tuple[str, ...] | None,
-) -> dict[str, Any]:
-    config = _DEIT.config(arch, preprocessing, label_names)
-    return config | {"architectures": ["DeiTForImageClassificationWithTeacher"]}
-
-
 _PATCHES = r"(vision_model\.)?embeddings\.patch_embedding\.weight"
 # Before those of `huggingface`, whose markers their files have as well.
 DIALECTS: dict[str, Dialect] = {
-    "hf_deit_distilled": dataclasses.replace(
-        _DEIT,
-        rules=(
-            *linear("head", "cls_classifier"),
-            *linear("head_dist", "distillation_classifier"),
-            *(r for r in _DEIT.rules if not re.match("classifier", r.theirs)),
-        ),
-        marker=r"distillation_classifier\.weight",
-        says=_distilled_says,
-        saved=_distilled_saved,
-        config=_distilled_config,
-    ),
     "hf_clip": dataclasses.replace(
         _VIT,
         rules=_rules(_CLIP),
@@ -370,9 +252,9 @@ DIALECTS: dict[str, Dialect] = {
         loaded=_clip_loaded,
         saved=_clip_saved,
         preprocessing=_clip_preprocessing,
-        problem=_clip_problem,
+        problem=towers_config.problem_of_clip,
         says_problem=lambda problem: {},  # its architectures say it
-        config=_clip_config,
+        config=towers_config.of_clip,
     ),
     "hf_siglip": dataclasses.replace(
         _VIT,
@@ -389,6 +271,6 @@ DIALECTS: dict[str, Dialect] = {
         loaded=_siglip_loaded,
         saved=_siglip_saved,
         preprocessing=_siglip_preprocessing,
-        config=_siglip_config,
+        config=towers_config.of_siglip,
     ),
 }
