@@ -155,8 +155,10 @@ def test_every_row_is_somebodys():
     ]
 
 
-@pytest.mark.parametrize("row", [("heds", "tensor"), ("heads", "tensr")])
-def test_a_misspelt_rule_of_a_layout_is_named(row):
+@pytest.mark.parametrize(
+    "row", [("heds", "tensor"), ("heads", "tensr"), ("layer", "fsdp")]
+)
+def test_a_rule_that_no_layout_can_have_is_named(row):
     with pytest.raises(ValueError, match=re.escape(repr(row[0]))):
         axes.shardings({}, abstract_mesh(1, 2, 1), (row,))
 

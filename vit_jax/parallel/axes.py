@@ -16,8 +16,9 @@ from jax.sharding import Mesh, NamedSharding
 from vit_jax import tree
 from vit_jax.parallel import mesh as mesh_lib
 
-# (logical axis, mesh axis), a mesh axis cuts one dimension of a leaf: that of the first
-# row which names one that the leaf has.
+# Rows of (logical axis, mesh axis). A mesh axis cuts at most one dimension of a leaf:
+# the first row wins whose logical axis the leaf has. Rows that meet in one dimension
+# cut it over both.
 Rules = Sequence[tuple[str, str]]
 
 # Of leaves that stay whole in every layout and whose rank says nothing.
@@ -109,12 +110,16 @@ def of_leaf(name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
 
 
 def check(rules: Rules) -> None:
-    """Raises `ValueError` for rules that name what no leaf or no mesh has."""
+    """Raises `ValueError` for rules that name what no leaf or no mesh has.
+
+    And for rules that cut "layer": a scan slices it.
+    """
+    cuttable = LOGICAL - {"layer"}
     for logical, axis in rules:
-        if logical not in LOGICAL or axis not in mesh_lib.AXES:
+        if logical not in cuttable or axis not in mesh_lib.AXES:
             raise ValueError(
                 f"({logical!r}, {axis!r}) in the rules of a layout: want one of "
-                f"{sorted(LOGICAL)} and one of {mesh_lib.AXES}"
+                f"{sorted(cuttable)} and one of {mesh_lib.AXES}"
             )
 
 

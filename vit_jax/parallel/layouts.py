@@ -57,6 +57,7 @@ _FSDP = (
     *(("embed", "fsdp"), ("filters", "fsdp")),
 )
 
+# Another layout is a row here, and a word on it at `mesh.layout` in configs/base.py.
 LAYOUTS: dict[str, Kind] = {
     "dp": Kind(_TENSOR),
     "zero1": Kind((*_TENSOR, *_FSDP)),
