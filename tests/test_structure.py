@@ -4,6 +4,7 @@ import ast
 import functools
 import os
 import py_compile
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = REPOSITORY / "vit_jax"
+README = (REPOSITORY / "README.md").read_text()
 FILES = sorted(PACKAGE.rglob("*.py"))
 ALL_FILES = FILES + sorted(
     path
@@ -334,3 +336,11 @@ def test_training_loads_what_it_needs():
     assert not [name for name in modules if name.startswith("vit_jax.plan")]
     assert len(modules) <= 95, total
     assert sum(int(line.split()[0]) for line in listed) <= 10_000, total
+
+
+def test_the_readme_has_the_rooms_at_their_levels():
+    level, found = 0, {}
+    for row in re.findall(r"^\| (\d*) ?\| (`.*?`) \|", README, re.M):
+        level = int(row[0] or level)
+        found |= {name.strip("`/"): level for name in row[1].split(", ")}
+    assert found == {name: LEVELS[name] for name in LEVELS if name != "__main__"}
