@@ -68,8 +68,8 @@ def run(
 
     Args:
         checkpoint: whatever `pretrained.load` takes.
-        paths: image files.
-        top_k: classes to return of each; all where there are fewer.
+        paths: Image files.
+        top_k: Classes to return of each; all where there are fewer.
 
     Returns:
         For each path, in order: {"image", "top": [{"label", "name", "probability"}]},

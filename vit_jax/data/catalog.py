@@ -95,11 +95,11 @@ def describe(dataset: str, *, data_dir: str = "") -> DatasetInfo:
     """Returns what is known of a dataset; a row of the catalog needs no data.
 
     Args:
-      dataset: see the module.
-      data_dir: of TFDS; "" is $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+        dataset: See the module.
+        data_dir: Of TFDS; "" is $TFDS_DATA_DIR, else ~/tensorflow_datasets.
 
     Raises:
-      errors.UserError: neither in the catalog nor prepared, or a damaged dataset.
+        errors.UserError: neither in the catalog nor prepared, or a damaged dataset.
     """
     if dataset == "digits":
         sizes = {name: len(index) for name, index in sources.digits_splits().items()}
@@ -129,13 +129,13 @@ def open_source(dataset: str, split: str, *, data_dir: str = "") -> sources.Sour
     """Opens the examples that a split expression selects.
 
     Args:
-      dataset: see the module.
-      split: "train", "train[:98%]", "train+test"; see `splits.resolve`.
-      data_dir: see `describe`.
+        dataset: See the module.
+        split: "train", "train[:98%]", "train+test"; see `splits.resolve`.
+        data_dir: See `describe`.
 
     Raises:
-      errors.UserError: not prepared (with the command that prepares it), a wrong split,
-        or damaged files.
+        errors.UserError: not prepared (with the command that prepares it), a wrong
+            split, or damaged files.
     """
     if dataset == "digits":
         return sources.open_digits(split)
@@ -151,7 +151,7 @@ def num_examples(info: DatasetInfo, split: str) -> int:
     """Returns how many examples a split expression selects.
 
     Raises:
-      errors.UserError: a wrong expression or split.
+        errors.UserError: a wrong expression or split.
     """
     return splits.count(split, info.splits, info.name)
 
@@ -160,7 +160,7 @@ def usual_split(info: DatasetInfo) -> str:
     """Returns the split to report figures on: test, else validation or val.
 
     Raises:
-      errors.UserError: the dataset has none of these.
+        errors.UserError: the dataset has none of these.
     """
     for split in TEST_SPLITS:
         if split in info.splits:

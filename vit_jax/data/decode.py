@@ -107,12 +107,12 @@ def open_image(image: Any, *, turn: bool = True) -> Image:
     Numbers that are not 0..255 are scaled by the rules of `levels`.
 
     Args:
-      image: what to open.
-      turn: as the EXIF orientation says; False: the pixels as they are stored.
+        image: What to open.
+        turn: As the EXIF orientation says; False: the pixels as they are stored.
 
     Raises:
-      BadImage: it cannot be read, has more than `MAX_PIXELS` pixels, or numbers for
-        which there is no rule.
+        BadImage: it cannot be read, has more than `MAX_PIXELS` pixels, or numbers for
+            which there is no rule.
     """
     if isinstance(image, dict) and isinstance(image.get("bytes"), bytes):
         image = image["bytes"]
@@ -127,7 +127,7 @@ def whole(opened: Image) -> np.ndarray:
     """Returns all pixels of an image at full size.
 
     Raises:
-      BadImage: they cannot be decoded, or are more than `MAX_PIXELS`.
+        BadImage: they cannot be decoded, or are more than `MAX_PIXELS`.
     """
     _check_size(opened.height, opened.width, MAX_PIXELS)
     pixels, _ = opened.pixels(opened.height, 1)
@@ -162,7 +162,7 @@ def decode_packed_floats(data: bytes) -> np.ndarray:
     So TFDS stores images of dtype float32, lowest byte first.
 
     Raises:
-      BadImage: it cannot be read, or is another kind of image.
+        BadImage: it cannot be read, or is another kind of image.
     """
     return _decode_with_pillow(data, _packed_floats)
 

@@ -27,7 +27,7 @@ class DeviceRows:
         """Decodes everything and copies it to the devices.
 
         Raises:
-          errors.UserError: the transform resamples, which happens on the host alone.
+            errors.UserError: the transform resamples, which happens on the host alone.
         """
         size = resident.common_size(source, transform.turn)
         slices = resident.as_slices(transform, size)

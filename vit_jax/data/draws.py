@@ -33,9 +33,9 @@ def uniforms(seed: int, positions: np.ndarray, count: int) -> np.ndarray:
     """Returns float64 [len(positions), count], uniform in [0, 1).
 
     Args:
-      seed: any integer.
-      positions: int64 [b], not negative.
-      count: numbers per position; the first `k` do not depend on it.
+        seed: Any integer.
+        positions: int64 [b], not negative.
+        count: Numbers per position; the first `k` do not depend on it.
     """
     first, second = _key(seed, "augmentation")
     rows = _mix(positions.astype(np.uint64) * _STEP + first)
@@ -50,9 +50,9 @@ def shuffled(seed: int, positions: np.ndarray, size: int) -> np.ndarray:
     order of its own.
 
     Args:
-      seed: any integer.
-      positions: int64 [b], not negative.
-      size: number of examples, at least 1.
+        seed: Any integer.
+        positions: int64 [b], not negative.
+        size: Number of examples, at least 1.
     """
     assert size >= 1, size
     epochs, within = np.divmod(positions.astype(np.uint64), np.uint64(size))

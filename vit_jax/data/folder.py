@@ -40,8 +40,8 @@ class Folder:
         """Lists the folder; `name` is what the dataset is called, "" its path.
 
         Raises:
-          errors.UserError: there is no such folder, its layout is not one of ours, or
-            a class has no image.
+            errors.UserError: there is no such folder, its layout is not one of ours, or
+                a class has no image.
         """
         self.root, self.name = root, name or str(root)
         if not root.is_dir():
@@ -160,7 +160,7 @@ def _class_names(
     """The classes of all splits; one that training lacks, or an empty one, is an error.
 
     Raises:
-      errors.UserError: also an image that lies beside the class folders.
+        errors.UserError: also an image that lies beside the class folders.
     """
     classes = {
         n: walking.list_folder(place).folders for n, (place, _) in places.items()
@@ -220,7 +220,7 @@ class FolderSource:
         """Reads one file.
 
         Raises:
-          decode.BadImage: the file cannot be read.
+            decode.BadImage: the file cannot be read.
         """
         path, label = self._examples[index]
         try:

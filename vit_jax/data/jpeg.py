@@ -75,13 +75,13 @@ def decode(data: bytes, header: Header, *, bottom: int, shrink: int) -> np.ndarr
     half a megabyte anew costs 3 % of decoding.
 
     Args:
-      data: the file.
-      header: what `read_header` returned for it.
-      bottom: rows of the full image that are needed.
-      shrink: 1, 2, 4 or 8; the image comes out at 1/shrink of its size, rounded up.
+        data: The file.
+        header: What `read_header` returned for it.
+        bottom: Rows of the full image that are needed.
+        shrink: 1, 2, 4 or 8; the image comes out at 1/shrink of its size, rounded up.
 
     Raises:
-      ValueError: libjpeg reports an error or a warning, a truncated file among them.
+        ValueError: libjpeg reports an error or a warning, a truncated file among them.
     """
     # Smooth upsampling of chroma looks one row of chroma further down, resampling of
     # shrunk pixels one pixel.

@@ -34,7 +34,7 @@ def from_array(array: np.ndarray) -> np.ndarray:
     """Returns uint8 [h, w, 3] of [h, w] or [h, w, 1 | 3 | 4] of any kind of numbers.
 
     Raises:
-      BadImage: another shape, or numbers without a rule.
+        BadImage: another shape, or numbers without a rule.
     """
     if array.ndim not in (2, 3) or 0 in array.shape:
         raise BadImage(f"{array.dtype} {array.shape}; {_WANTED}")
@@ -115,11 +115,11 @@ def from_pillow(image: Any, file: Facts) -> np.ndarray:
     """Returns uint8 [h, w, 3] of a Pillow image in any mode that has a rule.
 
     Args:
-      image: decoded or not.
-      file: its `facts`, taken before it was decoded.
+        image: Decoded or not.
+        file: Its `facts`, taken before it was decoded.
 
     Raises:
-      BadImage: numbers without a rule, or a mode that Pillow cannot convert.
+        BadImage: numbers without a rule, or a mode that Pillow cannot convert.
     """
     mode = image.mode
     if file.signed:

@@ -45,23 +45,23 @@ def train_loader(
     """Returns the loader of training batches.
 
     Args:
-      source: see `sources`.
-      transform: from `transforms.make("train", ...)`.
-      batch_size: over all processes.
-      seed: of order and crops; any integer.
-      process_index: which share of each batch to read.
-      process_count: into how many shares it is cut.
-      rows: that this process reads, ascending, as `mesh.local_rows` has them; None:
-        [p * b/P, (p + 1) * b/P) for process p of P.
-      threads: that decode; 0 is one a core.
-      cache: "none"; "ram" keeps the decoded images in host memory; "device" keeps them
-        on the devices of `sharding`, and batches come out as global arrays; "auto"
-        picks what fits.
-      max_corrupt: share of unreadable images that is an error when exceeded.
-      sharding: of the batch, for cache="device".
+        source: See `sources`.
+        transform: From `transforms.make("train", ...)`.
+        batch_size: Over all processes.
+        seed: Of order and crops; any integer.
+        process_index: Which share of each batch to read.
+        process_count: Into how many shares it is cut.
+        rows: That this process reads, ascending, as `mesh.local_rows` has them; None:
+            [p * b/P, (p + 1) * b/P) for process p of P.
+        threads: That decode; 0 is one a core.
+        cache: "none"; "ram" keeps the decoded images in host memory; "device" keeps
+            them on the devices of `sharding`, and batches come out as global arrays;
+            "auto" picks what fits.
+        max_corrupt: Share of unreadable images that is an error when exceeded.
+        sharding: Of the batch, for cache="device".
 
     Raises:
-      errors.UserError: an argument that cannot work, or a cache that does not fit.
+        errors.UserError: an argument that cannot work, or a cache that does not fit.
     """
     local = _local_rows(batch_size, process_index, process_count, rows)
     if len(source) < 1:
@@ -141,7 +141,7 @@ class TrainLoader:
         """Returns this process's rows of the batch at `step` (0, 1, ...).
 
         Raises:
-          errors.UserError: a label out of range, or too many unreadable images.
+            errors.UserError: a label out of range, or too many unreadable images.
         """
         return self._start(step)()
 
@@ -179,17 +179,17 @@ def eval_loader(
     whose mask is 0. An unreadable image has mask 0, too, and is counted.
 
     Args:
-      source: see `sources`.
-      transform: from `transforms.make("eval", ...)`.
-      batch_size: over all processes.
-      process_index: which share of each batch to read.
-      process_count: into how many shares it is cut.
-      rows: that this process reads, as for `train_loader`.
-      threads: that decode; 0 is one a core.
-      max_corrupt: share of unreadable images that is an error when exceeded.
+        source: See `sources`.
+        transform: From `transforms.make("eval", ...)`.
+        batch_size: Over all processes.
+        process_index: Which share of each batch to read.
+        process_count: Into how many shares it is cut.
+        rows: That this process reads, as for `train_loader`.
+        threads: That decode; 0 is one a core.
+        max_corrupt: Share of unreadable images that is an error when exceeded.
 
     Raises:
-      errors.UserError: an argument that cannot work.
+        errors.UserError: an argument that cannot work.
     """
     local = _local_rows(batch_size, process_index, process_count, rows)
     if len(source) < 1:
@@ -329,7 +329,7 @@ def _local_rows(
     """The rows of each batch that this process reads.
 
     Raises:
-      errors.UserError: the processes cannot have equal shares.
+        errors.UserError: the processes cannot have equal shares.
     """
     if batch_size < 1 or batch_size % process_count:
         raise errors.UserError(

@@ -33,7 +33,7 @@ class Preprocessing:
             are "stored". Images given by hand are turned either way.
 
     Raises:
-      errors.UserError: a value that cannot work.
+        errors.UserError: a value that cannot work.
     """
 
     image_size: tuple[int, int]
@@ -123,7 +123,7 @@ class Preprocessing:
         """Inverse of `to_dict`.
 
         Raises:
-          errors.UserError: unknown or missing keys, or values that cannot work.
+            errors.UserError: unknown or missing keys, or values that cannot work.
         """
         if not isinstance(values, Mapping):
             raise errors.UserError(

@@ -39,7 +39,7 @@ class CorruptLog:
         """Counts and logs an example, once.
 
         Raises:
-          errors.UserError: more than the allowed share is unreadable, or all are.
+            errors.UserError: more than the allowed share is unreadable, or all are.
         """
         with self._lock:
             if index not in self._names:
@@ -80,7 +80,7 @@ class Reader:
         + 2, ..., from the start again at the end), and counted.
 
         Raises:
-          errors.UserError: a label out of range, or too many unreadable images.
+            errors.UserError: a label out of range, or too many unreadable images.
         """
         while True:
             try:
@@ -93,9 +93,9 @@ class Reader:
         """As `read`, but an unreadable image raises.
 
         Raises:
-          decode.BadImage: the image cannot be read.
-          OSError: the source cannot be read.
-          errors.UserError: a label out of range.
+            decode.BadImage: the image cannot be read.
+            OSError: the source cannot be read.
+            errors.UserError: a label out of range.
         """
         label, image = self._example(index)
         self._apply(image, uniforms, out, index)
@@ -105,7 +105,7 @@ class Reader:
         """Evaluation's way: an unreadable image becomes zeros, counted, with mask 0.
 
         Returns:
-          The label (None where the source could not be read) and the mask.
+            The label (None where the source could not be read) and the mask.
         """
         label = None
         try:
@@ -148,7 +148,7 @@ class Reader:
         """Returns an int in [0, classes), or float32 [classes].
 
         Raises:
-          errors.UserError: anything else.
+            errors.UserError: anything else.
         """
         if type(label) is int:
             if 0 <= label < self._classes or (label >= 0 and not self._classes):
@@ -184,7 +184,7 @@ def stack_labels(labels: list[Any]) -> np.ndarray:
     """Returns int32 [b] or float32 [b, classes] of checked labels.
 
     Raises:
-      errors.UserError: the source mixes both kinds.
+        errors.UserError: the source mixes both kinds.
     """
     vectors = sum(isinstance(label, np.ndarray) for label in labels)
     if vectors == 0:

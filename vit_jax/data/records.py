@@ -57,8 +57,8 @@ def index_tfrecord(descriptor: int, path: Path) -> np.ndarray:
     """Returns where each record lies: int64 [records, 2], offset and length.
 
     Raises:
-      errors.UserError: the file breaks off inside a record, or a header's checksum is
-        wrong.
+        errors.UserError: the file breaks off inside a record, or a header's checksum is
+            wrong.
     """
     size = os.fstat(descriptor).st_size
     lengths: list[int] = []
@@ -172,7 +172,7 @@ class RecordFiles:
         """Takes files of one format and the number of records in each.
 
         Raises:
-          errors.UserError: a file is missing.
+            errors.UserError: a file is missing.
         """
         assert len(paths) == len(lengths), (len(paths), len(lengths))
         for path in paths:
@@ -211,7 +211,7 @@ class RecordFiles:
         """Opens every shard.
 
         Raises:
-          errors.UserError: one of them is truncated, damaged or of another length.
+            errors.UserError: one of them is truncated, damaged or of another length.
         """
         for shard in range(len(self._paths)):
             self._shard(shard)

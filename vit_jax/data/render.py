@@ -75,7 +75,7 @@ def render(
     the window alone is sampled, with the same pixels within a grey level.
 
     Raises:
-      decode.BadImage: the pixels cannot be decoded.
+        decode.BadImage: the pixels cannot be decoded.
     """
     height, width = out.shape[:2]
     (rows, columns), y, x = window.resized, window.y, window.x

@@ -30,7 +30,7 @@ def choose(
     """Returns "none", "ram" or "device".
 
     Raises:
-      errors.UserError: the cache that was asked for cannot work.
+        errors.UserError: the cache that was asked for cannot work.
     """
     errors.lookup(dict.fromkeys(CACHES), cache, "cache")
     if cache == "auto":
@@ -119,8 +119,8 @@ def decode_all(
     unreadable image is replaced by its neighbour.
 
     Raises:
-      errors.UserError: images of different sizes, more than a quarter of the memory, a
-        label out of range or too many unreadable images.
+        errors.UserError: images of different sizes, more than a quarter of the memory,
+            a label out of range or too many unreadable images.
     """
     height, width = common_size(source, turn)
     shape = (len(source), height + 2 * border, width + 2 * border, 3)
@@ -225,10 +225,10 @@ def cut(
     """Returns windows of images: uint8 [b, *size, 3].
 
     Args:
-      images: uint8 [n, h, w, 3], contiguous.
-      size: of the windows.
-      examples: int [b], which images.
-      offsets: int [b, 2], (y, x) of the windows.
+        images: uint8 [n, h, w, 3], contiguous.
+        size: Of the windows.
+        examples: int [b], which images.
+        offsets: int [b, 2], (y, x) of the windows.
     """
     if images.shape[1:3] == size:
         return images[examples]

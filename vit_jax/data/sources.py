@@ -54,7 +54,7 @@ class ArraySource:
         """Takes arrays as they are; `num_classes=0` follows from the labels.
 
         Raises:
-          errors.UserError: wrong shapes or types.
+            errors.UserError: wrong shapes or types.
         """
         images, labels = np.asarray(images), np.asarray(labels)
         if images.ndim == 3:
@@ -120,7 +120,7 @@ class Ranges:
         """Returns the split and the place in it of example `index`.
 
         Raises:
-          IndexError: `index` is outside [0, len).
+            IndexError: `index` is outside [0, len).
         """
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
@@ -157,7 +157,7 @@ def open_digits(expression: str) -> ArraySource:
     rounded), ten classes; `digits_splits` says how they are split.
 
     Raises:
-      errors.UserError: the split expression is wrong.
+        errors.UserError: the split expression is wrong.
     """
     images, labels = _read_digits()
     members = digits_splits()

@@ -33,13 +33,14 @@ def resolve(expression: str, known: Mapping[str, int], dataset: str) -> list[Ran
     b after a, and `all` is every split in turn.
 
     Args:
-      expression: the expression.
-      known: number of examples of each split of the dataset.
-      dataset: the dataset's name, for messages.
+        expression: The expression.
+        known: Number of examples of each split of the dataset.
+        dataset: The dataset's name, for messages.
 
     Raises:
-      errors.UserError: the expression is malformed, names an unknown split, has a bound
-        outside the split, or a term that selects no example or some of another's.
+        errors.UserError: the expression is malformed, names an unknown split, has a
+            bound outside the split, or a term that selects no example or some of
+            another's.
     """
     ranges: list[Range] = []
     for term in (term.strip() for term in expression.split("+")):

@@ -64,8 +64,8 @@ def read_info(directory: Path) -> Info:
     """Reads the description of the prepared dataset in `directory`.
 
     Raises:
-      errors.UserError: files are missing or damaged, the format is not one of
-        `records.FORMATS`, or there is no image with a label.
+        errors.UserError: files are missing or damaged, the format is not one of
+            `records.FORMATS`, or there is no image with a label.
     """
     info = _read_json(directory / "dataset_info.json")
     features_path = directory / "features.json"
@@ -161,7 +161,7 @@ class TfdsSource:
         """Opens the shards of the splits in `ranges`.
 
         Raises:
-          errors.UserError: a shard is missing or truncated.
+            errors.UserError: a shard is missing or truncated.
         """
         self._info = info
         self._ranges = sources.Ranges(ranges)
@@ -181,7 +181,7 @@ class TfdsSource:
         """Returns example `index`.
 
         Raises:
-          decode.BadImage: its record is damaged.
+            decode.BadImage: its record is damaged.
         """
         split, at = self._ranges.locate(index)
         try:

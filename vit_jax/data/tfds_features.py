@@ -47,8 +47,8 @@ class Picture:
         """Returns the image of one record: a file's bytes, or an array.
 
         Raises:
-          decode.BadImage: the record holds something else.
-          IndexError: it holds nothing.
+            decode.BadImage: the record holds something else.
+            IndexError: it holds nothing.
         """
         if self.encoding:
             return self._read_tensor(values)
@@ -86,12 +86,12 @@ def choose(
     feature is declared as one.
 
     Args:
-      features: of features.json.
-      info: dataset_info.json.
-      path: of features.json, for messages.
+        features: Of features.json.
+        info: dataset_info.json.
+        path: Of features.json, for messages.
 
     Raises:
-      errors.UserError: there is not one of each.
+        errors.UserError: there is not one of each.
     """
     pair = []
     if "supervisedKeys" in info and "tuple" in info["supervisedKeys"]:

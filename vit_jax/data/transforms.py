@@ -205,14 +205,14 @@ def make(
     """Returns the transform `name` of `KINDS[kind]`.
 
     Args:
-      kind: "train" or "eval".
-      name: key of `TRAIN` or `EVAL`.
-      image_size: of the output, pixels; an int means a square.
-      exif: "turn" photographs as they say, or take the pixels as they are "stored".
-      **params: what the transform takes; see the functions of the tables.
+        kind: "train" or "eval".
+        name: Key of `TRAIN` or `EVAL`.
+        image_size: Of the output, pixels; an int means a square.
+        exif: "turn" photographs as they say, or take the pixels as they are "stored".
+        **params: What the transform takes; see the functions of the tables.
 
     Raises:
-      errors.UserError: unknown name or parameter, or a value that cannot work.
+        errors.UserError: unknown name or parameter, or a value that cannot work.
     """
     table = errors.lookup(KINDS, kind, "kind of transform")
     factory = errors.lookup(table, name, f"{kind} transform")

@@ -35,7 +35,7 @@ def list_folder(place: Path) -> Listing:
     Hidden files are no images: "._a.jpg" is what macOS writes beside "a.jpg".
 
     Raises:
-      errors.UserError: it cannot be listed.
+        errors.UserError: it cannot be listed.
     """
     found = Listing([], [], [])
     try:
@@ -70,7 +70,7 @@ def list_below(place: Path) -> tuple[list[str], list[str]]:
     A link to a folder that it lies in is left out, so that every walk ends.
 
     Raises:
-      errors.UserError: a folder that cannot be listed.
+        errors.UserError: a folder that cannot be listed.
     """
     images: list[str] = []
     left_out: list[str] = []

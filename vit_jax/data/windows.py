@@ -38,12 +38,12 @@ class Resample:
         """Returns uint8 [h, w, 3] of anything that `decode.open_image` opens.
 
         Args:
-          image: encoded bytes, a uint8 array or a Pillow image.
-          uniforms: `draws` numbers in [0, 1).
-          out: where to write, contiguous; a new array if None.
+            image: Encoded bytes, a uint8 array or a Pillow image.
+            uniforms: `draws` numbers in [0, 1).
+            out: Where to write, contiguous; a new array if None.
 
         Raises:
-          decode.BadImage: the image cannot be read.
+            decode.BadImage: the image cannot be read.
         """
         out = np.empty((*self.image_size, 3), np.uint8) if out is None else out
         opened = decode.open_image(image, turn=self.turn)
@@ -79,8 +79,8 @@ class PadCrop:
         """Returns uint8 [h, w, 3]; see `Resample.__call__`.
 
         Raises:
-          decode.BadImage: the image cannot be read.
-          errors.UserError: the image is too small, or for "none" not of the size.
+            decode.BadImage: the image cannot be read.
+            errors.UserError: the image is too small, or for "none" not of the size.
         """
         out = np.empty((*self.image_size, 3), np.uint8) if out is None else out
         opened = decode.open_image(image, turn=self.turn)
@@ -124,9 +124,9 @@ class PadCrop:
         """Returns where the windows lie in the padded images: int64 [b, 2], (y, x).
 
         Args:
-          uniforms: float64 [b, draws].
-          height: of the images before padding.
-          width: the same.
+            uniforms: float64 [b, draws].
+            height: Of the images before padding.
+            width: The same.
         """
         if not self.draws:
             return np.zeros((len(uniforms), 2), np.int64)

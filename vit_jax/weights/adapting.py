@@ -52,10 +52,10 @@ def check_decided(
     """Raises `UserError` for options that a checkpoint decides, and otherwise.
 
     Args:
-        options: the configuration's "model", without its name.
-        defaults: of these options.
+        options: The configuration's "model", without its name.
+        defaults: Of these options.
         architecture: of the checkpoint.
-        besides: options that a run decides.
+        besides: Options that a run decides.
     """
     lines = [
         f"model.{key}={value!r}: the checkpoint has "
