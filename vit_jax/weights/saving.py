@@ -26,17 +26,7 @@ def save(
     label_names: Sequence[str] | None = None,
     problem: str = "single_label",
 ) -> Path:
-    """Writes a model's weights and all that a reader needs to use them.
-
-    Args:
-        model: What `create_model` or `load` returned, trained or not.
-        path: A new or an empty folder. It appears whole or not at all.
-        preprocessing: How images reach the model, e.g. `loaded.preprocessing`, or its
-            fields by name; the image size is the model's. None: resized to that size,
-            (pixels - 127.5) / 127.5.
-        label_names: One for each output; None: there are none.
-        problem: "single_label", "multi_label" where each output is a sigmoid, or
-            "regression" where it is a number.
+    """Writes a model's weights and what its readers need; arguments as `vit_jax.save`.
 
     Returns:
         The folder, as an absolute path.
