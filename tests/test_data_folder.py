@@ -1,6 +1,7 @@
 import hashlib
 import json
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,34 @@ def test_split_folders(tmp_path):
         catalog.open_source(str(tmp_path), "test")
 
 
+def test_a_folder_is_listed_again_only_where_something_came_or_went(
+    tmp_path, monkeypatch
+):
+    for name in ("x", "y"):
+        write(tmp_path / "train" / name / "0.jpg")
+    places = [tmp_path, *(p for p in tmp_path.rglob("*") if p.is_dir())]
+    listings, scandir = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda p: listings.append(p) or scandir(p))
+
+    def walks():
+        listings.clear()
+        counts = catalog.describe(str(tmp_path)).splits
+        assert len(catalog.open_source(str(tmp_path), "train")) == counts["train"]
+        return counts["train"], listings.count(tmp_path)
+
+    assert walks() == (2, 2)  # changed just now: whoever trusts it may miss a file
+    for place in places:
+        os.utime(place, ns=(0, 10**18))
+    assert walks() == (2, 1)
+    assert walks() == (2, 0)
+    write(tmp_path / "train" / "x" / "1.jpg")
+    assert walks() == (3, 2)
+    os.utime(tmp_path / "train" / "x", ns=(0, 2 * 10**17))
+    assert walks() == (3, 1) and walks() == (3, 0)
+    (tmp_path / "train" / "x" / "1.jpg").unlink()
+    assert walks()[0] == 2
+
+
 def test_images_below_a_class_folder_belong_to_the_class():
     count, classes = json.loads((CASE / "expected.json").read_text())["torchvision"]
     for root in (CASE, CASE / "train"):
@@ -168,7 +197,8 @@ def test_links_are_followed_and_loops_end(flat, tmp_path_factory):
     (flat / "ant" / "top").symlink_to(flat)
     listed = folder.Folder(flat)
     assert listed.class_names == ("ant", "bee", "cat", "dog")
-    images = [name for _, name in listed.files(folder.splits.Range("train", 0, 999))]
+    count = listed.counts()["train"]
+    images = [listed.file("train", at)[1] for at in range(count)]
     assert images.count("dog") == 1 and images.count("bee") == 20
 
 

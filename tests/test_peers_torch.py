@@ -104,8 +104,8 @@ def test_classes_and_files_are_those_of_torchvision():
     datasets = pytest.importorskip("torchvision.datasets")
     theirs = datasets.ImageFolder(str(NESTED / "train"))
     ours = folder.Folder(NESTED / "train")
-    [part] = [folder.splits.Range("train", 0, 6)]
     assert list(ours.class_names) == theirs.classes
-    assert sorted((str(path), name) for path, name in ours.files(part)) == [
+    assert ours.counts() == {"train": 6}
+    assert sorted(ours.file("train", at) for at in range(6)) == [
         (path, theirs.classes[label]) for path, label in sorted(theirs.samples)
     ]

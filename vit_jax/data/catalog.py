@@ -197,7 +197,7 @@ def _present(dataset: str, data_dir: str) -> "tfds.Info | folder.Folder | None":
     if path is not None:
         from vit_jax.data import folder
 
-        return folder.Folder(path, name=dataset)
+        return folder.listed(path, name=dataset)
     return None
 
 

@@ -47,8 +47,9 @@ class Folder:
         if not root.is_dir():
             what = "is a file, not a folder" if root.exists() else "does not exist"
             raise errors.UserError(f"folder {root} {what}; {_LAYOUTS}")
-        top = walking.list_folder(root)
-        below = {name: walking.list_below(root / name) for name in top.folders}
+        self._walk = walking.Walk()
+        top = self._walk.list_folder(root)
+        below = {name: self._walk.list_below(root / name) for name in top.folders}
         direct = [n for n in top.folders if any("/" not in i for i in below[n][0])]
         deep = [n for n in top.folders if any("/" in i for i in below[n][0])]
         named = [n for n in deep if SPLIT_NAME.fullmatch(n)]
@@ -75,7 +76,7 @@ class Folder:
             self._splits = {"train": (root, images + top.images)}
         for name, (_, others) in below.items():
             left_out += [f"{name}/{other}" for other in others]
-        self.class_names = _class_names(root, self._splits)
+        self.class_names = _class_names(self._walk, root, self._splits)
         self._files = {n: sorted(f, key=_order) for n, (_, f) in self._splits.items()}
         self._tell(left_out)
 
@@ -97,13 +98,15 @@ class Folder:
         """Returns the examples of ranges of splits; see `FolderSource`."""
         return FolderSource(self, ranges)
 
-    def files(self, part: splits.Range) -> list[tuple[Path, str]]:
-        """Returns (path, class name) of the images of a range of a split."""
-        place, _ = self._splits[part.split]
-        return [
-            (place / name, name.split("/")[0])
-            for name in self._files[part.split][part.start : part.stop]
-        ]
+    def holds(self) -> bool:
+        """Whether it would be listed so again."""
+        return self._walk.holds()
+
+    def file(self, split: str, at: int) -> tuple[str, str]:
+        """Returns the path and the class name of one image of a split."""
+        place, _ = self._splits[split]
+        name = self._files[split][at]
+        return f"{place}/{name}", name.split("/")[0]
 
     def _tell(self, left_out: list[str]) -> None:
         """Logs what a user may not expect, once."""
@@ -133,6 +136,25 @@ class Folder:
                 )
 
 
+_listed: dict[tuple[Path, str], Folder] = {}  # of this process, the last used last
+_KEPT = 4
+
+
+def listed(root: Path, *, name: str = "") -> Folder:
+    """Returns a `Folder`, listed again only where something came or went.
+
+    A run describes and opens a folder several times, and a large one takes seconds.
+    """
+    key = (root.absolute(), name)
+    known = _listed.pop(key, None)
+    if known is None or not known.holds():
+        known = Folder(root, name=name)
+    _listed[key] = known
+    for oldest in list(_listed)[:-_KEPT]:
+        del _listed[oldest]
+    return known
+
+
 def _check_classes(
     root: Path, direct: list[str], below: dict[str, tuple[list[str], list[str]]]
 ) -> None:
@@ -155,16 +177,14 @@ def _check_classes(
 
 
 def _class_names(
-    root: Path, places: dict[str, tuple[Path, list[str]]]
+    walk: walking.Walk, root: Path, places: dict[str, tuple[Path, list[str]]]
 ) -> tuple[str, ...]:
     """The classes of all splits; one that training lacks, or an empty one, is an error.
 
     Raises:
         errors.UserError: also an image that lies beside the class folders.
     """
-    classes = {
-        n: walking.list_folder(place).folders for n, (place, _) in places.items()
-    }
+    classes = {n: walk.list_folder(place).folders for n, (place, _) in places.items()}
     names = sorted({name for found in classes.values() for name in found})
     if "train" in classes:
         for split, found in classes.items():
@@ -206,15 +226,11 @@ class FolderSource:
         """Takes what `splits.resolve` returned for the folder's counts."""
         self.label_names = folder.class_names
         self.num_classes = len(folder.class_names)
-        ids = {name: number for number, name in enumerate(folder.class_names)}
-        self._examples = [
-            (str(path), ids[name])
-            for part in ranges
-            for path, name in folder.files(part)
-        ]
+        self._ids = {name: number for number, name in enumerate(folder.class_names)}
+        self._folder, self._ranges = folder, sources.Ranges(ranges)
 
     def __len__(self) -> int:
-        return len(self._examples)
+        return len(self._ranges)
 
     def __getitem__(self, index: int) -> sources.Example:
         """Reads one file.
@@ -222,13 +238,13 @@ class FolderSource:
         Raises:
             decode.BadImage: the file cannot be read.
         """
-        path, label = self._examples[index]
+        path, name = self._folder.file(*self._ranges.locate(index))
         try:
             with open(path, "rb") as file:
-                return {"image": file.read(), "label": label}
+                return {"image": file.read(), "label": self._ids[name]}
         except OSError as error:
             raise decode.BadImage(f"cannot be read: {error.strerror}") from error
 
     def name(self, index: int) -> str:
         """Returns the path of the file."""
-        return self._examples[index][0]
+        return self._folder.file(*self._ranges.locate(index))[0]

@@ -3,6 +3,7 @@
 import functools
 import logging
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,7 @@ EXTENSIONS = (
 # looks like images.
 LITTER = ("__macosx", "@eadir", "$recycle.bin", "lost+found")
 _NAMES_SHOWN = 5
+_SETTLED = 2 * 10**9  # ns; file systems keep times of 2 s (FAT) to 1 ns
 
 
 class Listing(NamedTuple):
@@ -29,75 +31,108 @@ class Listing(NamedTuple):
     left_out: list[str]  # anything else directly below; folders end in a slash
 
 
-def list_folder(place: Path) -> Listing:
-    """Returns what lies directly in a folder; links are followed.
+class Walk:
+    """Listings of folders, which know whether they still hold.
 
-    Hidden files are no images: "._a.jpg" is what macOS writes beside "a.jpg".
-
-    Raises:
-        errors.UserError: it cannot be listed.
+    Whatever comes into a folder or leaves it changes that folder's time, so that a look
+    at each folder is enough, and none at its files.
     """
-    found = Listing([], [], [])
-    try:
-        with os.scandir(place) as entries:
-            for entry in entries:
-                name = entry.name
-                hidden = name.startswith(".")
-                if entry.is_dir():
-                    if hidden or name.lower() in LITTER:
-                        found.left_out.append(f"{name}/")
-                    else:
-                        found.folders.append(name)
-                elif (
-                    not hidden
-                    and name.lower().endswith(EXTENSIONS)
-                    and entry.is_file()  # not so a link to nothing
-                ):
-                    found.images.append(name)
+
+    def __init__(self):
+        self._began = time.time_ns()
+        self._times: dict[Path, int] = {}
+
+    def holds(self) -> bool:
+        """Whether a walk of now would find the same.
+
+        False also where a folder was changed just before it was listed: a later change
+        may have the same time.
+        """
+        if max(self._times.values(), default=0) > self._began - _SETTLED:
+            return False
+        try:
+            return all(_status(p).st_mtime_ns == t for p, t in self._times.items())
+        except errors.UserError:
+            return False
+
+    def list_folder(self, place: Path) -> Listing:
+        """Returns what lies directly in a folder; links are followed.
+
+        Hidden files are no images: "._a.jpg" is what macOS writes beside "a.jpg".
+
+        Raises:
+            errors.UserError: it cannot be listed.
+        """
+        self._times.setdefault(place, _status(place).st_mtime_ns)
+        found = Listing([], [], [])
+        try:
+            with os.scandir(place) as entries:
+                for entry in entries:
+                    _sort_in(entry, found)
+        except OSError as error:
+            raise _not_listed(place, error) from error
+        found.folders.sort()
+        return found
+
+    def list_below(self, place: Path) -> tuple[list[str], list[str]]:
+        """Returns the images in a folder and all below it, and what is left out.
+
+        A link to a folder that it lies in is left out, so that every walk ends.
+
+        Raises:
+            errors.UserError: a folder that cannot be listed.
+        """
+        images, left_out = [], []
+        pending = [("", frozenset([_identity(place)]))]
+        while pending:
+            prefix, above = pending.pop()
+            found = self.list_folder(place / prefix)
+            images.extend(prefix + name for name in found.images)
+            left_out.extend(prefix + name for name in found.left_out)
+            for name in found.folders:
+                below = f"{prefix}{name}/"
+                identity = _identity(place / below)
+                if identity in above:
+                    left_out.append(below)
                 else:
-                    found.left_out.append(name)
-    except OSError as error:
-        raise errors.UserError(
-            f"folder {place} cannot be listed: {error.strerror or error}"
-        ) from error
-    found.folders.sort()
-    return found
+                    pending.append((below, above | {identity}))
+        return images, left_out
 
 
-def list_below(place: Path) -> tuple[list[str], list[str]]:
-    """Returns the images in a folder and in all folders below it, and what is left out.
-
-    A link to a folder that it lies in is left out, so that every walk ends.
-
-    Raises:
-        errors.UserError: a folder that cannot be listed.
-    """
-    images: list[str] = []
-    left_out: list[str] = []
-    pending = [("", frozenset([_identity(place)]))]
-    while pending:
-        prefix, above = pending.pop()
-        found = list_folder(place / prefix)
-        images.extend(prefix + name for name in found.images)
-        left_out.extend(prefix + name for name in found.left_out)
-        for name in found.folders:
-            below = f"{prefix}{name}/"
-            identity = _identity(place / below)
-            if identity in above:
-                left_out.append(below)
-            else:
-                pending.append((below, above | {identity}))
-    return images, left_out
+def _sort_in(entry: os.DirEntry, found: Listing) -> None:
+    name = entry.name
+    hidden = name.startswith(".")
+    if entry.is_dir():
+        if hidden or name.lower() in LITTER:
+            found.left_out.append(f"{name}/")
+        else:
+            found.folders.append(name)
+    elif (
+        not hidden
+        and name.lower().endswith(EXTENSIONS)
+        and entry.is_file()  # not so a link to nothing
+    ):
+        found.images.append(name)
+    else:
+        found.left_out.append(name)
 
 
 def _identity(place: Path) -> tuple[int, int]:
-    try:
-        status = os.stat(place)
-    except OSError as error:
-        raise errors.UserError(
-            f"folder {place} cannot be listed: {error.strerror or error}"
-        ) from error
+    status = _status(place)
     return status.st_dev, status.st_ino
+
+
+def _status(place: Path) -> os.stat_result:
+    try:
+        return os.stat(place)
+    except OSError as error:
+        raise _not_listed(place, error) from error
+
+
+def _not_listed(place: Path, error: OSError) -> errors.UserError:
+    return errors.UserError(
+        f"folder {place} cannot be listed: {error.strerror or error}"
+    )
 
 
 def some(names: Sequence[str]) -> str:
