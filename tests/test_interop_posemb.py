@@ -11,7 +11,7 @@ import safetensors.numpy
 
 import vit_jax
 from configs import base
-from vit_jax import errors, experiment, models, tree
+from vit_jax import errors, models, tree
 from vit_jax.checkpoints import checkpoint
 from vit_jax.data.preprocessing import Preprocessing
 from vit_jax.models.vit_architecture import VitArchitecture
@@ -149,7 +149,7 @@ def test_a_runs_key_is_the_checkpoints_by_default():
     for asked, method in {"auto": "bicubic", "corners": "corners"}.items():
         found = models.with_options(arch, {"posemb_resample": asked})
         assert found.posemb_resample == method
-    assert "posemb_resample" in experiment.OF_A_RUN
+    assert "posemb_resample" in models.decided_by_run(arch)
     assert base.get_config().model.posemb_resample == "auto"
 
 

@@ -90,7 +90,7 @@ def run(
 def _untold(arch: models.Architecture) -> dict[str, Any]:
     """Options to read back what another code's files may not say of a model."""
     options = {"image_size": arch.image_size, **files.grid_option(arch)}
-    if getattr(arch, "crop", "error") != "error":
+    if arch.crop != "error":
         options["crop"] = arch.crop
     return options
 

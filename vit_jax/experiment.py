@@ -92,15 +92,6 @@ def _image_size(config: Mapping[str, Any]) -> tuple[int, int]:
     return size * 2 if len(size) == 1 else size
 
 
-# What a run decides about a checkpoint's model; the rest is the checkpoint's.
-OF_A_RUN = (
-    *("num_classes", "image_size", "pre_logits", "head_bias", "crop"),
-    *("posemb_std", "posemb_resample"),
-    *("dropout", "attention_dropout", "drop_path"),
-    *("compute_dtype", "attention", "logits_dtype", "unroll", "remat"),
-)
-
-
 def _architecture(
     config: Mapping[str, Any],
     info: catalog.DatasetInfo,
@@ -119,12 +110,13 @@ def _architecture(
             "want --config.init_from=PATH"
         )
     architecture = start.architecture
-    if options["pre_logits"] and getattr(architecture, "pre_logits", False):
-        options["pre_logits"] = architecture.pre_logits  # of the checkpoint's width
+    if options["pre_logits"] and architecture.pre_logits_width:
+        options["pre_logits"] = architecture.pre_logits_width
     weights.loaded.check_color(architecture)
     defaults = recipe.defaults()["model"]
-    weights.adapting.check_decided(options, defaults, architecture, besides=OF_A_RUN)
-    return models.with_options(architecture, {key: options[key] for key in OF_A_RUN})
+    ours = [key for key in models.decided_by_run(architecture) if key in options]
+    weights.adapting.check_decided(options, defaults, architecture, besides=ours)
+    return models.with_options(architecture, {key: options[key] for key in ours})
 
 
 def _head_order(

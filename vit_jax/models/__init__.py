@@ -5,6 +5,7 @@ from vit_jax.models.build import abstract, count_parameters, create, merge, spli
 from vit_jax.models.families import (
     FAMILIES,
     architecture,
+    decided_by_run,
     forward_macs,
     from_dict,
     list_names,
@@ -26,6 +27,7 @@ __all__ = [
     "size_text",
     "count_parameters",
     "create",
+    "decided_by_run",
     "forward_macs",
     "from_dict",
     "list_names",

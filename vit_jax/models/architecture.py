@@ -3,16 +3,16 @@
 import dataclasses
 import numbers
 from collections.abc import Mapping, Sequence
+from dataclasses import field
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from vit_jax import errors
+from vit_jax.models.roles import RUN, TASK, UNTOLD, role
 from vit_jax.settings import validation
 
 COMPUTE_DTYPES = ("float32", "bfloat16")
-DTYPES = ("compute_dtype",)  # fields that also take a dtype itself
-TYPES = {"int": int, "float": float, "bool": bool, "str": str}
 WANTED = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
 
 
@@ -30,8 +30,10 @@ def dtype_name(value: Any) -> Any:
 class Architecture:
     """Everything that decides a model's parameters and its forward pass.
 
-    Each family of models has a subclass with its own fields. Hashable: compiled
-    functions and abstract parameters are cached by it.
+    Each family of models has a subclass with its own fields, and each field says what
+    it is to weights and to a run (`roles`). What callers ask of models of any family is
+    here: where a family has no field or property of that name, what stands for it.
+    Hashable: compiled functions and abstract parameters are cached by it.
 
     Attributes:
         name: What it was asked for as, e.g. "B/16"; nothing is computed from it.
@@ -53,74 +55,116 @@ class Architecture:
     # Field -> known values, beyond those of the base.
     CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {}
 
-    name: str
-    image_size: tuple[int, int]
-    num_classes: int
+    # Of a family without such fields: one block, no heads to tell apart, nothing that
+    # is computed again, no loop, no rest of an image, no table of positions.
+    depth = 1
+    heads = 1
+    remat = "none"
+    unroll = 0
+    crop = "error"
+    posemb = "none"
+    posemb_resample = "auto"
+
+    name: str = field(metadata=role(UNTOLD))
+    image_size: tuple[int, int] = field(metadata=role(RUN))
+    num_classes: int = field(metadata=role(TASK))
     channels: int = 3
-    head_bias: float = 0.0
-    compute_dtype: str = "float32"
+    head_bias: float = field(default=0.0, metadata=role(RUN))
+    compute_dtype: str = field(default="float32", metadata=role(RUN))
 
     def __post_init__(self):
+        object.__setattr__(self, "compute_dtype", dtype_name(self.compute_dtype))
         self._check_types()
         choices = {"compute_dtype": COMPUTE_DTYPES, **self.CHOICES}
-        for field, known in choices.items():
-            errors.lookup(dict.fromkeys(known), getattr(self, field), field)
+        for name, known in choices.items():
+            errors.lookup(dict.fromkeys(known), getattr(self, name), name)
         self.check_pair("image_size")
         self.check_least(0, "num_classes")
         self.check_least(1, "channels")
 
     def _check_types(self) -> None:
-        """Takes numpy's numbers and dtypes as ours; raises for any other type."""
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            kind = TYPES.get(str(getattr(field.type, "__name__", field.type)))
-            if field.name in DTYPES:
-                value = dtype_name(value)
-            elif isinstance(value, np.generic):
+        """Takes numpy's numbers as ours; raises for any other type."""
+        for own in dataclasses.fields(self):
+            value = getattr(self, own.name)
+            if isinstance(value, np.generic):
                 value = value.item()
-            if kind is float and type(value) is int:
+            if own.type is float and type(value) is int:
                 value = float(value)
-            if value is not getattr(self, field.name):
-                object.__setattr__(self, field.name, value)
-            if kind is not None and type(value) is not kind:
+            if value is not getattr(self, own.name):
+                object.__setattr__(self, own.name, value)
+            if own.type in WANTED and type(value) is not own.type:
                 raise errors.UserError(
-                    f"{field.name}={value!r} is a {type(value).__name__}; want "
-                    f"{WANTED[kind]}."
+                    f"{own.name}={value!r} is a {type(value).__name__}; want "
+                    f"{WANTED[own.type]}."
                 )
 
-    def check_pair(self, field: str) -> None:
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of patches, or of cells of the last feature map."""
+        raise NotImplementedError
+
+    @property
+    def tokens(self) -> int:
+        """Length of the encoder's sequence; 0: there is none."""
+        return 0
+
+    @property
+    def strides(self) -> tuple[int, int]:
+        """(height, width) in pixels that an image must be a whole number of."""
+        return 1, 1
+
+    @property
+    def pre_logits_width(self) -> int:
+        """Outputs of the layer before the head; 0 without one."""
+        return 0
+
+    @property
+    def feature_width(self) -> int:
+        """Width of what feeds the head."""
+        raise NotImplementedError
+
+    def check_pair(self, name: str) -> None:
         """Raises `UserError` unless a field is (height, width), both positive."""
-        value = getattr(self, field)
+        value = getattr(self, name)
         if len(value) != 2 or min(value) < 1:
             raise errors.UserError(
-                f"{field}={value} must be two positive numbers: (height, width)."
+                f"{name}={value} must be two positive numbers: (height, width)."
             )
 
-    def check_least(self, least: float, *fields: str) -> None:
+    def check_least(self, least: float, *names: str) -> None:
         """Raises `UserError` unless the fields are `least` or more."""
-        for field in fields:
-            if getattr(self, field) < least:
+        for name in names:
+            if getattr(self, name) < least:
                 raise errors.UserError(
-                    f"{field}={getattr(self, field)} must be at least {least}."
+                    f"{name}={getattr(self, name)} must be at least {least}."
                 )
 
-    def check_rates(self, *fields: str) -> None:
+    def check_rates(self, *names: str) -> None:
         """Raises `UserError` unless the fields are in [0, 1)."""
-        for field in fields:
-            if not 0 <= getattr(self, field) < 1:
+        for name in names:
+            if not 0 <= getattr(self, name) < 1:
                 raise errors.UserError(
-                    f"{field}={getattr(self, field)} must be in [0, 1)."
+                    f"{name}={getattr(self, name)} must be in [0, 1)."
                 )
+
+    def values(self) -> dict[str, Any]:
+        """Returns the fields by name."""
+        return {own.name: getattr(self, own.name) for own in dataclasses.fields(self)}
 
     def replace(self, **changes: Any) -> Self:
         """Returns a copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
+    def replace_known(self, **changes: Any) -> Self:
+        """Returns a copy with the changes that are of fields of this family."""
+        known = {own.name for own in dataclasses.fields(self)}
+        return self.replace(**{k: v for k, v in changes.items() if k in known})
+
     def to_dict(self) -> dict[str, Any]:
         """Returns what JSON can hold and `families.from_dict` takes back."""
         fields = {
             key: list(value) if isinstance(value, tuple) else value
-            for key, value in dataclasses.asdict(self).items()
+            for key, value in self.values().items()
         }
         return {"family": self.family, **fields}
 
@@ -132,8 +176,8 @@ class Architecture:
             errors.lookup(fields, key, "architecture key")
         missing = [
             name
-            for name, field in fields.items()
-            if field.default is dataclasses.MISSING and name not in values
+            for name, own in fields.items()
+            if own.default is dataclasses.MISSING and name not in values
         ]
         if missing:
             raise errors.UserError(f"architecture: no value for {', '.join(missing)}.")

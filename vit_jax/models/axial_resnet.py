@@ -12,6 +12,7 @@ and this one with the key that is attended to.
 import dataclasses
 import math
 import re
+from dataclasses import field
 from typing import Any, ClassVar
 
 import jax
@@ -20,6 +21,7 @@ from flax import nnx
 
 from vit_jax import errors
 from vit_jax.models import bit, layers, resnet, resnet_sizes
+from vit_jax.models.roles import SIZE
 
 PREFIX = "AxialResNet"
 NAMES: tuple[str, ...] = ("AxialResNet50",)
@@ -37,7 +39,7 @@ class AxialResNetArchitecture(bit.ResNetArchitecture):
 
     family: ClassVar[str] = "axial_resnet"
 
-    heads: int = 8
+    heads: int = field(default=8, metadata=SIZE)
 
     def __post_init__(self):
         super().__post_init__()

@@ -7,6 +7,7 @@ post-activation ones of big_vision's `bit`, which are also those of the hybrids.
 
 import dataclasses
 import re
+from dataclasses import field
 from typing import Any, ClassVar
 
 import jax
@@ -17,6 +18,7 @@ from vit_jax import errors
 from vit_jax.models import inputs, layers, resnet, resnet_sizes, shown
 from vit_jax.models.architecture import Architecture
 from vit_jax.models.placement import NOWHERE, Placement
+from vit_jax.models.roles import MEANING, RUN, SIZE, role
 
 PREFIX = "BiT-"
 NAMES: tuple[str, ...] = (
@@ -39,14 +41,19 @@ class ResNetArchitecture(Architecture):
     """
 
     units: tuple[int, ...]
-    width: float = 1
-    remat: str = "none"
+    width: float = field(default=1, metadata=SIZE)
+    remat: str = field(default="none", metadata=role(RUN))
 
     CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {"remat": ("none", "full")}
 
     def __post_init__(self):
         super().__post_init__()
         resnet_sizes.check_units(self.units, 64 * self.width)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of cells of the last feature map."""
+        return resnet_sizes.stage_sizes(self.units, self.image_size)[-1]
 
     @property
     def root_width(self) -> int:
@@ -78,8 +85,8 @@ class BitArchitecture(ResNetArchitecture):
         "pool_padding": ("zero", "lowest"),
     }
 
-    form: str = "pre"
-    pool_padding: str = "zero"
+    form: str = field(default="pre", metadata=role(MEANING))
+    pool_padding: str = field(default="zero", metadata=role(MEANING))
 
     def __post_init__(self):
         super().__post_init__()

@@ -8,7 +8,7 @@ from typing import Any
 from flax import nnx
 
 from vit_jax import errors
-from vit_jax.models import axial_resnet, bit, mixer, names, variants, vit
+from vit_jax.models import axial_resnet, bit, mixer, names, roles, variants, vit
 from vit_jax.models.architecture import Architecture, pair
 from vit_jax.models.vit_architecture import VitArchitecture
 
@@ -70,13 +70,6 @@ FAMILIES: dict[str, Family] = {
     ),
 }
 
-# Options whose 0 means: as the name says.
-SIZE_OPTIONS = ("width", "depth", "mlp_width", "heads")
-# Options that change nothing in families without them: no patches, nothing to crop.
-MEANINGLESS = ("crop",)
-# Options whose "auto" means: as the model says.
-AUTO_OPTIONS = ("posemb_resample",)
-
 
 def architecture(
     name: str,
@@ -112,13 +105,29 @@ def architecture(
     )
 
 
-def chosen(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the options that do not leave it to the model."""
+def _fields(family: Family) -> dict[str, dataclasses.Field]:
+    """Returns the fields that an option can name: the family's, and those of a ViT.
+
+    Configurations have the options of a ViT for all families.
+    """
+    classes = (VitArchitecture, family.architecture)
+    return {own.name: own for cls in classes for own in dataclasses.fields(cls)}
+
+
+def chosen(family: Family, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options that do not leave it to the name or the model."""
+    unset = {key: roles.told(own).unset for key, own in _fields(family).items()}
     return {
         key: value
         for key, value in options.items()
-        if not (key in AUTO_OPTIONS and value == "auto")
+        if key not in unset or value != unset[key]
     }
+
+
+def decided_by_run(arch: Architecture) -> tuple[str, ...]:
+    """Returns the options that a run decides, of a model whose weights are given."""
+    roles_of = {k: roles.told(own).role for k, own in _fields(family_of(arch)).items()}
+    return tuple(k for k, role in roles_of.items() if role in (roles.RUN, roles.TASK))
 
 
 def _parsed(family: Family, name: str) -> dict[str, Any]:
@@ -142,20 +151,19 @@ def _given(family: Family, name: str, options: Mapping[str, Any]) -> dict[str, A
     Raises:
         errors.UserError: an option that this family does not have.
     """
-    known = {f.name: f for f in dataclasses.fields(family.architecture)}
-    neutral = {f.name: f.default for f in dataclasses.fields(VitArchitecture)}
+    own = {f.name: f for f in dataclasses.fields(family.architecture)}
+    known = _fields(family)
     fields = {}
-    for key, value in chosen(options).items():
-        if value == 0 and key in SIZE_OPTIONS:
-            continue
-        if key not in known and key in neutral:
-            if key in MEANINGLESS or value == neutral[key]:
+    for key, value in chosen(family, options).items():
+        if key not in own and key in known:
+            neutral = known[key].default
+            if roles.told(known[key]).harmless or value == neutral:
                 continue
-            leave = f"leave it at {neutral[key]!r}"
-            if neutral[key] is dataclasses.MISSING:
+            leave = f"leave it at {neutral!r}"
+            if neutral is dataclasses.MISSING:
                 leave = "leave it out"
             raise errors.UserError(f"{name} has no option {key}={value!r}; {leave}.")
-        errors.lookup(known, key, "model option")
+        errors.lookup(own, key, "model option")
         fields[key] = tuple(value) if isinstance(value, list | tuple) else value
     return fields
 

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import math
 import re
+from dataclasses import field
 from typing import Any, ClassVar
 
 import jax
@@ -18,6 +19,7 @@ from vit_jax import errors
 from vit_jax.models import inputs, layers, shown, stack
 from vit_jax.models.architecture import Architecture, size_text
 from vit_jax.models.placement import NOWHERE, Placement
+from vit_jax.models.roles import MEANING, RUN, SIZE, role
 
 PREFIX = "Mixer-"
 
@@ -67,16 +69,16 @@ class MixerArchitecture(Architecture):
         "remat": tuple(stack.REMAT),
     }
 
-    width: int
-    depth: int
+    width: int = field(metadata=SIZE)
+    depth: int = field(metadata=SIZE)
     tokens_mlp_width: int
     channels_mlp_width: int
     patch: tuple[int, int]
-    drop_path: float = 0.0
-    crop: str = "error"
-    gelu: str = "tanh"
-    unroll: int = 0
-    remat: str = "none"
+    drop_path: float = field(default=0.0, metadata=role(RUN))
+    crop: str = field(default="error", metadata=role(RUN, harmless=True))
+    gelu: str = field(default="tanh", metadata=role(MEANING))
+    unroll: int = field(default=0, metadata=role(RUN))
+    remat: str = field(default="none", metadata=role(RUN))
 
     def __post_init__(self):
         super().__post_init__()
@@ -97,6 +99,11 @@ class MixerArchitecture(Architecture):
         """(rows, columns) of patches."""
         (height, width), (p, q) = self.image_size, self.patch
         return height // p, width // q
+
+    @property
+    def strides(self) -> tuple[int, int]:
+        """(height, width) of a patch in pixels."""
+        return self.patch
 
     @property
     def tokens(self) -> int:

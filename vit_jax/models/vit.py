@@ -33,7 +33,7 @@ class VisionTransformer(shown.Shown, nnx.Module):
         self.architecture = arch
         self.deterministic = True  # what `train()` and `eval()` set
         width = arch.width
-        self.resnet = _resnet(arch, rngs) if arch.resnet_used else None
+        self.resnet = _resnet(arch, rngs) if arch.resnet is not None else None
         self.patch_embed = layers.Linear(
             (*arch.patch, arch.feature_channels),
             (width,),

@@ -2,11 +2,13 @@
 
 import dataclasses
 import math
+from dataclasses import field
 from typing import ClassVar
 
 from vit_jax import errors
 from vit_jax.models import resnet_sizes
 from vit_jax.models.architecture import Architecture, size_text
+from vit_jax.models.roles import MEANING, RUN, SIZE, TASK, UNTOLD, role
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,46 +110,48 @@ class VitArchitecture(Architecture):
         "remat": ("none", "dots", "dots_nb", "full"),
     }
 
-    width: int
-    depth: int
-    mlp_width: int
-    heads: int
+    width: int = field(metadata=SIZE)
+    depth: int = field(metadata=SIZE)
+    mlp_width: int = field(metadata=SIZE)
+    heads: int = field(metadata=SIZE)
     patch: tuple[int, int]
-    pool: str = "token"
-    class_token: str = "auto"
+    pool: str = field(default="token", metadata=role(MEANING))
+    class_token: str = field(default="auto", metadata=role(MEANING))
     registers: int = 0
-    prefix_positions: int = 1
-    posemb: str = "learned"
-    posemb_at: str = "stem"
-    posemb_std: float = 0.02
-    posemb_resample: str = "auto"
-    pre_logits: bool | int = False
-    dropout: float = 0.0
-    attention_dropout: float = 0.0
-    drop_path: float = 0.0
-    crop: str = "error"
-    norm: str = "pre"
-    norm_epsilon: float = 1e-6
+    prefix_positions: int = field(
+        default=1, metadata=role(MEANING, compared="positioned")
+    )
+    posemb: str = field(default="learned", metadata=role(MEANING))
+    posemb_at: str = field(default="stem", metadata=role(MEANING))
+    posemb_std: float = field(default=0.02, metadata=role(RUN))
+    posemb_resample: str = field(default="auto", metadata=role(RUN, unset="auto"))
+    pre_logits: bool | int = field(default=False, metadata=role(TASK))
+    dropout: float = field(default=0.0, metadata=role(RUN))
+    attention_dropout: float = field(default=0.0, metadata=role(RUN))
+    drop_path: float = field(default=0.0, metadata=role(RUN))
+    crop: str = field(default="error", metadata=role(RUN, harmless=True))
+    norm: str = field(default="pre", metadata=role(MEANING))
+    norm_epsilon: float = field(default=1e-6, metadata=role(MEANING))
     stem_norm: bool = False
-    final_norm: str = "tokens"
-    mlp: str = "gelu"
-    gelu: str = "tanh"
-    layer_scale: float = 0.0
+    final_norm: str = field(default="tokens", metadata=role(MEANING))
+    mlp: str = field(default="gelu", metadata=role(MEANING))
+    gelu: str = field(default="tanh", metadata=role(MEANING))
+    layer_scale: float = field(default=0.0, metadata=role(UNTOLD))
     qk_norm: bool = False
     qkv_bias: bool = True
     block: str = "standard"
-    attention: str = "einsum"
-    logits_dtype: str = "compute"
-    attention_mask: str = "none"
-    attention_window: int = 0
+    attention: str = field(default="einsum", metadata=role(RUN))
+    logits_dtype: str = field(default="compute", metadata=role(RUN))
+    attention_mask: str = field(default="none", metadata=role(MEANING))
+    attention_window: int = field(default=0, metadata=role(MEANING))
     mask_token: bool = False
     patch_outputs: int = 0
     patch_bias: bool = True
     resnet: tuple[int, ...] | None = None
     resnet_width: int = 64
-    resnet_style: str = "google"
-    unroll: int = 0
-    remat: str = "none"
+    resnet_style: str = field(default="google", metadata=role(MEANING))
+    unroll: int = field(default=0, metadata=role(RUN))
+    remat: str = field(default="none", metadata=role(RUN))
 
     def __post_init__(self):
         super().__post_init__()
@@ -217,11 +221,11 @@ class VitArchitecture(Architecture):
                 "pre_logits": self.pre_logits,
                 "final_norm": self.final_norm == "pooled",
             }
-            for field, wrong in unfit.items():
+            for name, wrong in unfit.items():
                 if wrong:
                     raise errors.UserError(
                         f"pool='distilled' has two heads, on the class token and on "
-                        f"the first register: {field}={getattr(self, field)!r} does "
+                        f"the first register: {name}={getattr(self, name)!r} does "
                         "not fit it."
                     )
         if self.block == "axial":
@@ -232,11 +236,11 @@ class VitArchitecture(Architecture):
                 "posemb": self.posemb == "relative",
                 "attention_mask": self.attention_mask != "none",
             }
-            for field, wrong in unfit.items():
+            for name, wrong in unfit.items():
                 if wrong:
                     raise errors.UserError(
-                        f"block='axial' works on a grid of patches: {field}="
-                        f"{getattr(self, field)!r} does not fit it; "
+                        f"block='axial' works on a grid of patches: {name}="
+                        f"{getattr(self, name)!r} does not fit it; "
                         "take pool='mean' and no tokens beside the patches."
                     )
 
@@ -253,23 +257,25 @@ class VitArchitecture(Architecture):
         sizes = ", ".join(f"{h}x{w}" for h, w in zip(near[0], near[1]))
         if len(near[0]) != len(near[1]):
             sizes = f"{near[0][-1]}x{near[1][-1]}"
-        cells = f" of the ResNet's {size_text(features)} features"
+        cells = ""
+        if self.resnet is not None:
+            cells = f" of the ResNet's {size_text(features)} features"
         raise errors.UserError(
             f"image_size={size_text(self.image_size)} is not a whole number of "
-            f"{size_text(self.patch)} patches{cells if self.resnet_used else ''}."
+            f"{size_text(self.patch)} patches{cells}."
             f"\nSizes near it that are: {sizes}. Or crop='valid': the rest at the "
             "bottom and right is not seen."
         )
 
     @property
-    def resnet_used(self) -> bool:
-        """Whether a ResNet comes before the patches."""
-        return self.resnet is not None
-
-    @property
     def resnet_stride(self) -> int:
         """Downsampling of the ResNet, 1 without."""
         return resnet_sizes.stride(self.resnet)
+
+    @property
+    def strides(self) -> tuple[int, int]:
+        """(height, width) in pixels that a patch stands for."""
+        return self.patch[0] * self.resnet_stride, self.patch[1] * self.resnet_stride
 
     @property
     def feature_size(self) -> tuple[int, int]:

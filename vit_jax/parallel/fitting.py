@@ -110,13 +110,9 @@ def _peak(
     if kind.sharded and not (kind.regathers and remat != "none"):
         gathered = weights * width
     gradients = 4 * weights // mesh.shape["fsdp"] if kind.sharded else weights * width
-    block = bytes_per_example(architecture, "none") // _depth(architecture)
+    block = bytes_per_example(architecture, "none") // architecture.depth
     kept = bytes_per_example(architecture, remat)
     return held + gathered + gradients + examples * (kept + 2 * block)
-
-
-def _depth(architecture: models.Architecture) -> int:
-    return architecture.depth if hasattr(architecture, "depth") else 1
 
 
 @functools.cache
@@ -127,8 +123,8 @@ def bytes_per_example(architecture: models.Architecture, remat: str) -> int:
         architecture: Its own `remat` and `unroll` do not count.
         remat: A choice of the architecture's.
     """
-    loop = {"unroll": 1} if hasattr(architecture, "unroll") else {}
-    graphdef, params = models.abstract(architecture.replace(remat=remat, **loop))
+    looped = architecture.replace_known(remat=remat, unroll=1)
+    graphdef, params = models.abstract(looped)
 
     def residuals(batch: int) -> int:
         shape = (batch, *architecture.image_size, architecture.channels)

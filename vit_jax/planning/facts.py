@@ -18,7 +18,7 @@ def of(exp: experiment.Experiment) -> dict[str, Any]:
     return {
         "model": architecture.name,
         "remat": architecture.remat,
-        "unroll": getattr(architecture, "unroll", 0),
+        "unroll": architecture.unroll,
         "layout": exp.layout.name,
         "mesh": dict(exp.mesh.shape),
         "device_kind": device.device_kind,
@@ -28,7 +28,7 @@ def of(exp: experiment.Experiment) -> dict[str, Any]:
         "usable_bytes": hardware.usable_memory(device),
         "batch_size": exp.config["batch_size"],
         "microbatches": exp.config["microbatches"],
-        "tokens": getattr(architecture, "tokens", 0),
+        "tokens": architecture.tokens,
         "lengths": sorted(
             {n for leaf in jax.tree.leaves(exp.state.params) for n in leaf.shape}
         ),

@@ -9,17 +9,12 @@ from typing import Any
 import numpy as np
 
 from vit_jax import errors, models, tree
+from vit_jax.models import roles
 from vit_jax.parallel import mesh as mesh_lib
 from vit_jax.types import Params
 from vit_jax.weights import posemb
 from vit_jax.weights.source import Tensors
 
-# Same shapes, another function: these must agree for weights to mean the same.
-MEANING = (
-    *("pool", "class_token", "positioned", "posemb", "posemb_at", "norm", "final_norm"),
-    *("norm_epsilon", "gelu", "mlp", "attention_mask", "attention_window", "form"),
-    *("pool_padding", "resnet_style"),
-)
 HEADS = ("head/", "head_dist/")
 # Leaves that come and go with what a model is trained for.
 OF_A_TASK = re.compile(r"head/|head_dist/|pre_logits/|mask_token$|patch_head/")
@@ -57,14 +52,13 @@ def check_decided(
         architecture: of the checkpoint.
         besides: Options that a run decides.
     """
+    values = architecture.values()
+    said = {key: values[key] if key in values else "no such option" for key in options}
     lines = [
-        f"model.{key}={value!r}: the checkpoint has "
-        f"{getattr(architecture, key, 'no such option')!r}; leave it at "
+        f"model.{key}={value!r}: the checkpoint has {said[key]!r}; leave it at "
         f"{defaults[key]!r}"
         for key, value in options.items()
-        if key not in besides
-        and value != defaults[key]
-        and value != getattr(architecture, key, None)
+        if key not in besides and value not in (defaults[key], said[key])
     ]
     if lines:
         raise errors.UserError(
@@ -154,9 +148,8 @@ def _fitted(
     _check_meaning(source, target)
     before = leaves.shapes
     if source.image_size != target.image_size:
-        crops = [getattr(arch, "crop", "") for arch in (source, target)]
-        cut = {"crop": "valid"} if "valid" in crops else {}
-        said = getattr(target, "posemb_resample", "auto")
+        cut = {"crop": "valid"} if "valid" in (source.crop, target.crop) else {}
+        said = target.posemb_resample
         leaves, _ = posemb.at_size(
             *(leaves, source.replace(**cut), target.image_size),
             method=None if said == "auto" else said,
@@ -174,9 +167,9 @@ def _fitted(
 def keeps_head(source: models.Architecture, target: models.Architecture) -> bool:
     """Whether a head fits another architecture."""
     # A head reads what the pre-logits layer writes: they stay or go together.
-    return all(
-        getattr(source, field, None) == getattr(target, field, None)
-        for field in ("num_classes", "pre_logits")
+    return source.family == target.family and all(
+        getattr(source, name) == getattr(target, name)
+        for name in roles.names(type(source), roles.Role.TASK)
     )
 
 
@@ -259,8 +252,8 @@ def _check_meaning(source: models.Architecture, target: models.Architecture) -> 
         )
     different = [
         name
-        for name in MEANING
-        if hasattr(source, name) and getattr(source, name) != getattr(target, name)
+        for name in roles.compared(type(source), roles.Role.MEANING)
+        if getattr(source, name) != getattr(target, name)
     ]
     if different:
         lines = [

@@ -147,7 +147,7 @@ def interpret(
         errors.UserError: tensors without a place, or that do not fit together.
         infer.UnknownHeads: see there.
     """
-    given = families.chosen(options)
+    given = families.chosen(families.FAMILIES[entry.family], options)
     said = entry.says(tensors)
     fields = {**entry.fields, **said, **given}
     sizes = rules.Sizes()
@@ -257,9 +257,8 @@ def _in_dialect(weights: Weights, name: str, entry: Dialect) -> Tensors:
             f"{arch.family} family."
         )
     leaves, saved = entry.saved(weights.leaves, arch)
-    heads = getattr(saved, "heads", 1)
     try:
-        tensors = rules.save(entry.rules, leaves, rules.Sizes(heads=heads))
+        tensors = rules.save(entry.rules, leaves, rules.Sizes(heads=saved.heads))
     except errors.UserError as error:
         raise errors.UserError(
             f"{name} cannot hold this {arch.name}: {error}"
@@ -272,7 +271,7 @@ def _in_dialect(weights: Weights, name: str, entry: Dialect) -> Tensors:
     try:
         back = interpret(tensors, entry, said, saved.image_size)[1]
     except infer.UnknownHeads:
-        said |= {"heads": heads}
+        said |= {"heads": saved.heads}
         back = interpret(tensors, entry, said, saved.image_size)[1]
     if lines := infer.differences(saved, back):
         raise errors.UserError(
@@ -302,7 +301,7 @@ def _in_dialect(weights: Weights, name: str, entry: Dialect) -> Tensors:
 
 def grid_option(arch: Architecture) -> dict[str, tuple[int, int]]:
     """Returns the `grid` to read weights back with: {} where their table shows it."""
-    learned = getattr(arch, "posemb", "none") == "learned"
+    learned = arch.posemb == "learned"
     return {"grid": arch.grid} if learned and len(set(arch.grid)) == 2 else {}
 
 
@@ -310,7 +309,7 @@ def _warn_of_positions(
     ours: Architecture, theirs: Architecture, name: str, entry: Dialect
 ) -> None:
     """Says what of a position table its readers will not know, or do otherwise."""
-    if getattr(ours, "posemb", "none") not in ("learned", "learned_2d"):
+    if ours.posemb not in ("learned", "learned_2d"):
         return
     if entry.config is None and (grid := grid_option(ours)):
         logging.warning(

@@ -5,21 +5,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from vit_jax import errors
-from vit_jax.models import families, variants
+from vit_jax.models import families, roles, variants
 from vit_jax.models.architecture import Architecture, pair
 from vit_jax.models.vit_architecture import VitArchitecture
 from vit_jax.weights import grids
 from vit_jax.weights.dialects import bit, mixer
 from vit_jax.weights.grids import ImageSize, Shapes
-
-# Fields that another code's weights need not know: they are of training, of how a
-# computation is run, or of how parameters start.
-NOT_STORED = {
-    *("name", "image_size", "head_bias", "layer_scale", "crop"),
-    *("posemb_std", "posemb_resample"),
-    *("dropout", "attention_dropout", "drop_path"),
-    *("compute_dtype", "logits_dtype", "attention", "unroll", "remat"),
-}
 
 
 class UnknownHeads(errors.UserError):
@@ -77,17 +68,14 @@ def known_heads(shapes: Shapes) -> int:
 
 def with_rest(arch: Architecture, image_size: tuple[int, int]) -> Architecture:
     """Returns the same, which leaves a rest of such images unseen if there is one."""
-    if not hasattr(arch, "crop"):
-        return arch
-    strides = [p * getattr(arch, "resnet_stride", 1) for p in arch.patch]
-    rest = any(size % stride for size, stride in zip(image_size, strides))
-    return arch.replace(crop="valid") if rest else arch
+    rest = any(size % stride for size, stride in zip(image_size, arch.strides))
+    return arch.replace_known(crop="valid") if rest else arch
 
 
 def differences(ours: Architecture, theirs: Architecture) -> list[str]:
     """Returns a line for each field by which the same weights mean another function."""
-    fields = [f.name for f in dataclasses.fields(ours) if f.name not in NOT_STORED]
-    fields = ["positioned" if f == "prefix_positions" else f for f in fields]
+    stored = roles.Role.SHAPE, roles.Role.MEANING, roles.Role.TASK
+    fields = roles.compared(type(ours), *stored)
     return [
         f"{field}={getattr(ours, field)!r}: it would be {getattr(theirs, field)!r}"
         for field in fields

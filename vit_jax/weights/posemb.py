@@ -92,8 +92,7 @@ METHODS: dict[str, Weights] = {
 
 def method_of(arch: Architecture) -> str:
     """Returns how an architecture's position table is resampled."""
-    method = getattr(arch, "posemb_resample", "auto")
-    return OURS if method == "auto" else method
+    return OURS if arch.posemb_resample == "auto" else arch.posemb_resample
 
 
 def at_size(
