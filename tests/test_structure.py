@@ -292,8 +292,9 @@ def test_training_loads_what_it_needs():
     # The loop, its room-mates (data, models, parallel, learning, evaluators) and their
     # tables are what a run from scratch may reach. Weights of other codes are not,
     # they are more code than the data pipeline: only their door is loaded, and of the
-    # kinds of datasets only what is opened. The bounds leave room for a few more rows
-    # in the tables, not for another room.
+    # kinds of datasets only what is opened. The bound on lines leaves room for a few
+    # more rows in the tables, not for another room; that on modules is wider, as files
+    # that grow are split.
     listing = "import runpy, sys; sys.argv.append('--list'); "
     listing += "runpy.run_path('benchmarks/closure.py', run_name='__main__')"
     *listed, total = run(listing).splitlines()
@@ -301,7 +302,7 @@ def test_training_loads_what_it_needs():
     of_weights = [name for name in modules if name.startswith("vit_jax.weights")]
     assert of_weights == ["vit_jax.weights"]
     assert not [name for name in modules if name.startswith("vit_jax.plan")]
-    assert len(modules) <= 95, total
+    assert len(modules) <= 105, total
     assert sum(int(line.split()[0]) for line in listed) <= 10_000, total
 
 
