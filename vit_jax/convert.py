@@ -16,10 +16,11 @@ import jax
 import numpy as np
 from absl import flags
 
-from vit_jax import cli, errors, models
+from vit_jax import cli, errors, models, tree
 from vit_jax.checkpoints import checkpoint
 from vit_jax.settings import validation
 from vit_jax.weights import adapting, dialects, files, pretrained
+from vit_jax.weights.source import Tensors
 
 OURS = "vit_jax"
 TOLERANCE = 1e-4  # of logits, relative to the largest where that is above 1
@@ -89,7 +90,8 @@ def run(
 
 def _untold(arch: models.Architecture) -> dict[str, Any]:
     """Options to read back what another code's files may not say of a model."""
-    options = {"image_size": arch.image_size, **files.grid_option(arch)}
+    options: dict[str, Any] = {"image_size": arch.image_size}
+    options |= files.grid_option(arch)
     if arch.crop != "error":
         options["crop"] = arch.crop
     return options
@@ -125,7 +127,9 @@ def _changed(
         weights.leaves, weights.architecture, target.architecture, like
     )
     logging.info("%s", report)
-    return dataclasses.replace(target, leaves=params)
+    return dataclasses.replace(
+        target, leaves=Tensors.of(dict(tree.named_leaves(params)))
+    )
 
 
 def _write(weights: files.Weights, target: Path, dialect: str) -> None:

@@ -62,7 +62,7 @@ class Description:
     period: dict[str, float] = field(default_factory=dict)
     label_ids: tuple[str, ...] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         problem = self.problem
         if not problem:
             loss = self.config["loss"] if "loss" in self.config else "softmax"
@@ -92,11 +92,11 @@ class Description:
                 "upgrade vit_jax to the version that wrote it: "
                 f"{values.get('versions')}"
             )
-        named = {key: values.pop(key, None) for key in ("label_names", "label_ids")}
+        for key in ("label_names", "label_ids"):
+            values[key] = None if (n := values.get(key)) is None else tuple(n)
         return cls(
             models.from_dict(values.pop("architecture")),
             preprocessing_lib.Preprocessing.from_dict(values.pop("preprocessing")),
-            **{k: None if v is None else tuple(v) for k, v in named.items()},
             **values,
         )
 

@@ -38,7 +38,7 @@ class Walk:
     at each folder is enough, and none at its files.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._began = time.time_ns()
         self._times: dict[Path, int] = {}
 
@@ -82,7 +82,8 @@ class Walk:
         Raises:
             errors.UserError: a folder that cannot be listed.
         """
-        images, left_out = [], []
+        images: list[str] = []
+        left_out: list[str] = []
         pending = [("", frozenset([_identity(place)]))]
         while pending:
             prefix, above = pending.pop()

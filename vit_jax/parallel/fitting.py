@@ -66,11 +66,13 @@ def choose(
     errors.lookup(dict.fromkeys([AUTO, *layouts.LAYOUTS]), layout, "mesh.layout")
     limit = hardware.usable_memory(mesh.devices.flat[0])
     # One by one: a peak costs a trace of the model.
+    tried = []
     for name, kept in _candidates(layout, remat, architecture, mesh):
         peak = _peak(architecture, name, kept, state, mesh, examples)
+        tried.append(Choice(name, kept, peak))
         if limit is None or peak <= limit:
             break
-    return Choice(name, kept, peak)
+    return tried[-1]
 
 
 def _candidates(

@@ -1,5 +1,6 @@
 """Weights fitted to another architecture: the start of another run."""
 
+import functools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -195,11 +196,15 @@ def _made_new(
     for name, shape in shapes.items():
         if name.startswith(HEADS) and not keep_head:
             value = target.head_bias if name.endswith("/bias") else 0.0
-            new[name] = lambda v=value, s=shape: np.full(s, v, np.float32)
+            new[name] = functools.partial(np.full, shape, value, np.float32)
         elif OF_A_TASK.match(name) and leaves.shapes.get(name) != shape:
             if name in fresh:
-                new[name] = lambda n=name: mesh_lib.to_host(fresh[n])
+                new[name] = functools.partial(_on_host, fresh, name)
     return new
+
+
+def _on_host(leaves: Mapping[str, Any], name: str) -> np.ndarray:
+    return mesh_lib.to_host(leaves[name])
 
 
 def _report(

@@ -164,7 +164,7 @@ def read_index(path_or_url: str | Path = INDEX) -> list[Entry]:
 
 
 def _parse(path: Path, rows: Any) -> list[Entry]:
-    header = next(rows, [])
+    header: list[str] = next(rows, [])
     missing = [name for name in COLUMNS if header.count(name) != 1]
     if missing:
         raise errors.UserError(

@@ -38,17 +38,15 @@ class Weights:
 
     architecture: Architecture
     leaves: Tensors
-    preprocessing: preprocessing_lib.Preprocessing | None
+    preprocessing: preprocessing_lib.Preprocessing
     dialect: str
     label_names: tuple[str, ...] | None = None
     label_ids: tuple[str, ...] | None = None
     problem: str = outputs.SINGLE
     config: Mapping[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self):
-        if not isinstance(self.leaves, Tensors):
-            leaves = Tensors.of(dict(tree.named_leaves(self.leaves)))
-            object.__setattr__(self, "leaves", leaves)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "leaves", _tensors(self.leaves))
 
     @property
     def params(self) -> dict[str, Any]:
@@ -232,8 +230,17 @@ def write(
     path = Path(path)
     tensors = _in_dialect(weights, name, entry)
     prefixed = tensors.renamed({entry.prefix + n: n for n in tensors.names})
-    containers.CONTAINERS[_container(path, name, entry)].write(prefixed, path)
+    container = _container(path, name, entry)
+    write_file = containers.CONTAINERS[container].write
+    assert write_file is not None, f"no dialect is written as {container}"
+    write_file(prefixed, path)
     return prefixed.shapes
+
+
+def _tensors(leaves: Tensors | Mapping[str, Any]) -> Tensors:
+    if isinstance(leaves, Tensors):
+        return leaves
+    return Tensors.of(dict(tree.named_leaves(leaves)))
 
 
 def _container(path: Path, name: str, entry: Dialect) -> str:
@@ -264,7 +271,7 @@ def _in_dialect(weights: Weights, name: str, entry: Dialect) -> Tensors:
             f"{name} cannot hold this {arch.name}: {error}"
         ) from None
     wanted = weights.preprocessing
-    said = {} if entry.config is not None else grid_option(saved)
+    said: dict[str, Any] = {} if entry.config is not None else {**grid_option(saved)}
     if entry.config is not None:
         config = entry.config(saved, wanted, weights.label_names)
         tensors = tensors.configured(config | entry.says_problem(weights.problem))
@@ -314,7 +321,7 @@ def _warn_of_positions(
     if entry.config is None and (grid := grid_option(ours)):
         logging.warning(
             "%s does not say that its %d positions are %s: load it with grid=%s.",
-            *(name, ours.patches, size_text(ours.grid), grid["grid"]),
+            *(name, math.prod(ours.grid), size_text(ours.grid), grid["grid"]),
         )
     methods = posemb.method_of(ours), posemb.method_of(theirs)
     if methods[0] != methods[1]:
@@ -331,7 +338,7 @@ def check_shapes(shapes: Mapping[str, tuple[int, ...]], arch: Architecture) -> N
     wanted = {name: leaf.shape for name, leaf in tree.named_leaves(params)}
     lines = [
         f"{name}: {shapes.get(name, 'missing')}, want {wanted.get(name, 'none')}"
-        for name in sorted(shapes | wanted)
+        for name in sorted({*shapes, *wanted})
         if shapes.get(name) != wanted.get(name)
     ]
     if lines:

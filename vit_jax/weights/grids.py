@@ -129,7 +129,7 @@ def _seen(
 
 def _grid(
     patches: int,
-    strides: tuple[int, ...],
+    strides: tuple[int, int],
     trained: tuple[int, int] | None,
     image_size: ImageSize,
 ) -> tuple[int, int]:

@@ -85,7 +85,8 @@ class Loaded:
             except (decode.BadImage, OSError) as error:
                 name = str(image)[:200] if isinstance(image, str | Path) else "an image"
                 raise errors.UserError(f"{name} cannot be read: {error}") from error
-        mean, std = np.float32(wanted.mean), np.float32(wanted.std)
+        mean = np.array(wanted.mean, np.float32)
+        std = np.array(wanted.std, np.float32)
         return (batch - mean[None, None, None]) / std[None, None, None]
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from vit_jax import errors
 from vit_jax.models.architecture import Architecture, size_text
+from vit_jax.models.vit_architecture import VitArchitecture
 from vit_jax.weights.source import Tensors
 
 Kernel = Callable[[np.ndarray], np.ndarray]
@@ -115,9 +116,9 @@ def at_size(
     """
     target = arch.replace(image_size=image_size)
     method = method or method_of(arch)
-    if arch.family != "vit" or target.grid == arch.grid or arch.posemb == "none":
+    if not isinstance(arch, VitArchitecture) or target.grid == arch.grid:
         return leaves, target
-    if arch.posemb.startswith("sincos"):
+    if arch.posemb == "none" or arch.posemb.startswith("sincos"):
         return leaves, target
     if arch.posemb == "relative":
         raise errors.UserError(
@@ -147,7 +148,7 @@ def _line(leaves: Tensors, name: str, new: int, method: str) -> tuple:
 
 
 def _table(
-    leaves: Tensors, name: str, arch: Architecture, target: Architecture, method: str
+    leaves: Tensors, name: str, arch: VitArchitecture, target: Architecture, method: str
 ) -> tuple:
     """(shape, maker) of a table of all patches, or of one in every block."""
     *lead, entries, width = leaves.shapes[name]

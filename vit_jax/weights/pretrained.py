@@ -142,18 +142,22 @@ def changed(
         image_size: As `load`.
         num_classes: As `load`.
     """
-    source, changes = weights.architecture, {}
+    source = weights.architecture
+    changes: dict[str, Any] = {}
     if image_size is not None:
         changes["image_size"] = pair(image_size)
     if num_classes is not None:
         changes["num_classes"] = num_classes
     target = source.replace(**changes)
-    new_head = {"label_names": None, "label_ids": None, "problem": "single_label"}
-    return dataclasses.replace(
+    found = dataclasses.replace(
         weights,
         architecture=target,
         preprocessing=weights.preprocessing.at(target.image_size),
-        **(new_head if target.num_classes != source.num_classes else {}),
+    )
+    if target.num_classes == source.num_classes:
+        return found
+    return dataclasses.replace(
+        found, label_names=None, label_ids=None, problem="single_label"
     )
 
 

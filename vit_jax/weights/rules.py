@@ -154,7 +154,8 @@ def load(
             "%s: %d tensors are not of this model and are not read: %s",
             *(theirs.label, len(ignored), ", ".join(ignored[:3])),
         )
-    leaves, unclaimed = {}, []
+    leaves: dict[str, _Leaf] = {}
+    unclaimed = []
     for name in theirs.names:
         if name not in ignored and not _claim(rules, name, leaves):
             unclaimed.append(name)
@@ -303,6 +304,7 @@ def _names_of(
 ) -> Iterator[tuple[str, int | None]]:
     """Yields their name and the layer of each tensor that a rule writes."""
     fields = _fields(rule.leaves[0], names[0])
+    assert fields is not None, f"{names[0]!r} was found by this rule"
     if not rule.stacked:
         yield _fill(rule.theirs, fields), None
         return

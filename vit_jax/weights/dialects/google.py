@@ -19,7 +19,9 @@ from vit_jax.weights.rules import Rule, Sizes
 from vit_jax.weights.source import Tensors
 
 
-def _block(ours: str, theirs: str, *, norms: tuple[int, int], attn: int, mlp: int):
+def _block(
+    ours: str, theirs: str, *, norms: tuple[int, int], attn: int, mlp: int
+) -> tuple[Rule, ...]:
     """Rules of one block, whose sub-modules carry these numbers."""
     mha = f"{theirs}/MultiHeadDotProductAttention_{attn}"
     return (
@@ -179,12 +181,12 @@ def _with_folded_position(
 # Both codes zoom position tables with `scipy.ndimage.zoom(order=1)`, as ours are by
 # default.
 _FIELDS = {"gelu": "tanh", "norm_epsilon": 1e-6}
-_GOOGLE = {
+_GOOGLE: dict[str, Any] = {
     "fields": _FIELDS | {"prefix_positions": 1},
     "says": _google_says,
     "saved": _with_class_position,
 }
-_NEW = {
+_NEW: dict[str, Any] = {
     "fields": _FIELDS,
     "says": _big_vision_says,
     "loaded": _without_lost_position,

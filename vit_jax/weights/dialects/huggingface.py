@@ -181,7 +181,7 @@ def _registers_saved(
     return leaves.changed(token), arch.replace(mask_token=True)
 
 
-_IMAGENET = {
+_IMAGENET: dict[str, Any] = {
     "size": (224, 224),
     "filter": "bicubic",
     "mean": pytorch.IMAGENET_MEAN,

@@ -60,9 +60,10 @@ def says(
             )
         fields["gelu"] = GELUS[act]
     pooled = any(name.endswith("pooler.dense.weight") for name in tensors.names)
-    if pooled and value(config, "pooler_act") not in (None, "tanh"):
+    pooler_act = value(config, "pooler_act")
+    if pooled and pooler_act not in (None, "tanh"):
         raise errors.UserError(
-            f"config.json: pooler_act={str(config['pooler_act'])[:50]!r}; ours: tanh."
+            f"config.json: pooler_act={str(pooler_act)[:50]!r}; ours: tanh."
         )
     said = config or {}
     heads = pytorch.whole(said, "num_attention_heads") or heads
@@ -164,17 +165,19 @@ def of_dinov2(
     label_names: tuple[str, ...] | None,
 ) -> dict[str, Any]:
     """Returns the config of a DINOv2, with registers or without."""
-    registers = {"num_register_tokens": arch.registers} if arch.registers else {}
-    name = "Dinov2WithRegisters" if registers else "Dinov2"
+    more: dict[str, Any] = {"use_mask_token": arch.mask_token}
+    if arch.registers:
+        more = {"num_register_tokens": arch.registers}
+    name = "Dinov2WithRegisters" if arch.registers else "Dinov2"
     return write(
         *(arch, preprocessing, label_names),
-        model_type="dinov2_with_registers" if registers else "dinov2",
+        model_type="dinov2_with_registers" if arch.registers else "dinov2",
         classifier=f"{name}ForImageClassification",
         bare=f"{name}Model",
         mlp_ratio=_mlp_ratio(arch),
         use_swiglu_ffn=arch.mlp == "swiglu",
         layerscale_value=1.0,
-        **(registers or {"use_mask_token": arch.mask_token}),
+        **more,
     )
 
 

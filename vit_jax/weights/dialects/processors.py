@@ -126,7 +126,7 @@ def _flag(values: Said, key: str) -> bool:
 
 def _filter(value: Any, fast: bool) -> str:
     names = {number: name for name, number in render.PILLOW_FILTERS.items()}
-    known = {**names, **{name: name for name in names.values()}}
+    known: dict[Any, str] = {**names, **{name: name for name in names.values()}}
     found = str(value).lower() if isinstance(value, str) else value
     if isinstance(found, bool) or not isinstance(found, int | str):
         found = None
@@ -249,8 +249,8 @@ _NUMBERS = {
 
 def _written_size(said: Preprocessing) -> dict[str, int]:
     resize = said.resize
-    if said.transform == "resize_cover_crop":  # the nearest; `weights.write` says so
-        return {"shortest_edge": min(resize)}
+    if said.transform == "resize_cover_crop" and isinstance(resize, tuple):
+        return {"shortest_edge": min(resize)}  # the nearest; `weights.write` says so
     for keys, transforms in _SCALED.items():
         if said.transform in transforms and resize:
             return dict(zip(keys, resize if isinstance(resize, tuple) else (resize,)))

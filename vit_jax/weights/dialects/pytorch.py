@@ -306,7 +306,8 @@ def channels(
         raise errors.UserError(
             f"config.json: {key}={str(value)[:60]}; want three numbers."
         )
-    return tuple(digits(v * factor) for v in values)
+    first, second, third = (digits(v * factor) for v in values)
+    return first, second, third
 
 
 def digits(value: float) -> float:

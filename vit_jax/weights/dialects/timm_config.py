@@ -49,14 +49,14 @@ def preprocessing(arch: Any, config: Config | None) -> Preprocessing:
 
 def label_ids(config: Config | None) -> tuple[str, ...] | None:
     """Returns the names of the classes; older files have them under "labels"."""
-    said = (config or {}) | dict(_prepared(config))
+    said = {**(config or {}), **_prepared(config)}
     key = next((key for key in ("label_names", "labels") if key in said), None)
     return None if key is None else outputs.names(said[key], f"config.json: {key}")
 
 
 def label_names(config: Config | None) -> tuple[str, ...] | None:
     """Returns what the classes are described as, else their names."""
-    said = (config or {}) | dict(_prepared(config))
+    said = {**(config or {}), **_prepared(config)}
     described = said.get("label_descriptions")
     described = described if isinstance(described, Mapping) else {}
     listed = label_ids(config)

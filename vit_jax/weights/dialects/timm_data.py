@@ -25,7 +25,7 @@ Size = tuple[int, int]
 
 MODES = ("center", "squash", "border")
 # What its `PretrainedCfg` has where a config does not say it.
-_DEFAULTS = {
+_DEFAULTS: dict[str, Any] = {
     "crop_pct": 0.875,
     "crop_mode": "center",
     "interpolation": "bicubic",
@@ -57,15 +57,16 @@ def read(said: Said | None, image_size: Size) -> Preprocessing:
         )
     _known("crop_mode", mode, MODES)
     _known("interpolation", filter, render.PILLOW_FILTERS)
-    scaled = tuple(math.floor(side / crop) for side in image_size)
+    scaled = math.floor(image_size[0] / crop), math.floor(image_size[1] / crop)
     if min(scaled) < 1:
         raise errors.UserError(f"config.json: crop_pct={crop}; nothing would be left.")
-    mean = pytorch.channels(values, "mean", 255)
+    mean, std = (pytorch.channels(values, key, 255) for key in ("mean", "std"))
+    assert mean and std, "both have defaults"
     return Preprocessing(
         image_size,
         filter=filter,
         mean=mean,
-        std=pytorch.channels(values, "std", 255),
+        std=std,
         **_geometry(image_size, scaled, mode, mean),
     )
 
@@ -124,8 +125,8 @@ def _crop_pct(said: Preprocessing) -> float:
     """A share that scales every side to what is wanted, if there is one."""
     if not said.resize:
         return 1.0
-    both = isinstance(said.resize, tuple)
-    wanted = said.resize if both else (said.resize, said.resize)
+    resize = said.resize
+    wanted = resize if isinstance(resize, tuple) else (resize, resize)
     pairs = list(zip(said.image_size, wanted))
     # Halfway to the next pixel is as good and sure to be rounded down to the same.
     shares = [side / new for side, new in pairs]

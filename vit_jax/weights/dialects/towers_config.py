@@ -71,8 +71,10 @@ def of_clip(
     label_names: tuple[str, ...] | None,
 ) -> dict[str, Any]:
     """Returns the config of a CLIP's tower."""
-    size = {"projection_dim": arch.num_classes} if arch.num_classes else {}
-    return _write(*(arch, preprocessing, label_names), kind="clip", name="CLIP", **size)
+    more: dict[str, Any] = {}
+    if arch.num_classes:
+        more["projection_dim"] = arch.num_classes
+    return _write(*(arch, preprocessing, label_names), kind="clip", name="CLIP", **more)
 
 
 def of_siglip(

@@ -6,6 +6,7 @@ import re
 import struct
 import zipfile
 from pathlib import Path
+from typing import IO
 
 import ml_dtypes
 import numpy as np
@@ -108,7 +109,7 @@ def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
 
 
 def _header(
-    member: zipfile.ZipExtFile, info: zipfile.ZipInfo
+    member: IO[bytes], info: zipfile.ZipInfo
 ) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Reads a member up to its values: (shape, whether Fortran order, dtype)."""
     version = np.lib.format.read_magic(member)
@@ -146,7 +147,7 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
     with archive.open(info) as member:
         shape, fortran, dtype = _header(member, info)
         flat = np.empty(math.prod(shape), dtype)
-        data, at = memoryview(flat.view(np.uint8)), 0
+        data, at = memoryview(flat.view(np.uint8).data), 0
         while chunk := member.read(CHUNK):  # checks the checksum at the end
             data[at : at + len(chunk)] = chunk
             at += len(chunk)

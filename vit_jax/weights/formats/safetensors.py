@@ -222,7 +222,8 @@ def write(tensors: source.Tensors, path: str | Path) -> None:
     if path.name != FILE:
         sidecars.check_alone(path, described)
     # PyTorch's readers want to know the format.
-    header, at = {"__metadata__": {"format": "pt"}}, 0
+    header: dict[str, dict[str, Any]] = {"__metadata__": {"format": "pt"}}
+    at = 0
     for name in tensors.names:
         end = at + 4 * math.prod(tensors.shapes[name])
         header[name] = {

@@ -28,7 +28,7 @@ def open(
         errors.UserError: a damaged index, or files that are not those it says.
     """
     index = sidecars.read_json(path)
-    weight_map = index["weight_map"] if "weight_map" in index else None
+    weight_map = index["weight_map"] if index and "weight_map" in index else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise errors.UserError(f'{path} has no "weight_map" of names to files.')
     for name in weight_map.values():

@@ -178,11 +178,11 @@ class Storages:
             return
         found = 0
         if len(read) == size:
-            found = zlib.crc32(read)
+            found = zlib.crc32(read.data)
         else:
             chunk = np.empty(min(size, CHUNK), np.uint8)
             for at in range(0, size, CHUNK):
-                part = memoryview(chunk[: min(CHUNK, size - at)])
+                part = memoryview(chunk[: min(CHUNK, size - at)].data)
                 source.fill(part, self._fd, start + at)
                 found = zlib.crc32(part, found)
         if found != checksum:

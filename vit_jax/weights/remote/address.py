@@ -78,12 +78,13 @@ def file_name(url: str) -> str:
 
 def check(http_url: str) -> None:
     """Raises a `UserError` unless a URL is https, or http of this machine."""
+    parts = host = None
     try:
         parts = urllib.parse.urlsplit(http_url)
         host = None if parts.username is not None else parts.hostname
     except ValueError:
-        host = None
-    if not host:
+        pass
+    if parts is None or not host:
         raise errors.UserError(
             f"{shown(http_url)} is no URL: wanted https://host/path, no user name."
         )

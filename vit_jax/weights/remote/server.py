@@ -15,7 +15,8 @@ import urllib.error
 import urllib.request
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+from urllib.request import Request
 
 from vit_jax import errors
 from vit_jax.weights.remote import address, cache
@@ -259,7 +260,9 @@ def _reason(error: object) -> str:
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follows a redirect only to where a URL may lead, and never off https."""
 
-    def redirect_request(self, req, fp, code, msg, headers, newurl):  # noqa: ANN001, ANN201, D102
+    def redirect_request(  # noqa: D102
+        self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> Request | None:
         address.check(newurl)
         if req.type == "https" and address.scheme(newurl) != "https":
             raise errors.UserError(
