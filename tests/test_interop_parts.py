@@ -117,7 +117,7 @@ def test_and_under_the_flat_names_of_safetensors(tmp_path, prefix):
 def test_in_every_dialect(tmp_path, dialect):
     arch = ARCH if dialect != "big_vision" else ARCH.replace(prefix_positions=0)
     leaves = leaves_of(arch)
-    made = {k: v for k, v in tensors_of(leaves, dialect).items()}
+    made = dict(tensors_of(leaves, dialect).items())
     path = torch_files.save(tmp_path / "x.pth", {"model": prefixed("module.", made)})
     with read(path, **({} if dialect == "google" else HINTS)) as weights:
         assert weights.dialect == dialect

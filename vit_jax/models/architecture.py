@@ -72,7 +72,7 @@ class Architecture:
     head_bias: float = field(default=0.0, metadata=role(RUN))
     compute_dtype: str = field(default="float32", metadata=role(RUN))
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "compute_dtype", dtype_name(self.compute_dtype))
         self._check_types()
         choices = {"compute_dtype": COMPUTE_DTYPES, **self.CHOICES}
@@ -181,12 +181,11 @@ class Architecture:
         ]
         if missing:
             raise errors.UserError(f"architecture: no value for {', '.join(missing)}.")
-        return cls(
-            **{
-                key: tuple(value) if isinstance(value, list | tuple) else value
-                for key, value in values.items()
-            }
-        )
+        given: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list | tuple) else value
+            for key, value in values.items()
+        }
+        return cls(**given)
 
 
 def pair(size: int | str | Sequence[int]) -> tuple[int, int]:

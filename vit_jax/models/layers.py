@@ -7,6 +7,7 @@ letters: b batch, n tokens, d width, m hidden.
 import functools
 import math
 from collections.abc import Callable
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +39,13 @@ def _swiglu(gate: jax.Array, x: jax.Array) -> jax.Array:
     return jax.nn.silu(gate) * x
 
 
-def is_deterministic(model: nnx.Module, asked: bool | None) -> bool:
+class HasMode(Protocol):
+    """A module that `train()` and `eval()` change."""
+
+    deterministic: bool
+
+
+def is_deterministic(model: HasMode, asked: bool | None) -> bool:
     """Whether a call drops nothing: as it asks, else as the model's mode says.
 
     The mode is the attribute `deterministic`, which NNX's `train()`, `eval()` and

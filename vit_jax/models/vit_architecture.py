@@ -153,7 +153,7 @@ class VitArchitecture(Architecture):
     unroll: int = field(default=0, metadata=role(RUN))
     remat: str = field(default="none", metadata=role(RUN))
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         self.check_pair("patch")
         self.check_least(1, "width", "depth", "mlp_width", "heads", "resnet_width")

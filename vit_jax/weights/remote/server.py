@@ -260,7 +260,7 @@ def _reason(error: object) -> str:
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follows a redirect only to where a URL may lead, and never off https."""
 
-    def redirect_request(  # noqa: D102
+    def redirect_request(
         self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> Request | None:
         address.check(newurl)
