@@ -118,6 +118,7 @@ class Attention(nnx.Module):
         *,
         queries: jax.Array | None = None,
         relative: jax.Array | None = None,
+        taps: dict[str, jax.Array] | None = None,
     ) -> jax.Array:
         """Maps tokens [b, n, d] to the same shape.
 
@@ -127,6 +128,7 @@ class Attention(nnx.Module):
             queries: [1, q, d], what asks in the place of the tokens; the result is
                 [b, q, d].
             relative: Another block's table, see `offset_logits`.
+            taps: Where to leave the "attention" probabilities; None: nowhere.
         """
         q = self.query(x if queries is None else queries)
         k, v = self.key(x), self.value(x)
@@ -145,6 +147,8 @@ class Attention(nnx.Module):
             rate=self.dropout,
             key=key,
         )
+        if taps is not None:
+            taps["attention"] = backends.probabilities(q, k, terms)
         heads = backends.ATTENTION[self.backend](q, k, v, terms)
         return self.out(heads)
 

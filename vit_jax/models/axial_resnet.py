@@ -67,8 +67,10 @@ class RelativeAttention(nnx.Module):
         self.norm_out = resnet.GroupNorm(width, epsilon=epsilon)
         self.heads = heads
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [b, n, d] to the same.
+    def __call__(
+        self, x: jax.Array, taps: dict[str, jax.Array] | None = None
+    ) -> jax.Array:
+        """Maps [b, n, d] to the same; `taps` gets the "attention" [b, h, n, n].
 
         A head of e = d / heads channels has queries and keys of e / 2 and values of e.
         With r[j - i] the column of the table for the offset from place i to j:
@@ -86,7 +88,10 @@ class RelativeAttention(nnx.Module):
         logits = jnp.einsum("bhie,bhje->bhij", q, k)
         logits += jnp.einsum("bhie,eij->bhij", q, rk)
         logits += jnp.einsum("bhje,eij->bhij", k, rq)
-        weights = jax.nn.softmax(logits.astype(jnp.float32), axis=-1).astype(x.dtype)
+        weights = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
+        if taps is not None:
+            taps["attention"] = weights
+        weights = weights.astype(x.dtype)
         y = jnp.einsum("bhij,bhje->bhie", weights, v)
         y += jnp.einsum("bhij,eij->bhie", weights, rv)
         return self.norm_out(y.transpose(0, 2, 1, 3).reshape(b, n, d))
@@ -139,9 +144,11 @@ class AxialUnit(nnx.Module):
         self.projects = projects
         self.stride = stride
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, taps: dict[str, jax.Array] | None = None
+    ) -> jax.Array:
         """Maps [b, *size, inputs] to [b, h / stride, w / stride, 4 * width]."""
-        y = self.attend(jax.nn.relu(self.norm1(self.conv1(x))))
+        y = self.attend(jax.nn.relu(self.norm1(self.conv1(x))), taps)
         if self.stride > 1:
             window = (self.stride, self.stride)
             y = nnx.avg_pool(y, window, strides=window, padding="SAME")
@@ -150,12 +157,23 @@ class AxialUnit(nnx.Module):
             x = self.norm_proj(self.conv_proj(x))
         return jax.nn.relu(x + y)
 
-    def attend(self, x: jax.Array) -> jax.Array:
+    def attend(
+        self, x: jax.Array, taps: dict[str, jax.Array] | None = None
+    ) -> jax.Array:
         """Maps [b, h, w, c] to the same: each column by itself, then each row."""
         b, h, w, c = x.shape
+        inside: list[dict[str, jax.Array] | None] = [None, None]
+        if taps is not None:
+            inside = [{}, {}]
         columns = x.transpose(0, 2, 1, 3).reshape(b * w, h, c)
-        x = self.vertical(columns).reshape(b, w, h, c).transpose(0, 2, 1, 3)
-        return self.horizontal(x.reshape(b * h, w, c)).reshape(b, h, w, c)
+        x = self.vertical(columns, inside[0])
+        x = x.reshape(b, w, h, c).transpose(0, 2, 1, 3)
+        x = self.horizontal(x.reshape(b * h, w, c), inside[1]).reshape(b, h, w, c)
+        if taps is not None:
+            for name, found in zip(("column", "row"), inside):
+                weights = found["attention"]
+                taps[name] = weights.reshape(b, -1, *weights.shape[1:])
+        return x
 
 
 class AxialResNet(bit.Classifier):

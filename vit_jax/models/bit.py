@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vit_jax import errors
-from vit_jax.models import inputs, layers, resnet, resnet_sizes, shown
+from vit_jax.models import layers, model, resnet, resnet_sizes
 from vit_jax.models.architecture import Architecture
-from vit_jax.models.placement import NOWHERE, Placement
+from vit_jax.models.placement import Placement
 from vit_jax.models.roles import MEANING, RUN, SIZE, role
 
 PREFIX = "BiT-"
@@ -106,12 +106,14 @@ class BitArchitecture(ResNetArchitecture):
         )
 
 
-class Classifier(shown.Shown, resnet.Trunk):
+class Classifier(model.Model, resnet.Trunk):
     """A ResNet whose mean over the cells feeds a head.
 
     Arguments of the constructor beyond the architecture: see `resnet.Trunk`;
     `final_norm`: whether the cells are normalised and activated before the mean.
     """
+
+    maps: ClassVar[str] = "stages"
 
     def __init__(
         self,
@@ -142,59 +144,30 @@ class Classifier(shown.Shown, resnet.Trunk):
             arch.feature_width, arch.num_classes, bias=arch.head_bias, rngs=rngs
         )
 
-    def __call__(
+    def _features(
         self,
         images: jax.Array,
+        taps: model.Taps,
         *,
-        deterministic: bool | None = None,
-        rngs: nnx.Rngs | None = None,
-        placement: Placement = NOWHERE,
+        deterministic: bool | None,
+        rngs: nnx.Rngs | None,
+        placement: Placement,
     ) -> jax.Array:
-        """Returns logits [b, classes], or the features without a head.
+        """The mean of the last feature map over its cells, float32 [b, channels].
 
-        Args:
-            images: float [b, height, width, channels], normalised (the released weights
-                expect [-1, 1]), of the architecture's size, or of any if it is for
-                `any_size`.
-            deterministic: As of every family; nothing here is random.
-            rngs: The same.
-            placement: Of feature maps on a mesh, after the root and every stage.
-
-        Returns:
-            float32.
-
-        Raises:
-            errors.UserError: images of another shape or of an integer dtype.
-        """
-        features = self.features(
-            images, deterministic=deterministic, rngs=rngs, placement=placement
-        )
-        return self.classify(features)
-
-    def features(
-        self,
-        images: jax.Array,
-        *,
-        deterministic: bool | None = None,
-        rngs: nnx.Rngs | None = None,
-        placement: Placement = NOWHERE,
-    ) -> jax.Array:
-        """Returns what feeds the head, float32 [b, channels]; arguments as the call's.
-
-        It is the mean of the last feature map over its cells.
+        Nothing here is random.
         """
         del deterministic, rngs
-        arch = self.architecture
-        inputs.check_images(images, arch)
-        x = self.cells(images.astype(arch.compute_dtype), placement=placement)
+        self.check_images(images)
+        x = images.astype(self.architecture.compute_dtype)
+        x = self.cells(x, placement=placement, taps=taps)
         if self.norm is not None:
             x = jax.nn.relu(self.norm(x))
         return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
 
-    def classify(self, features: jax.Array) -> jax.Array:
-        """Maps features to logits, float32; without a head, returns the features."""
-        dtype = self.architecture.compute_dtype
-        return layers.classify(self.head, features, dtype)
+    def _map(self, tapped: jax.Array, norm: bool) -> jax.Array:
+        del norm  # that of the last stage alone
+        return tapped
 
 
 class BitResNet(Classifier):

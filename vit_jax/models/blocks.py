@@ -57,6 +57,7 @@ class Block(nnx.Module):
         *,
         path: jax.Array | None = None,
         relative: jax.Array | None = None,
+        taps: dict[str, jax.Array] | None = None,
     ) -> jax.Array:
         """Maps [b, n, d] to the same.
 
@@ -65,6 +66,8 @@ class Block(nnx.Module):
             key: Without one nothing is dropped.
             path: Rate at which a branch is dropped whole; None: never.
             relative: The table of relative positions, if the blocks share one.
+            taps: Where to leave the "attention" probabilities, [b, h, n, n], or among
+                the tokens of lines [b, lines, h, l, l]; None: nowhere.
         """
         keys: list[jax.Array | None] = [None] * 6
         if key is not None:
@@ -73,7 +76,11 @@ class Block(nnx.Module):
 
         def attend(x: jax.Array) -> jax.Array:
             lines, back = AXES[self.axis](x, self.grid)
-            return back(self.attn(lines, keys[0], relative=relative))
+            y = back(self.attn(lines, keys[0], relative=relative, taps=taps))
+            if taps is not None and self.axis != "all":
+                found = taps["attention"]
+                taps["attention"] = found.reshape(x.shape[0], -1, *found.shape[1:])
+            return y
 
         def mlp(x: jax.Array) -> jax.Array:
             return self.mlp(x, keys[2])
@@ -115,11 +122,16 @@ class AxialBlock(nnx.Module):
         *,
         path: jax.Array | None = None,
         relative: jax.Array | None = None,
+        taps: dict[str, jax.Array] | None = None,
     ) -> jax.Array:
         """Maps [b, rows * columns, d] to the same; arguments as `Block`'s."""
         first, second = (None, None) if key is None else jax.random.split(key)
-        x = self.row(x, first, path=path, relative=relative)
-        return self.column(x, second, path=path, relative=relative)
+        for block, key in ((self.row, first), (self.column, second)):
+            inside: dict[str, jax.Array] | None = None if taps is None else {}
+            x = block(x, key, path=path, relative=relative, taps=inside)
+            if taps is not None:
+                taps[f"attention/{block.axis}"] = inside["attention"]
+        return x
 
 
 Lines = tuple[jax.Array, Callable[[jax.Array], jax.Array]]

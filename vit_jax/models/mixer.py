@@ -16,9 +16,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vit_jax import errors
-from vit_jax.models import inputs, layers, shown, stack
+from vit_jax.models import inputs, layers, model, stack
 from vit_jax.models.architecture import Architecture, size_text
-from vit_jax.models.placement import NOWHERE, Placement
+from vit_jax.models.placement import Placement
 from vit_jax.models.roles import MEANING, RUN, SIZE, role
 
 PREFIX = "Mixer-"
@@ -170,7 +170,7 @@ class MixerBlock(nnx.Module):
         return x + layers.drop_path(self.channels(self.norm2(x)), rate, keys[1])
 
 
-class MlpMixer(shown.Shown, nnx.Module):
+class MlpMixer(model.Model):
     """Images to logits. Leaf names are public: checkpoints and rules use them."""
 
     def __init__(self, architecture: MixerArchitecture, *, rngs: nnx.Rngs):
@@ -192,52 +192,18 @@ class MlpMixer(shown.Shown, nnx.Module):
             arch.feature_width, arch.num_classes, bias=arch.head_bias, rngs=rngs
         )
 
-    def __call__(
+    def _features(
         self,
         images: jax.Array,
+        taps: model.Taps,
         *,
-        deterministic: bool | None = None,
-        rngs: nnx.Rngs | None = None,
-        placement: Placement = NOWHERE,
+        deterministic: bool | None,
+        rngs: nnx.Rngs | None,
+        placement: Placement,
     ) -> jax.Array:
-        """Returns logits [b, classes], or the features [b, width] without a head.
-
-        Args:
-            images: float [b, height, width, channels], normalised (the released weights
-                expect [-1, 1]), of the architecture's size.
-            deterministic: No branch is dropped; None: as `train()` or `eval()`, the
-                default, left it.
-            rngs: Source of the keys of `drop_path` (its stream "dropout").
-            placement: Of tokens and weights on a mesh.
-
-        Returns:
-            float32.
-
-        Raises:
-            errors.UserError: images of another shape or of an integer dtype.
-        """
-        return self.classify(
-            self.features(
-                images, deterministic=deterministic, rngs=rngs, placement=placement
-            )
-        )
-
-    def classify(self, features: jax.Array) -> jax.Array:
-        """Maps features to logits, float32; without a head, returns the features."""
-        dtype = self.architecture.compute_dtype
-        return layers.classify(self.head, features, dtype)
-
-    def features(
-        self,
-        images: jax.Array,
-        *,
-        deterministic: bool | None = None,
-        rngs: nnx.Rngs | None = None,
-        placement: Placement = NOWHERE,
-    ) -> jax.Array:
-        """Returns the mean of the tokens, float32 [b, width]; see the call."""
+        """The mean of the tokens, float32 [b, width]."""
         arch = self.architecture
-        inputs.check_images(images, arch)
+        self.check_images(images)
         keys = None
         if arch.drop_path and not layers.is_deterministic(self, deterministic):
             layers.check_rngs(rngs)
@@ -245,7 +211,7 @@ class MlpMixer(shown.Shown, nnx.Module):
         x = images.astype(arch.compute_dtype)
         x = self.patch_embed(inputs.patches(x, arch.grid, arch.patch))
         graphdef, stacked = nnx.split(self.blocks)
-        x = _run_blocks(
+        x, tapped = _run_blocks(
             graphdef,
             nnx.to_pure_dict(stacked),
             x,
@@ -254,12 +220,19 @@ class MlpMixer(shown.Shown, nnx.Module):
             unroll=arch.unroll,
             remat=arch.remat,
             placement=placement,
+            tapped=taps is not None,
         )
+        if taps is not None:
+            taps |= model.named_layers(tapped, arch.depth)
         return jnp.mean(self.norm(x), axis=1).astype(jnp.float32)
+
+    def _map(self, tapped: jax.Array, norm: bool) -> jax.Array:
+        x = self.norm(tapped) if norm else tapped
+        return x.reshape(x.shape[0], *self.architecture.grid, x.shape[-1])
 
 
 @functools.partial(
-    jax.jit, static_argnames=("graphdef", "unroll", "remat", "placement")
+    jax.jit, static_argnames=("graphdef", "unroll", "remat", "placement", "tapped")
 )
 def _run_blocks(
     graphdef: nnx.GraphDef,
@@ -271,10 +244,14 @@ def _run_blocks(
     unroll: int,
     remat: str,
     placement: Placement,
-) -> jax.Array:
+    tapped: bool,
+) -> tuple[jax.Array, stack.Tapped | None]:
     """Runs the blocks; jitted once a graph definition."""
 
-    def block(x: jax.Array, params: dict[str, Any], rest: tuple) -> jax.Array:
+    def block(
+        x: jax.Array, params: dict[str, Any], rest: tuple, taps: model.Taps
+    ) -> jax.Array:
+        del taps  # no attention in it
         return nnx.merge(graphdef, params)(x, *rest)
 
     return stack.scan_blocks(
@@ -285,6 +262,7 @@ def _run_blocks(
         remat=remat,
         unroll=unroll,
         placement=placement,
+        tapped=tapped,
     )
 
 

@@ -159,8 +159,11 @@ class Unit(nnx.Module):
         self.norm3 = GroupNorm(outputs, epsilon=epsilon, scale=0.0)
         self.projects = projects
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, taps: dict[str, jax.Array] | None = None
+    ) -> jax.Array:
         """Maps [b, h, w, inputs] to [b, h / stride, w / stride, 4 * width]."""
+        del taps  # no attention in it
         y = jax.nn.relu(self.norm1(self.conv1(x)))
         y = jax.nn.relu(self.norm2(self.conv2(y)))
         y = self.norm3(self.conv3(y))
@@ -188,8 +191,11 @@ class PreUnit(nnx.Module):
         self.conv3 = StdConv(width, outputs, size=1, stride=1, **conv)
         self.projects = projects
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, taps: dict[str, jax.Array] | None = None
+    ) -> jax.Array:
         """Maps [b, h, w, inputs] to [b, h / stride, w / stride, 4 * width]."""
+        del taps  # no attention in it
         y = jax.nn.relu(self.norm1(x))
         if self.projects:
             x = self.conv_proj(y)
@@ -207,10 +213,20 @@ class Stage(nnx.Module):
         for i, unit in enumerate(units):
             setattr(self, f"unit{i + 1}", unit)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [b, h, w, inputs] to [b, h / stride, w / stride, 4 * width]."""
+    def __call__(
+        self, x: jax.Array, taps: dict[str, jax.Array] | None = None
+    ) -> jax.Array:
+        """Maps [b, h, w, inputs] to [b, h / stride, w / stride, 4 * width].
+
+        `taps` gets the attention probabilities of units that have attention.
+        """
         for i in range(self.units):
             unit = getattr(self, f"unit{i + 1}")
+            if taps is not None:
+                inside: dict[str, jax.Array] = {}
+                x = unit(x, inside)
+                taps |= {f"{i}/{k}": leaf for k, leaf in inside.items()}
+                continue
             # A new function each time: checkpoint caches by identity what it traced,
             # parameters included.
             run = jax.checkpoint(lambda x, unit=unit: unit(x)) if self.remat else unit
@@ -256,14 +272,25 @@ class Trunk(nnx.Module):
                 inputs = 4 * inner
             setattr(self, f"stage{i + 1}", Stage(made, remat=remat))
 
-    def cells(self, images: jax.Array, *, placement: Placement = NOWHERE) -> jax.Array:
+    def cells(
+        self,
+        images: jax.Array,
+        *,
+        placement: Placement = NOWHERE,
+        taps: dict[str, jax.Array] | None = None,
+    ) -> jax.Array:
         """Maps images to the last stage's feature map [b, h, w, channels].
 
-        `placement` pins the feature maps after the root and every stage.
+        `placement` pins the feature maps after the root and every stage; `taps` gets
+        those of the stages as "stages/0", ..., and what is inside their units.
         """
         x = placement.pin(self.root(images))
         for i in range(self.stages):
-            x = placement.pin(getattr(self, f"stage{i + 1}")(x))
+            inside: dict[str, jax.Array] | None = None if taps is None else {}
+            x = placement.pin(getattr(self, f"stage{i + 1}")(x, inside))
+            if taps is not None:
+                taps[f"stages/{i}"] = x
+                taps |= {f"attention/{i}/{k}": leaf for k, leaf in inside.items()}
         return x
 
 
@@ -299,6 +326,8 @@ class ResNet(Trunk):
             rngs=rngs,
         )
 
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(
+        self, images: jax.Array, taps: dict[str, jax.Array] | None = None
+    ) -> jax.Array:
         """Maps images to `Architecture.feature_size` cells of `feature_channels`."""
-        return self.cells(images)
+        return self.cells(images, taps=taps)

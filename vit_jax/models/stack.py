@@ -27,8 +27,10 @@ REMAT: dict[str, Callable[[Callable], Callable]] = {
     "full": functools.partial(jax.checkpoint, prevent_cse=False),
 }
 
-# (tokens, parameters of a block, what else each block has) -> tokens
-Block = Callable[[jax.Array, Params, Any], jax.Array]
+Tapped = dict[str, jax.Array]
+# (tokens, parameters of a block, what else each block has, where it leaves what is
+# inside, if that is asked for) -> tokens
+Block = Callable[[jax.Array, Params, Any, Tapped | None], jax.Array]
 
 
 def scan_blocks(
@@ -40,7 +42,8 @@ def scan_blocks(
     remat: str,
     unroll: int,
     placement: Placement,
-) -> jax.Array:
+    tapped: bool = False,
+) -> tuple[jax.Array, Tapped | None]:
     """Runs a block once a layer.
 
     Args:
@@ -51,21 +54,32 @@ def scan_blocks(
         remat: A name of `REMAT`: what the backward pass computes again.
         unroll: Layers in one turn of the loop; 0: all, a flat program.
         placement: See there.
+        tapped: Whether what is inside the blocks is returned too.
+
+    Returns:
+        The tokens, and if `tapped` what each block left, [layer, ...]: by the names it
+        gave, and as "blocks" its tokens.
     """
     gather_inside = placement.regathers and remat != "none"
 
-    def inner(x: jax.Array, params: Params, rest: Any) -> jax.Array:
+    def inner(
+        x: jax.Array, params: Params, rest: Any
+    ) -> tuple[jax.Array, Tapped | None]:
         if gather_inside:
             params = placement.gather(params)
-        return placement.pin(block(placement.pin(x), params, rest))
+        taps: Tapped | None = {} if tapped else None
+        x = placement.pin(block(placement.pin(x), params, rest, taps))
+        return x, None if taps is None else {"blocks": x} | taps
 
     run = REMAT[remat](inner)
 
-    def body(x: jax.Array, layer: tuple[Params, Any]) -> tuple[jax.Array, None]:
+    def body(
+        x: jax.Array, layer: tuple[Params, Any]
+    ) -> tuple[jax.Array, Tapped | None]:
         params, rest = layer
         if not gather_inside:
             params = placement.gather(params)
-        return run(x, params, rest), None
+        return run(x, params, rest)
 
     depth = jax.tree.leaves(stacked)[0].shape[0]
-    return jax.lax.scan(body, tokens, (stacked, rest), unroll=unroll or depth)[0]
+    return jax.lax.scan(body, tokens, (stacked, rest), unroll=unroll or depth)

@@ -15,17 +15,17 @@ from vit_jax.models import (
     heads,
     inputs,
     layers,
+    model,
     posemb,
     resnet,
     resnet_sizes,
-    shown,
     stack,
 )
 from vit_jax.models.placement import NOWHERE, Placement
 from vit_jax.models.vit_architecture import VitArchitecture
 
 
-class VisionTransformer(shown.Shown, nnx.Module):
+class VisionTransformer(model.Model):
     """Images to logits. Leaf names are public: checkpoints and rules use them."""
 
     def __init__(self, architecture: VitArchitecture, *, rngs: nnx.Rngs):
@@ -67,37 +67,6 @@ class VisionTransformer(shown.Shown, nnx.Module):
             attention.offset_table(arch.patches, split, rngs) if shared else None
         )
 
-    def __call__(
-        self,
-        images: jax.Array,
-        *,
-        deterministic: bool | None = None,
-        rngs: nnx.Rngs | None = None,
-        placement: Placement = NOWHERE,
-    ) -> jax.Array:
-        """Returns logits [b, classes], or the features without a head.
-
-        Args:
-            images: float [b, height, width, channels], normalised (the released
-                weights expect [-1, 1]), of the architecture's size.
-            deterministic: No dropout; None: as `train()` or `eval()`, the default,
-                left it.
-            rngs: Source of the dropout keys (its stream "dropout"); needed when
-                something is to be dropped.
-            placement: Of tokens and weights on a mesh.
-
-        Returns:
-            float32. With pool="none" [b, n, classes]: the logits of every token.
-
-        Raises:
-            errors.UserError: images of another shape or of an integer dtype; nothing to
-                draw dropout from.
-        """
-        features = self.features(
-            images, deterministic=deterministic, rngs=rngs, placement=placement
-        )
-        return self.classify(features)
-
     def classify(self, features: jax.Array) -> jax.Array:
         """Maps features to logits, float32; without a head, returns the features.
 
@@ -111,37 +80,40 @@ class VisionTransformer(shown.Shown, nnx.Module):
         logits = layers.classify(self.head, token, dtype)
         return (logits + layers.classify(self.head_dist, distilled, dtype)) / 2
 
-    def features(
+    def _features(
         self,
         images: jax.Array,
+        taps: model.Taps,
         *,
-        deterministic: bool | None = None,
-        rngs: nnx.Rngs | None = None,
-        placement: Placement = NOWHERE,
+        deterministic: bool | None,
+        rngs: nnx.Rngs | None,
+        placement: Placement,
     ) -> jax.Array:
-        """Returns what feeds the head; arguments as the call's.
-
-        Returns:
-            float32 [b, architecture.feature_width], or with pool="none" [b, n, d].
-        """
+        """What feeds the head, or with pool="none" [b, n, d]."""
         tokens = self.encode(
-            self.embed(images),
+            self.tokens(self.patch_embeddings(images, taps)),
             deterministic=deterministic,
             rngs=rngs,
             placement=placement,
+            taps=taps,
         )
         pooled = self.pool(tokens)
         if self.pre_logits is not None:
             pooled = jnp.tanh(self.pre_logits(pooled))
         return pooled.astype(jnp.float32)
 
-    def patch_embeddings(self, images: jax.Array) -> jax.Array:
+    def _map(self, tapped: jax.Array, norm: bool) -> jax.Array:
+        arch = self.architecture
+        x = self.norm(tapped) if norm and arch.final_norm == "tokens" else tapped
+        return x[:, arch.prefix :].reshape(x.shape[0], *arch.grid, x.shape[-1])
+
+    def patch_embeddings(self, images: jax.Array, taps: model.Taps = None) -> jax.Array:
         """Maps images to embedded patches [b, rows * columns, d] without positions."""
         arch = self.architecture
-        inputs.check_images(images, arch)
+        self.check_images(images)
         x = images.astype(arch.compute_dtype)
         if self.resnet is not None:
-            x = self.resnet(x)
+            x = self.resnet(x, taps)
         return self.patch_embed(inputs.patches(x, arch.grid, arch.patch))
 
     def tokens(self, patch_embeddings: jax.Array) -> jax.Array:
@@ -175,6 +147,7 @@ class VisionTransformer(shown.Shown, nnx.Module):
         deterministic: bool | None = None,
         rngs: nnx.Rngs | None = None,
         placement: Placement = NOWHERE,
+        taps: model.Taps = None,
     ) -> jax.Array:
         """Runs dropout, the blocks and the final LayerNorm: [b, n, d] to the same.
 
@@ -197,7 +170,7 @@ class VisionTransformer(shown.Shown, nnx.Module):
         if arch.posemb_at == "shared":
             shared = posemb.embedding(arch, self.posemb)
         graphdef, stacked = nnx.split(self.blocks)
-        tokens = _run_blocks(
+        tokens, tapped = _run_blocks(
             graphdef,
             nnx.to_pure_dict(stacked),
             tokens,
@@ -206,7 +179,10 @@ class VisionTransformer(shown.Shown, nnx.Module):
             None if self.relative is None else self.relative[...],
             arch=arch,
             placement=placement,
+            tapped=taps is not None,
         )
+        if taps is not None:
+            taps |= model.named_layers(tapped, arch.depth)
         return self.norm(tokens) if arch.final_norm == "tokens" else tokens
 
     def pool(self, tokens: jax.Array) -> jax.Array:
@@ -268,7 +244,7 @@ def _add(x: jax.Array, positions: jax.Array | None) -> jax.Array:
     return x if positions is None else x + positions.astype(x.dtype)
 
 
-@functools.partial(jax.jit, static_argnames=("graphdef", "arch", "placement"))
+@functools.partial(jax.jit, static_argnames=("graphdef", "arch", "placement", "tapped"))
 def _run_blocks(
     graphdef: nnx.GraphDef,
     stacked: dict[str, Any],
@@ -279,7 +255,8 @@ def _run_blocks(
     *,
     arch: VitArchitecture,
     placement: Placement,
-) -> jax.Array:
+    tapped: bool,
+) -> tuple[jax.Array, stack.Tapped | None]:
     """Runs the blocks; jitted once a graph definition.
 
     Args:
@@ -291,15 +268,18 @@ def _run_blocks(
         relative: The table of relative positions that all blocks have.
         arch: Decides the loop and the positions.
         placement: See `VisionTransformer`.
+        tapped: Whether what is inside the blocks is returned too, [layer, ...].
     """
 
-    def block(x: jax.Array, params: dict[str, Any], rest: tuple) -> jax.Array:
+    def block(
+        x: jax.Array, params: dict[str, Any], rest: tuple, taps: model.Taps
+    ) -> jax.Array:
         key, path = rest
         module = nnx.merge(graphdef, params)
         x = _add(x, shared)
         if arch.posemb_at == "every":
             x = _add(x, posemb.embedding(arch, module.posemb))
-        return module(x, key, path=path, relative=relative)
+        return module(x, key, path=path, relative=relative, taps=taps)
 
     return stack.scan_blocks(
         block,
@@ -309,6 +289,7 @@ def _run_blocks(
         remat=arch.remat,
         unroll=arch.unroll,
         placement=placement,
+        tapped=tapped,
     )
 
 

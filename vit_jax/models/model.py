@@ -1,0 +1,166 @@
+"""`Model`: what all families of models do, and what each must say of its own."""
+
+import abc
+from collections.abc import Sequence
+from typing import ClassVar
+
+import jax
+from flax import nnx
+
+from vit_jax import errors
+from vit_jax.models import inputs, layers, shown
+from vit_jax.models.architecture import Architecture
+from vit_jax.models.placement import NOWHERE, Placement
+
+# Where a forward pass leaves what is inside, by name; None: nobody asked.
+Taps = dict[str, jax.Array] | None
+
+
+class Model(shown.Shown, nnx.Module):
+    """Images to logits. Leaf names are public: checkpoints and rules use them.
+
+    Attributes:
+        architecture: All that decides its parameters and its forward pass.
+        deterministic: Whether nothing is dropped; `train()` and `eval()` set it.
+        head: From features to logits; None: there is none.
+    """
+
+    architecture: Architecture
+    deterministic: bool
+    head: layers.Linear | None
+    maps: ClassVar[str] = "blocks"  # what `features` numbers its layers by
+
+    def __call__(
+        self,
+        images: jax.Array,
+        *,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | None = None,
+        placement: Placement = NOWHERE,
+    ) -> jax.Array:
+        """Returns logits [b, classes], or the features without a head.
+
+        Args:
+            images: float [b, height, width, channels], normalised (the released
+                weights expect [-1, 1]), of the architecture's size, or of any if it is
+                for `any_size`.
+            deterministic: No dropout, no branch dropped; None: as `train()` or
+                `eval()`, the default, left it.
+            rngs: Source of the dropout keys (its stream "dropout"); needed when
+                something is to be dropped.
+            placement: Of tokens, feature maps and weights on a mesh.
+
+        Returns:
+            float32. With pool="none" [b, n, classes]: the logits of every token.
+
+        Raises:
+            errors.UserError: images of another shape or of an integer dtype; nothing to
+                draw dropout from.
+        """
+        features = self.features(
+            images, deterministic=deterministic, rngs=rngs, placement=placement
+        )
+        return self.classify(features)
+
+    def features(
+        self,
+        images: jax.Array,
+        *,
+        layers: Sequence[int] = (),
+        reshape: bool = True,
+        norm: bool = False,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | None = None,
+        placement: Placement = NOWHERE,
+    ) -> jax.Array | tuple[jax.Array, ...]:
+        """Returns what feeds the head, or what comes out of some layers.
+
+        Args:
+            images: As the call's, as all that is not named here.
+            layers: Blocks, or stages of a ResNet, from 0, or from -1 at the end.
+            reshape: Of layers: whether patches are put on their grid.
+            norm: Of layers: whether the tokens go through the final LayerNorm.
+            deterministic: See the call.
+            rngs: See the call.
+            placement: See the call.
+
+        Returns:
+            float32 [b, architecture.feature_width], or with pool="none" [b, n, d]. Of
+            layers a tuple, for each [b, rows, columns, d], or without `reshape`
+            [b, rows * columns, d]: without the tokens before the patches.
+
+        Raises:
+            errors.UserError: images that the call refuses; a layer that is not there.
+        """
+        how = {"deterministic": deterministic, "rngs": rngs, "placement": placement}
+        if not layers:
+            return self._features(images, None, **how)
+        taps: dict[str, jax.Array] = {}
+        self._features(images, taps, **how)
+        names = [name for name in taps if name.startswith(f"{self.maps}/")]
+        for layer in layers:
+            if not -len(names) <= layer < len(names):
+                raise errors.UserError(
+                    f"layers={tuple(layers)}: this {self.architecture.name} has "
+                    f"{len(names)} {self.maps}; want numbers from 0 to "
+                    f"{len(names) - 1}, or from -1 back."
+                )
+        found = (self._map(taps[names[layer]], norm) for layer in layers)
+        if reshape:
+            return tuple(found)
+        return tuple(x.reshape(x.shape[0], -1, x.shape[-1]) for x in found)
+
+    def classify(self, features: jax.Array) -> jax.Array:
+        """Maps features to logits, float32; without a head, returns the features."""
+        return layers.classify(self.head, features, self.architecture.compute_dtype)
+
+    def intermediates(self, images: jax.Array) -> dict[str, jax.Array]:
+        """Returns what is inside a forward pass in which nothing is dropped, by name.
+
+        Args:
+            images: As the call's.
+
+        Returns:
+            "stages/0", ...: feature maps [b, rows, columns, c] of a ResNet's stages.
+            "blocks/0", ...: tokens [b, n, d] after each block.
+            "attention/0", ...: float32 [b, h, q, k], each block's probabilities.
+            Axial blocks have "attention/0/row" [b, rows, h, columns, columns] and
+            "attention/0/column" [b, columns, h, rows, rows] in its place, units of an
+            axial ResNet the same by stage and unit, as "attention/0/0/row".
+            "features": what feeds the head. What a family does not have is not there.
+        """
+        taps: dict[str, jax.Array] = {}
+        features = self._features(
+            images, taps, deterministic=True, rngs=None, placement=NOWHERE
+        )
+        return taps | {"features": features}
+
+    def check_images(self, images: jax.Array) -> None:
+        """Raises `UserError` unless the call takes these images."""
+        inputs.check_images(images, self.architecture)
+
+    @abc.abstractmethod
+    def _features(
+        self,
+        images: jax.Array,
+        taps: Taps,
+        *,
+        deterministic: bool | None,
+        rngs: nnx.Rngs | None,
+        placement: Placement,
+    ) -> jax.Array:
+        """What feeds the head; what is inside goes into `taps` if there are any."""
+
+    @abc.abstractmethod
+    def _map(self, tapped: jax.Array, norm: bool) -> jax.Array:
+        """What a layer put out as a map [b, rows, columns, d]."""
+
+
+def named_layers(stacked: dict[str, jax.Array], depth: int) -> dict[str, jax.Array]:
+    """Returns "blocks/3" and "attention/3/row" of stacked "blocks", "attention/row"."""
+    named = {}
+    for i in range(depth):
+        for name, leaf in stacked.items():
+            first, slash, rest = name.partition("/")
+            named[f"{first}/{i}{slash}{rest}"] = leaf[i]
+    return named
