@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from given import Given
 
-from vit_jax import errors
-from vit_jax.data import loader, sources, transforms
+from vit_jax import errors, evaluators
+from vit_jax.data import labels as label_names
+from vit_jax.data import loader, preprocessing, sources, transforms
 from vit_jax.evaluators import classify, features
 from vit_jax.learning import losses
 from vit_jax.parallel import mesh as mesh_lib
@@ -29,14 +31,16 @@ def forward(params, images):
 
 
 def evaluator(source, *, batch_size=64, **options):
-    return classify.evaluator(
+    context = evaluators.Context(
+        datasets=Given(source, CLASSES),
         forward=forward,
-        source=source,
-        transform=transforms.make("eval", "none", image_size=(4, 4)),
+        preprocessing=preprocessing.Preprocessing((4, 4), "none"),
+        outputs=label_names.Side("the model", CLASSES),
         batch_size=batch_size,
         mesh=mesh_lib.make_mesh(),
         **options,
     )
+    return evaluators.make({"type": "classify", "dataset": "", "split": ""}, context)
 
 
 def expected_figures(labels, logits=LOGITS, *, loss="softmax"):

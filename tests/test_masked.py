@@ -9,12 +9,29 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from given import Given
 
 from configs import base, finetune, quickstart
 from configs import masked as recipes
-from vit_jax import errors, evaluate, experiment, models, predict, train, tree
+from vit_jax import (
+    errors,
+    evaluate,
+    evaluators,
+    experiment,
+    models,
+    predict,
+    train,
+    tree,
+)
 from vit_jax.checkpoints import checkpoint
-from vit_jax.data import catalog, loader, sources, transforms
+from vit_jax.data import (
+    catalog,
+    labels,
+    loader,
+    preprocessing,
+    sources,
+    transforms,
+)
 from vit_jax.evaluators import masked as evaluator_lib
 from vit_jax.learning import masked, patch_targets
 from vit_jax.parallel import mesh
@@ -321,15 +338,17 @@ def evaluation_parts(task, value):
 
 def evaluator(prediction, images, *, batch_size=16, seed=0):
     source = sources.ArraySource(images, np.zeros(len(images), np.int32))
-    return evaluator_lib.evaluator(
-        masked=prediction,
-        source=source,
-        transform=transforms.make("eval", "none", image_size=(16, 24)),
+    context = evaluators.Context(
+        datasets=Given(source, 0),
+        forward=None,  # what is measured calls the model by itself
+        preprocessing=preprocessing.Preprocessing((16, 24), "none"),
+        outputs=labels.Side("the model", 0),
         batch_size=batch_size,
         mesh=mesh.make_mesh(),
-        seed=seed,
+        evaluation=prediction,
         prefix="m_",
     )
+    return evaluator_lib.evaluator(context, dataset="", split="", seed=seed)
 
 
 @pytest.mark.parametrize("batch_size", [8, 64])

@@ -85,9 +85,9 @@ def test_an_evaluation_that_is_there_already_is_not_made_again(
     made = []
     make = measuring.evaluators.make
 
-    def counted(options, **rest):
+    def counted(options, context):
         made.append(options["type"])
-        return make(options, **rest)
+        return make(options, context)
 
     monkeypatch.setattr(measuring.evaluators, "make", counted)
     with config.unlocked():
@@ -119,7 +119,7 @@ def test_another_image_size_is_another_run(weights, device_mesh, tmp_path):
         ({"evals": {}}, "--config.evals.NAME=TYPE"),
         ({"batch_size": 100}, "batch_size=100 cannot be split over 8 devices"),
         ({"evals.digits.split": "tset"}, "'tset' is not a split of digits"),
-        ({"evals.digits.shots": (0,)}, "want numbers from 1"),
+        ({"evals.digits.shots": (0,)}, "want shots >= 1"),
         ({"evals.digits.dataset": "jft"}, "wants one label an image"),
         ({"evals.digits.dataset": "digitss"}, "'digitss' is not prepared"),
         ({"model.image_size": (0,)}, "model.image_size"),

@@ -116,8 +116,6 @@ def run(
         options["split"] = split or default_split(info, config)
         loaded_lib.check_color(weights.architecture)
         _check_memory(batch_size, weights.architecture.image_size)
-        if not fewshot:
-            evaluators.check_problem(weights.problem, checkpoint)
         evaluate = _evaluator(
             weights, checkpoint, options, dataset, data_dir, batch_size, labels
         )
@@ -149,22 +147,20 @@ def _evaluator(
     arch, wanted = weights.architecture, weights.preprocessing
     graphdef, _ = models.abstract(arch)
     forward = _forward(passes.Bound(graphdef, arch, wanted.mean, wanted.std))
-    return evaluators.make(
-        options,
-        dataset=dataset,
-        data_dir=data_dir,
+    context = evaluators.Context(
+        datasets=evaluators.Datasets(dataset, data_dir),
         forward=forward,
         preprocessing=wanted,
-        num_classes=arch.num_classes,
-        batch_size=batch_size + -batch_size % jax.device_count(),
-        mesh=mesh_lib.make_mesh(),
-        loss=losses.PROBLEMS[weights.problem] or "softmax",
-        prefix="fewshot_" if options["type"] == "fewshot" else "",
         outputs=labels_lib.Side(
             checkpoint, arch.num_classes, weights.label_names, weights.label_ids
         ),
+        batch_size=batch_size + -batch_size % jax.device_count(),
+        mesh=mesh_lib.make_mesh(),
+        loss=losses.PROBLEMS[weights.problem],
         mode=labels,
+        prefix="fewshot_" if options["type"] == "fewshot" else "",
     )
+    return evaluators.make(options | {"dataset": dataset}, context)
 
 
 def _check_memory(batch_size: int, size: tuple[int, int]) -> None:

@@ -25,9 +25,9 @@ def reduced(reduce: Callable[..., Any], mesh: Mesh, **options: Hashable) -> Redu
     another function each time. At most 16 are held.
 
     Args:
-        reduce: (outputs, batch, **options) -> what is left on the host.
-        mesh: of all devices.
-        **options: of `reduce`.
+        reduce: Goes from (outputs, batch, **options) to what is left on the host.
+        mesh: The mesh of all devices.
+        **options: What else `reduce` is called with.
     """
     return jax.jit(
         functools.partial(reduce, **options), out_shardings=mesh_lib.replicated(mesh)
@@ -51,13 +51,13 @@ def run(
     place of each row in the split: the order of rows is that of the devices.
 
     Args:
-        forward: `(params, uint8 images) -> {"features", "logits"}`.
-        params: of the model.
-        reduce: from `reduced`.
-        source: of the whole split; each process reads its share.
-        transform: host part of the preprocessing.
-        batch_size: over all devices.
-        mesh: the batch is split over all of it.
+        forward: The model, `(params, uint8 images) -> {"features", "logits"}`.
+        params: The parameters of the model.
+        reduce: What is done with each batch, from `reduced`.
+        source: The whole split; each process reads its share.
+        transform: The host part of the preprocessing.
+        batch_size: Examples at a time, over all devices.
+        mesh: The mesh; the batch is split over all of it.
     """
     mesh_lib.check_batch("batch_size", batch_size, mesh)
     rows = mesh_lib.local_rows(mesh, batch_size)
@@ -80,3 +80,27 @@ def run(
         pending = value
     if pending is not None:
         yield jax.device_get(pending)
+
+
+def total(
+    forward: Forward, params: Params, reduce: Reduce, **split: Any
+) -> dict[str, np.ndarray]:
+    """Adds up over a split what `reduce` leaves of each batch: int64 and float64.
+
+    The sums are the host's, so that no number of batches loses a bit of a count.
+
+    Args:
+        forward: See `run`, as the rest.
+        params: The parameters of the model.
+        reduce: Gives arrays by name.
+        **split: What `run` takes by keyword.
+
+    Returns:
+        Sums by name; {} of no batch.
+    """
+    totals: dict[str, Any] = {}
+    for part in run(forward, params, reduce, **split):
+        for name, value in part.items():
+            wide = np.float64 if value.dtype.kind == "f" else np.int64
+            totals[name] = totals.get(name, 0) + value.astype(wide)
+    return totals

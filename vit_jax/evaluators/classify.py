@@ -1,15 +1,19 @@
 """Top-1, top-5 and loss over a split, every example counted exactly once."""
 
-from collections.abc import Callable
-from typing import Any
+import logging
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+import numpy as np
 
 from vit_jax import errors
+from vit_jax.data import catalog
+from vit_jax.data import labels as labels_lib
 from vit_jax.evaluators import batches
+from vit_jax.evaluators.context import Context
 from vit_jax.learning import losses
+from vit_jax.types import Evaluator, Params
 
 TOP = 5
 
@@ -26,11 +30,11 @@ def sums(
     """Returns what one batch adds to each figure: integers, and float32 for the loss.
 
     Args:
-        outputs: with "logits" [b, classes].
-        batch: "label", int [b] or multi-hot [b, classes]: rows without any label are
-            left out and any of several is a hit, the protocol of ImageNet ReaL;
-            "mask" [b], 0 on rows that are no example.
-        loss: a key of `losses.LOSSES`.
+        outputs: The model's, with "logits" [b, classes].
+        batch: What the rows are: "label", int [b] or multi-hot [b, classes], where rows
+            without any label are left out and any of several is a hit, the protocol of
+            ImageNet ReaL; "mask" [b], 0 on rows that are no example.
+        loss: A key of `losses.LOSSES`.
     """
     logits = outputs["logits"].astype(jnp.float32)
     classes = logits.shape[-1]
@@ -58,16 +62,7 @@ def sums(
     return result
 
 
-def evaluator(
-    *,
-    forward: batches.Forward,
-    source: Any,
-    transform: Any,
-    batch_size: int,
-    mesh: Mesh,
-    loss: str = "softmax",
-    prefix: str = "",
-) -> Callable[[Any], dict[str, float]]:
+def evaluator(context: Context, *, dataset: str, split: str) -> Evaluator:
     """Returns `params -> {"top1", "top5", "loss", "examples", "corrupt"}`.
 
     top1 and top5 are shares of `examples`, the labelled images that could be read, and
@@ -75,52 +70,74 @@ def evaluator(
     could not be read.
 
     Args:
-        forward: `(params, uint8 images) -> {"logits"}`.
-        source: of the whole split.
-        transform: host part of the preprocessing.
-        batch_size: over all devices.
-        mesh: of all devices.
-        loss: a key of `losses.LOSSES`.
-        prefix: of the names of the figures.
+        context: What is evaluated.
+        dataset: As `data.catalog` takes it; "" for the run's.
+        split: What of it; "" for the usual one.
 
     Raises:
-        UserError: unknown loss; when it runs: a label that is no class of the model, or
-            no example at all.
+        UserError: outputs that are no classes, or not those of the dataset, an unknown
+            loss; when it runs: a label that is no class of the model, or no example.
     """
-    errors.lookup(losses.LOSSES, loss, "loss")
+    # All that can be said without the data comes before it is opened.
+    loss, split = _loss(context), context.split(dataset, split)
+    order = _order(context.outputs, context.datasets.describe(dataset), context.mode)
+    source = context.open(dataset, split)
+    if order is not None:
+        source = labels_lib.Relabelled(source, order, context.outputs.count)
+    compiled = batches.reduced(sums, context.mesh, loss=loss)
 
-    compiled = batches.reduced(sums, mesh, loss=loss)
-
-    def evaluate(params: Any) -> dict[str, float]:
-        totals: dict[str, float] = {}
-        for part in batches.run(
-            forward,
-            params,
-            compiled,
-            source=source,
-            transform=transform,
-            batch_size=batch_size,
-            mesh=mesh,
-        ):
-            for name, value in part.items():
-                totals[name] = totals.get(name, 0) + value.item()
+    def evaluate(params: Params) -> dict[str, float]:
+        over = context.over(source)
+        totals = batches.total(context.forward, params, compiled, **over)
         figures = _figures(totals, len(source))
-        return {prefix + name: value for name, value in figures.items()}
+        return {context.prefix + name: value for name, value in figures.items()}
 
     return evaluate
 
 
-def _figures(totals: dict[str, float], size: int) -> dict[str, float]:
-    if totals.get("bad"):
+def _loss(context: Context) -> str:
+    """The loss to report; a `UserError` where outputs are numbers and no classes."""
+    if context.loss is None:
+        raise errors.UserError(
+            f"{context.outputs.what} is a regression: its outputs are numbers and no "
+            "classes, so it has no top-1; vit_jax.predict prints the numbers, and a "
+            "few-shot evaluation (--fewshot) measures its features"
+        )
+    errors.lookup(losses.LOSSES, context.loss, "loss")
+    return context.loss
+
+
+def _order(
+    outputs: labels_lib.Side, info: catalog.DatasetInfo, mode: str
+) -> np.ndarray | None:
+    """The output of each class of a dataset, None where they are the same."""
+    if not outputs.count:
+        raise errors.UserError(
+            "the model has no head, so it has no top-1: fine-tune one for "
+            f"{info.name}, or measure the features with a few-shot evaluation "
+            "(--fewshot)"
+        )
+    if outputs.count == 1:
+        logging.warning("the best of one output is always right: top-1 says nothing")
+    classes = labels_lib.Side(info.name, info.num_classes, info.label_names)
+    return labels_lib.align(outputs, classes, mode)
+
+
+def _figures(totals: Mapping[str, np.ndarray], size: int) -> dict[str, float]:
+    if totals and totals["bad"]:
         raise errors.UserError(
             f"{totals['bad']} of {size} labels are no class of the model: below 0 or "
             "too high for its head; want a model with a head for this dataset"
         )
-    if not totals.get("examples"):
+    if not totals or not totals["examples"]:
         raise errors.UserError(
             f"nothing to evaluate: none of {size} examples has a label and could be "
             "read; choose another split"
         )
-    examples = totals["examples"]
-    shares = {k: totals[k] / examples for k in ("top1", "top5", "loss") if k in totals}
-    return shares | {"examples": examples, "corrupt": size - totals["seen"]}
+    examples = int(totals["examples"])
+    shares = {
+        name: float(totals[name] / examples)
+        for name in ("top1", "top5", "loss")
+        if name in totals
+    }
+    return shares | {"examples": examples, "corrupt": size - int(totals["seen"])}

@@ -6,16 +6,18 @@ examples are those of big_vision's `fewshot_lsr`, whose figures it reproduces.
 """
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any
+import numbers
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from vit_jax import errors
-from vit_jax.evaluators import batches, features
+from vit_jax.data import catalog
+from vit_jax.evaluators import features
+from vit_jax.evaluators.context import Context
+from vit_jax.types import Evaluator, Params
 
 BIAS = 100.0  # the constant feature: so large that the bias is hardly penalised
 EPSILON = 1e-5  # added to the standard deviation of a feature
@@ -107,7 +109,12 @@ def _checked(
 
 
 def _check_settings(shots: Sequence[int], l2s: Sequence[float], seeds: int = 1) -> None:
-    if min(shots, default=0) < 1 or min(l2s, default=0.0) <= 0 or seeds < 1:
+    good = len(shots) and len(l2s)
+    for count in (*shots, seeds):
+        good = good and isinstance(count, numbers.Integral) and count >= 1
+    for l2 in l2s:
+        good = good and isinstance(l2, numbers.Real) and l2 > 0
+    if not good:
         raise errors.UserError(
             f"few-shot: shots={list(shots)}, l2={list(l2s)}, seeds={seeds}; "
             "want shots >= 1, l2 > 0 and seeds >= 1"
@@ -128,14 +135,14 @@ def sweep(
     """Returns the test accuracy at each penalty, from one eigendecomposition.
 
     Args:
-        train_features: [n, d]; `shots` of each class are used.
-        train_labels: integers [n].
-        test_features: [m, d], all used.
-        test_labels: integers [m].
-        num_classes: K.
-        shots: examples a class; a class with fewer gives all it has, with a warning.
-        seed: of the choice of examples.
-        l2s: penalties, > 0.
+        train_features: Features [n, d]; `shots` of each class are used.
+        train_labels: Integers [n].
+        test_features: Features [m, d], all used.
+        test_labels: Integers [m].
+        num_classes: The number of classes K.
+        shots: Examples a class; a class with fewer gives all it has, with a warning.
+        seed: The seed of the choice of examples.
+        l2s: Penalties, > 0.
 
     Raises:
         UserError: shapes or labels that do not fit, no shots, a penalty <= 0.
@@ -188,19 +195,15 @@ def accuracy(
 
 
 def evaluator(
+    context: Context,
     *,
-    forward: batches.Forward,
-    train_source: Any,
-    source: Any,
-    transform: Any,
-    batch_size: int,
-    mesh: Mesh,
-    num_classes: int,
-    shots: Sequence[int] = (1, 5, 10, 25),
-    seeds: int = 3,
-    l2: float = L2,
-    prefix: str = "",
-) -> Callable[[Any], dict[str, float]]:
+    dataset: str,
+    split: str,
+    train_split: str,
+    shots: Sequence[int],
+    seeds: int,
+    l2: float,
+) -> Evaluator:
     """Returns `params -> figures` of few-shot accuracy on the features of a model.
 
     "5shot" is the mean over seeds, "5shot_std" the standard deviation (of these seeds,
@@ -208,39 +211,56 @@ def evaluator(
     the number of test images.
 
     Args:
-        forward: `(params, uint8 images) -> {"features"}`.
-        train_source: the split that the shots are chosen from.
-        source: the test split.
-        transform: host part of the preprocessing, the same for both.
-        batch_size: over all devices.
-        mesh: of all devices.
-        num_classes: of the dataset, whatever the head of the model.
-        shots: examples a class.
-        seeds: 0 .. seeds - 1.
-        l2: penalty.
-        prefix: of the names of the accuracies.
+        context: What is evaluated, whatever its head.
+        dataset: As `data.catalog` takes it; "" for the run's.
+        split: The test; "" for the usual one.
+        train_split: What the shots are chosen from.
+        shots: Numbers of examples a class.
+        seeds: How many choices of examples there are.
+        l2: The penalty.
 
     Raises:
-        UserError: no shots, no seeds, a penalty <= 0; when it runs: labels that are not
-            single classes, features that are not finite.
+        UserError: a dataset of several labels an image, no shots, no seeds, a penalty
+            <= 0; when it runs: labels that are not single classes, features that are
+            not finite.
     """
+    info = context.datasets.describe(dataset)
+    _check_single_label(info)
     _check_settings(shots, [l2], seeds)
-    settings = {"batch_size": batch_size, "mesh": mesh, "transform": transform}
+    test_source = context.open(dataset, split)
+    train_source = context.open(dataset, train_split)
 
-    def evaluate(params: Any) -> dict[str, float]:
-        train = features.collect(forward, params, source=train_source, **settings)
-        test = features.collect(forward, params, source=source, **settings)
+    def evaluate(params: Params) -> dict[str, float]:
+        train, test = (
+            features.collect(context.forward, params, **context.over(source))
+            for source in (train_source, test_source)
+        )
         figures: dict[str, float] = {}
         for k in shots:
             accuracies = [
-                accuracy(*train, *test, num_classes=num_classes, shots=k, seed=s, l2=l2)
-                for s in range(seeds)
+                accuracy(
+                    *(*train, *test),
+                    num_classes=info.num_classes,
+                    shots=k,
+                    seed=seed,
+                    l2=l2,
+                )
+                for seed in range(seeds)
             ]
             figures[f"{k}shot"] = float(np.mean(accuracies))
             figures[f"{k}shot_std"] = float(np.std(accuracies))
             for seed, value in enumerate(accuracies):
                 figures[f"{k}shot_seed{seed}"] = value
-        named = {prefix + name: value for name, value in figures.items()}
+        named = {context.prefix + name: value for name, value in figures.items()}
         return named | {"examples": len(test[1])}
 
     return evaluate
+
+
+def _check_single_label(info: catalog.DatasetInfo) -> None:
+    if info.multi_label or not info.num_classes:
+        has = "several labels an image" if info.multi_label else "no number of classes"
+        raise errors.UserError(
+            f"few-shot evaluation wants one label an image and to know the classes; "
+            f"{info.name} has {has}. Choose another dataset"
+        )

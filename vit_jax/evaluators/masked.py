@@ -1,17 +1,18 @@
 """Masked patch prediction over a split, beside the best constant prediction."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from vit_jax import errors
 from vit_jax.evaluators import batches
+from vit_jax.evaluators.context import Context
 from vit_jax.learning import masked as masked_lib
 from vit_jax.learning import patch_targets
+from vit_jax.types import Evaluator, Params
 
 
 def _pass_on(params: Any, images: jax.Array) -> dict[str, Any]:
@@ -35,10 +36,11 @@ def sums(
     """Returns what one batch adds to each figure.
 
     Args:
-        outputs: "params" and uint8 "image".
-        batch: "index" int32 [b] and "mask" [b], 0 on rows that are no example.
-        masked: the run's masked prediction.
-        seed: the corruption of an example is a function of it and of its index.
+        outputs: What `_pass_on` gives: "params" and uint8 "image".
+        batch: What the rows are: "index" int32 [b], and "mask" [b], 0 on rows that are
+            no example.
+        masked: The run's masked prediction.
+        seed: What, with its index, decides the corruption of an example.
     """
     task, images, seen = masked.task, outputs["image"], batch["mask"] > 0
     key = jax.random.key(seed)
@@ -58,16 +60,7 @@ def sums(
     return result | {"sum": moments[0], "squares": moments[1]}
 
 
-def evaluator(
-    *,
-    masked: masked_lib.Masked,
-    source: Any,
-    transform: Any,
-    batch_size: int,
-    mesh: Mesh,
-    seed: int = 0,
-    prefix: str = "",
-) -> Callable[[Any], dict[str, float]]:
+def evaluator(context: Context, *, dataset: str, split: str, seed: int) -> Evaluator:
     """Returns `params -> figures` of masked prediction, each example counted once.
 
     "loss" is a mean over corrupted patches; "constant_loss" is what the best prediction
@@ -77,41 +70,32 @@ def evaluator(
     nothing but the seed and its place in the split.
 
     Args:
-        masked: from `experiment.assemble`.
-        source: of the whole split.
-        transform: host part of the preprocessing.
-        batch_size: over all devices.
-        mesh: of all devices.
-        seed: of the corruption.
-        prefix: of the names of the figures.
+        context: What is evaluated, in a run that has this objective.
+        dataset: As `data.catalog` takes it; "" for the run's.
+        split: What of it; "" for the usual one.
+        seed: The seed of the corruption.
 
     Raises:
-        UserError: when it runs: no example that can be read.
+        UserError: another objective; when it runs: no example that can be read.
     """
-    compiled = batches.reduced(sums, mesh, masked=masked, seed=seed)
+    source, masked = context.open(dataset, split), context.evaluation
+    if not isinstance(masked, masked_lib.Masked):
+        raise errors.UserError(
+            "an evaluation of type 'masked' wants a run with "
+            "objective='masked_patches'; this one has another"
+        )
+    compiled = batches.reduced(sums, context.mesh, masked=masked, seed=seed)
 
-    def evaluate(params: Any) -> dict[str, float]:
-        totals: dict[str, Any] = {}
-        for part in batches.run(
-            _pass_on,
-            params,
-            compiled,
-            source=source,
-            transform=transform,
-            batch_size=batch_size,
-            mesh=mesh,
-        ):
-            for name, value in part.items():
-                wide = np.float64 if value.dtype.kind == "f" else np.int64
-                totals[name] = totals.get(name, 0) + value.astype(wide)
+    def evaluate(params: Params) -> dict[str, float]:
+        totals = batches.total(_pass_on, params, compiled, **context.over(source))
         figures = _figures(totals, len(source), masked.task)
-        return {prefix + name: value for name, value in figures.items()}
+        return {context.prefix + name: value for name, value in figures.items()}
 
     return evaluate
 
 
 def _figures(
-    totals: dict[str, Any], size: int, task: masked_lib.Task
+    totals: Mapping[str, np.ndarray], size: int, task: masked_lib.Task
 ) -> dict[str, float]:
     """Turns the sums over a split into its figures."""
     seen = int(totals["seen"]) if totals else 0

@@ -22,6 +22,21 @@ class Evaluation:
 def make(exp: experiment.Experiment) -> list[Evaluation]:
     """Opens the datasets of `config.evals` and returns their evaluators."""
     data = exp.config["data"]
+    context = evaluators.Context(
+        datasets=evaluators.Datasets(data["dataset"], data["data_dir"]),
+        forward=exp.forward,
+        preprocessing=exp.preprocessing,
+        outputs=labels.Side(
+            f"this run on {exp.info.name}",
+            exp.architecture.num_classes,
+            exp.info.label_names,
+        ),
+        batch_size=exp.config["batch_size"] // exp.config["microbatches"],
+        mesh=exp.mesh,
+        loss=exp.config["loss"],
+        evaluation=exp.evaluation,
+        mode=exp.config["labels"],
+    )
     result = []
     for name, options in exp.config["evals"].items():
         every = validation.duration(
@@ -31,24 +46,7 @@ def make(exp: experiment.Experiment) -> list[Evaluation]:
             num_examples=catalog.num_examples(exp.info, data["train_split"]),
             total_steps=exp.durations.total,
         )
-        run_ = evaluators.make(
-            options,
-            dataset=options["dataset"] or data["dataset"],
-            data_dir=data["data_dir"],
-            forward=exp.forward,
-            preprocessing=exp.preprocessing,
-            num_classes=exp.architecture.num_classes,
-            batch_size=exp.config["batch_size"] // exp.config["microbatches"],
-            mesh=exp.mesh,
-            loss=exp.config["loss"],
-            prediction=exp.evaluation,
-            outputs=labels.Side(
-                f"this run on {exp.info.name}",
-                exp.architecture.num_classes,
-                exp.info.label_names,
-            ),
-            mode=exp.config["labels"],
-        )
+        run_ = evaluators.make(options, context)
         result.append(Evaluation(name, every or exp.durations.eval_every, run_))
     return result
 

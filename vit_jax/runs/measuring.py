@@ -145,8 +145,6 @@ def _open(
         mesh=mesh,
     )
     weights.loaded.check_color(loaded.architecture)
-    if any(config["evals"][name]["type"] == "classify" for name in names):
-        evaluators.check_problem(loaded.problem, loaded.source)
     prepared = dataclasses.replace(loaded.preprocessing, exif=data["exif"])
     graphdef, params = models.split(loaded.model)
     forward = passes.make_forward(
@@ -164,19 +162,16 @@ def _open(
         loaded.label_names,
         loaded.label_ids,
     )
+    context = evaluators.Context(
+        datasets=evaluators.Datasets(data["dataset"], data["data_dir"]),
+        forward=forward,
+        preprocessing=prepared,
+        outputs=outputs,
+        batch_size=config["batch_size"],
+        mesh=mesh,
+        loss=losses.PROBLEMS[loaded.problem],
+        mode=config["labels"],
+    )
     return params, {
-        name: evaluators.make(
-            config["evals"][name],
-            dataset=config["evals"][name]["dataset"] or data["dataset"],
-            data_dir=data["data_dir"],
-            forward=forward,
-            preprocessing=prepared,
-            num_classes=loaded.architecture.num_classes,
-            batch_size=config["batch_size"],
-            mesh=mesh,
-            loss=losses.PROBLEMS[loaded.problem] or "softmax",
-            outputs=outputs,
-            mode=config["labels"],
-        )
-        for name in names
+        name: evaluators.make(config["evals"][name], context) for name in names
     }

@@ -1,0 +1,91 @@
+"""What every evaluator is handed: the model, its run and how datasets are opened."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from jax.sharding import Mesh
+
+from vit_jax.data import catalog, labels, sources
+from vit_jax.data.preprocessing import Preprocessing
+from vit_jax.types import Forward
+
+
+@dataclass(frozen=True)
+class Datasets:
+    """How evaluations open datasets.
+
+    Attributes:
+        default: The dataset of evaluations that name none, as `data.catalog` takes it.
+        data_dir: The folder of TFDS, or "".
+    """
+
+    default: str
+    data_dir: str
+
+    def describe(self, dataset: str) -> catalog.DatasetInfo:
+        """Returns what is known of a dataset; "" is the default one."""
+        return catalog.describe(dataset or self.default, data_dir=self.data_dir)
+
+    def open(self, dataset: str, split: str) -> sources.Source:
+        """Returns the examples of a split."""
+        return catalog.open_source(
+            dataset or self.default, split, data_dir=self.data_dir
+        )
+
+
+@dataclass(frozen=True)
+class Context:
+    """What is evaluated, and on what; the same for all evaluations of a run.
+
+    Attributes:
+        datasets: How datasets are opened.
+        forward: The model, `(params, uint8 images) -> {"features", "logits"}`.
+        preprocessing: How the model wants images; its host part is applied here.
+        outputs: How many outputs the model has, and the names of its classes.
+        batch_size: Examples at a time, over all devices.
+        mesh: The mesh of all devices.
+        loss: What outputs are trained with, a key of `losses.LOSSES`; None where they
+            are numbers and no scores of classes.
+        evaluation: What `Objective.make_evaluation` returned in a run, else None.
+        mode: How classes are matched with outputs, a key of `labels.MODES`.
+        prefix: What the names of figures begin with.
+    """
+
+    datasets: Datasets
+    forward: Forward
+    preprocessing: Preprocessing
+    outputs: labels.Side
+    batch_size: int
+    mesh: Mesh
+    loss: str | None = "softmax"
+    evaluation: Any = None
+    mode: str = "auto"
+    prefix: str = ""
+
+    def split(self, dataset: str, split: str) -> str:
+        """Returns a split that there is; "" is the usual one to report figures on.
+
+        Raises:
+            UserError: an unknown dataset or split.
+        """
+        info = self.datasets.describe(dataset)
+        split = split or catalog.usual_split(info)
+        catalog.num_examples(info, split)
+        return split
+
+    def open(self, dataset: str, split: str) -> sources.Source:
+        """Returns the examples of a split; see `split`.
+
+        Raises:
+            UserError: an unknown dataset or split, or one that is not prepared.
+        """
+        return self.datasets.open(dataset, self.split(dataset, split))
+
+    def over(self, source: sources.Source) -> dict[str, Any]:
+        """Returns what `batches.run` takes by keyword, for a pass over a source."""
+        return {
+            "source": source,
+            "transform": self.preprocessing.eval_transform(),
+            "batch_size": self.batch_size,
+            "mesh": self.mesh,
+        }
