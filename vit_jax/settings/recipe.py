@@ -19,7 +19,7 @@ from ml_collections import ConfigDict, config_flags
 from vit_jax import errors
 from vit_jax.settings import validation
 
-ROOT = Path(__file__).resolve().parents[1]  # where configs/ is
+ROOT = Path(__file__).resolve().parents[2]  # where configs/ is
 _MODULE = "vit_jax_recipe"
 # How ml_collections names a key that is not there, reading and writing.
 _NO_KEY = re.compile(r"""^['"]*Key "(\w+)" does not exist|^['"\\]*(\w+)['"\\]""")
