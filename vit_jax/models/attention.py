@@ -70,6 +70,10 @@ def offset_logits(
     return jnp.pad(logits, ((0, 0), (0, 0), (prefix, 0), (prefix, 0)))
 
 
+def _norm_of(width: int, epsilon: float | None) -> layers.LayerNorm | None:
+    return None if epsilon is None else layers.LayerNorm(width, epsilon=epsilon)
+
+
 class Attention(nnx.Module):
     """Multi-head attention (the paper's appendix A) with the options of the family.
 
@@ -102,9 +106,8 @@ class Attention(nnx.Module):
         self.key = layers.Linear((width,), split, bias=bias, rngs=rngs)
         self.value = layers.Linear((width,), split, bias=bias, rngs=rngs)
         self.out = layers.Linear(split, (width,), rngs=rngs)
-        norm = functools.partial(layers.LayerNorm, split[1], epsilon=norm_epsilon)
-        self.query_norm = None if norm_epsilon is None else norm()
-        self.key_norm = None if norm_epsilon is None else norm()
+        self.query_norm = _norm_of(split[1], norm_epsilon)
+        self.key_norm = _norm_of(split[1], norm_epsilon)
         self.relative = offset_table(offsets, split, rngs) if offsets else None
         self.dropout = dropout
         self.backend = backend
@@ -134,7 +137,7 @@ class Attention(nnx.Module):
         k, v = self.key(x), self.value(x)
         if queries is not None:
             q = jnp.broadcast_to(q, (x.shape[0], *q.shape[1:]))
-        if self.query_norm is not None:
+        if self.query_norm is not None and self.key_norm is not None:
             q, k = self.query_norm(q), self.key_norm(k)
         q = q / math.sqrt(q.shape[-1])
         dtype = jnp.dtype(jnp.float32) if self.logits_dtype == "float32" else None

@@ -41,7 +41,7 @@ class AxialResNetArchitecture(bit.ResNetArchitecture):
 
     heads: int = field(default=8, metadata=SIZE)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         self.check_least(1, "heads")
         if self.root_width % (2 * self.heads):
@@ -130,7 +130,7 @@ class AxialUnit(nnx.Module):
         rngs: nnx.Rngs,
     ):
         outputs, epsilon = 4 * width, STYLE.norm_epsilon
-        conv = {"size": 1, "style": STYLE, "rngs": rngs}
+        conv: dict[str, Any] = {"size": 1, "style": STYLE, "rngs": rngs}
         projects = stride != 1 or inputs != outputs
         if projects:
             self.conv_proj = resnet.StdConv(inputs, outputs, stride=stride, **conv)
@@ -171,6 +171,7 @@ class AxialUnit(nnx.Module):
         x = self.horizontal(x.reshape(b * h, w, c), inside[1]).reshape(b, h, w, c)
         if taps is not None:
             for name, found in zip(("column", "row"), inside):
+                assert found is not None, "what is asked for is given"
                 weights = found["attention"]
                 taps[name] = weights.reshape(b, -1, *weights.shape[1:])
         return x

@@ -46,7 +46,7 @@ class ResNetArchitecture(Architecture):
 
     CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {"remat": ("none", "full")}
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         resnet_sizes.check_units(self.units, 64 * self.width)
 
@@ -88,7 +88,7 @@ class BitArchitecture(ResNetArchitecture):
     form: str = field(default="pre", metadata=role(MEANING))
     pool_padding: str = field(default="zero", metadata=role(MEANING))
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.form == "post":
             object.__setattr__(self, "pool_padding", "lowest")

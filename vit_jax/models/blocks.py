@@ -1,6 +1,7 @@
 """The encoder's blocks: standard (equations 2 and 3) and axial (appendix D.6)."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -129,7 +130,7 @@ class AxialBlock(nnx.Module):
         for block, key in ((self.row, first), (self.column, second)):
             inside: dict[str, jax.Array] | None = None if taps is None else {}
             x = block(x, key, path=path, relative=relative, taps=inside)
-            if taps is not None:
+            if taps is not None and inside is not None:
                 taps[f"attention/{block.axis}"] = inside["attention"]
         return x
 
@@ -180,7 +181,7 @@ def stacked(arch: VitArchitecture, rngs: nnx.Rngs) -> Block | AxialBlock:
     @nnx.split_rngs(splits=arch.depth)
     @nnx.vmap
     def make(rngs: nnx.Rngs) -> Block | AxialBlock:
-        block = BLOCKS[arch.block](arch, rngs=rngs)
+        block: Any = BLOCKS[arch.block](arch, rngs=rngs)
         if arch.posemb_at == "every":
             block.posemb = posemb.create(arch, rngs)
         return block

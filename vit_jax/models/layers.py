@@ -54,13 +54,14 @@ def is_deterministic(model: HasMode, asked: bool | None) -> bool:
     return model.deterministic if asked is None else asked
 
 
-def check_rngs(rngs: nnx.Rngs | None) -> None:
-    """Raises `UserError` where there is nothing to draw from what is dropped."""
+def checked_rngs(rngs: nnx.Rngs | None) -> nnx.Rngs:
+    """Returns `rngs`; a `UserError` where there is nothing to draw from."""
     if rngs is None:
         raise errors.UserError(
             "dropout is on and has no random numbers: pass rngs=nnx.Rngs(dropout=key), "
             "or turn it off with model.eval() or deterministic=True."
         )
+    return rngs
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:

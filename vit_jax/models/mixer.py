@@ -80,7 +80,7 @@ class MixerArchitecture(Architecture):
     unroll: int = field(default=0, metadata=role(RUN))
     remat: str = field(default="none", metadata=role(RUN))
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         self.check_pair("patch")
         self.check_least(1, "width", "depth", "tokens_mlp_width", "channels_mlp_width")
@@ -173,6 +173,8 @@ class MixerBlock(nnx.Module):
 class MlpMixer(model.Model):
     """Images to logits. Leaf names are public: checkpoints and rules use them."""
 
+    architecture: MixerArchitecture
+
     def __init__(self, architecture: MixerArchitecture, *, rngs: nnx.Rngs):
         arch = architecture
         self.architecture = arch
@@ -206,8 +208,7 @@ class MlpMixer(model.Model):
         self.check_images(images)
         keys = None
         if arch.drop_path and not layers.is_deterministic(self, deterministic):
-            layers.check_rngs(rngs)
-            keys = jax.random.split(rngs.dropout(), arch.depth)
+            keys = jax.random.split(layers.checked_rngs(rngs).dropout(), arch.depth)
         x = images.astype(arch.compute_dtype)
         x = self.patch_embed(inputs.patches(x, arch.grid, arch.patch))
         graphdef, stacked = nnx.split(self.blocks)

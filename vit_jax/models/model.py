@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 from flax import nnx
@@ -57,8 +57,8 @@ class Model(shown.Shown, nnx.Module):
             errors.UserError: images of another shape or of an integer dtype; nothing to
                 draw dropout from.
         """
-        features = self.features(
-            images, deterministic=deterministic, rngs=rngs, placement=placement
+        features = self._features(
+            images, None, deterministic=deterministic, rngs=rngs, placement=placement
         )
         return self.classify(features)
 
@@ -92,7 +92,11 @@ class Model(shown.Shown, nnx.Module):
         Raises:
             errors.UserError: images that the call refuses; a layer that is not there.
         """
-        how = {"deterministic": deterministic, "rngs": rngs, "placement": placement}
+        how: dict[str, Any] = {
+            "deterministic": deterministic,
+            "rngs": rngs,
+            "placement": placement,
+        }
         if not layers:
             return self._features(images, None, **how)
         taps: dict[str, jax.Array] = {}

@@ -8,6 +8,7 @@ google-research/vision_transformer), the BiT ResNets (`bit.py`) and the axial Re
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -146,7 +147,7 @@ class Unit(nnx.Module):
         self, inputs: int, width: int, *, stride: int, style: Style, rngs: nnx.Rngs
     ):
         outputs, epsilon = 4 * width, style.norm_epsilon
-        conv = {"style": style, "rngs": rngs}
+        conv: dict[str, Any] = {"style": style, "rngs": rngs}
         projects = stride != 1 or inputs != outputs
         if projects:
             self.conv_proj = StdConv(inputs, outputs, size=1, stride=stride, **conv)
@@ -179,7 +180,7 @@ class PreUnit(nnx.Module):
         self, inputs: int, width: int, *, stride: int, style: Style, rngs: nnx.Rngs
     ):
         outputs, epsilon = 4 * width, style.norm_epsilon
-        conv = {"style": style, "rngs": rngs}
+        conv: dict[str, Any] = {"style": style, "rngs": rngs}
         projects = stride != 1 or inputs != outputs
         if projects:
             self.conv_proj = StdConv(inputs, outputs, size=1, stride=stride, **conv)
@@ -288,7 +289,7 @@ class Trunk(nnx.Module):
         for i in range(self.stages):
             inside: dict[str, jax.Array] | None = None if taps is None else {}
             x = placement.pin(getattr(self, f"stage{i + 1}")(x, inside))
-            if taps is not None:
+            if taps is not None and inside is not None:
                 taps[f"stages/{i}"] = x
                 taps |= {f"attention/{i}/{k}": leaf for k, leaf in inside.items()}
         return x
@@ -297,7 +298,7 @@ class Trunk(nnx.Module):
 def units_of(kind: type[Unit] | type[PreUnit], style: Style) -> MakeUnit:
     """Returns the `make` of `Trunk` for units that are the same in all stages."""
 
-    def make(stage: int, inputs: int, width: int, **options) -> nnx.Module:
+    def make(stage: int, inputs: int, width: int, **options: Any) -> nnx.Module:
         return kind(inputs, width, style=style, **options)
 
     return make

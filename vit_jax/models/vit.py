@@ -28,6 +28,8 @@ from vit_jax.models.vit_architecture import VitArchitecture
 class VisionTransformer(model.Model):
     """Images to logits. Leaf names are public: checkpoints and rules use them."""
 
+    architecture: VitArchitecture
+
     def __init__(self, architecture: VitArchitecture, *, rngs: nnx.Rngs):
         arch = architecture
         self.architecture = arch
@@ -104,7 +106,7 @@ class VisionTransformer(model.Model):
 
     def _map(self, tapped: jax.Array, norm: bool) -> jax.Array:
         arch = self.architecture
-        x = self.norm(tapped) if norm and arch.final_norm == "tokens" else tapped
+        x = self._normed(tapped, "tokens") if norm else tapped
         return x[:, arch.prefix :].reshape(x.shape[0], *arch.grid, x.shape[-1])
 
     def patch_embeddings(self, images: jax.Array, taps: model.Taps = None) -> jax.Array:
@@ -158,8 +160,7 @@ class VisionTransformer(model.Model):
         keys = paths = None
         random = arch.dropout or arch.attention_dropout or arch.drop_path
         if random and not layers.is_deterministic(self, deterministic):
-            layers.check_rngs(rngs)
-            first, rest = jax.random.split(rngs.dropout())
+            first, rest = jax.random.split(layers.checked_rngs(rngs).dropout())
             tokens = layers.dropout(tokens, arch.dropout, first)
             keys = jax.random.split(rest, arch.depth)
             if arch.drop_path:
@@ -183,7 +184,7 @@ class VisionTransformer(model.Model):
         )
         if taps is not None:
             taps |= model.named_layers(tapped, arch.depth)
-        return self.norm(tokens) if arch.final_norm == "tokens" else tokens
+        return self._normed(tokens, "tokens")
 
     def pool(self, tokens: jax.Array) -> jax.Array:
         """Maps encoded tokens [b, n, d] to what feeds `pre_logits` or the head.
@@ -196,7 +197,13 @@ class VisionTransformer(model.Model):
             pooled = self.map(tokens)
         else:
             pooled = heads.POOLS[arch.pool](tokens, arch.prefix)
-        return self.norm(pooled) if arch.final_norm == "pooled" else pooled
+        return self._normed(pooled, "pooled")
+
+    def _normed(self, x: jax.Array, where: str) -> jax.Array:
+        """The final LayerNorm of `x`, if this is where the architecture has it."""
+        if self.norm is None or self.architecture.final_norm != where:
+            return x
+        return self.norm(x)
 
     def patch_logits(self, encoded: jax.Array) -> jax.Array:
         """Maps encoded tokens [b, n, d] to the patch head's output for every patch.
@@ -217,6 +224,7 @@ class VisionTransformer(model.Model):
 
 
 def _resnet(arch: VitArchitecture, rngs: nnx.Rngs) -> resnet.ResNet:
+    assert arch.resnet is not None, "there is one in a hybrid"
     return resnet.ResNet(
         arch.resnet,
         arch.resnet_width,
