@@ -22,9 +22,7 @@ def check(total, reached, **changes):
     """What a run of 10 steps that has done some is told when it asks for others."""
     asked = config(**changes, total=total)
     durations, schedule = experiment.schedule_of(asked, INFO)
-    run = SimpleNamespace(
-        config=asked, info=INFO, durations=durations, schedule=schedule
-    )
+    run = SimpleNamespace(info=INFO, durations=durations, schedule=schedule)
     extension.check(run, config(**changes), reached)
 
 

@@ -114,7 +114,7 @@ def test_a_run_sees_the_pixels_that_its_checkpoint_was_trained_on(recipe):
     right = expected("init_from_normalization")
     np.testing.assert_allclose(exp.preprocessing.mean, right["mean"], atol=1e-3)
     np.testing.assert_allclose(exp.preprocessing.std, right["std"], atol=1e-3)
-    source = catalog.open_source(exp.config["data"]["dataset"], "train")
+    source = catalog.open_source(exp.data.dataset, "train")
     names = [source.name(i) for i in range(len(source))]
     (first,) = [i for i, name in enumerate(names) if name.endswith("c0/0.png")]
     image = exp.preprocessing.eval_transform()(source[first]["image"])

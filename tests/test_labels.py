@@ -171,7 +171,7 @@ def test_a_kept_head_gives_each_class_the_output_of_its_name():
     )
     base.set_evals(config, t=base.classify("test"))
     exp = experiment.assemble(config, mesh.make_mesh())
-    assert [COUNTED[i] for i in exp.head_order] == list(AS_TEXT)
+    assert [COUNTED[i] for i in exp.start.head_order] == list(AS_TEXT)
     (evaluation,) = evaluations.make(exp)
     assert evaluation.run(starting.begin(exp).params)["top1"] == 1.0
 
@@ -219,7 +219,7 @@ def test_a_head_is_not_kept_for_other_classes(tmp_path):
     with pytest.raises(errors.UserError, match="1 of 12 have no output: '11'"):
         experiment.assemble(config, mesh.make_mesh())
     config.labels = "order"
-    assert experiment.assemble(config, mesh.make_mesh()).head_order is None
+    assert experiment.assemble(config, mesh.make_mesh()).start.head_order is None
 
 
 def test_both_names_of_a_class_stay_through_a_conversion(tmp_path):

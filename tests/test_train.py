@@ -110,12 +110,12 @@ def test_how_often_an_evaluation_runs_is_not_what_it_measures(tmp_path):
     evals = {"a": base.fewshot_on("pets").to_dict(), "b": base.classify("x").to_dict()}
     with workdir_lib.started(tmp_path, {"evals": evals}):
         pass
-    assert workdir_lib.changed_evals(tmp_path, evals) == set()
+    assert workdir_lib.changed_evals(tmp_path, {"evals": evals}) == set()
     again = {"a": evals["a"] | {"every": "5%", "optional": True}, "c": evals["b"]}
-    assert workdir_lib.changed_evals(tmp_path, again) == set()
+    assert workdir_lib.changed_evals(tmp_path, {"evals": again}) == set()
     again["a"]["shots"] = (5,)
-    assert workdir_lib.changed_evals(tmp_path, again) == {"a"}
-    assert workdir_lib.changed_evals(tmp_path / "none", again) == set()
+    assert workdir_lib.changed_evals(tmp_path, {"evals": again}) == {"a"}
+    assert workdir_lib.changed_evals(tmp_path / "none", {"evals": again}) == set()
 
 
 def stop_at(step, workdir):

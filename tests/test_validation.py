@@ -6,7 +6,7 @@ import pytest
 
 from configs import base
 from vit_jax import errors
-from vit_jax.settings import validation
+from vit_jax.settings import durations, validation
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from vit_jax.settings import validation
     ],
 )
 def test_durations(text, steps):
-    got = validation.duration(
+    got = durations.duration(
         "key", text, batch_size=100, num_examples=1000, total_steps=30
     )
     assert got == steps
@@ -40,12 +40,12 @@ def test_durations(text, steps):
     ],
 )
 def test_no_steps_are_asked_for_in_so_many_words(text, none):
-    assert validation.no_steps(text) == none
+    assert durations.no_steps(text) == none
 
 
 def test_paper_steps():
     """paper Table 3: ImageNet, 300 epochs of 1,281,167 at batch 4096."""
-    steps = validation.duration(
+    steps = durations.duration(
         "total", "300 epochs", batch_size=4096, num_examples=1_281_167
     )
     assert steps == 93_835
@@ -56,7 +56,7 @@ def test_paper_steps():
 )
 def test_what_is_no_duration(text):
     with pytest.raises(errors.UserError, match="key="):
-        validation.duration("key", text, batch_size=1, num_examples=10, total_steps=9)
+        durations.duration("key", text, batch_size=1, num_examples=10, total_steps=9)
 
 
 @pytest.mark.parametrize(

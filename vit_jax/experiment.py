@@ -6,41 +6,28 @@ keyword arguments.
 """
 
 import dataclasses
-import functools
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
 
 from vit_jax import errors, models, weights
-from vit_jax.data import augment, catalog, inputs, labels, preprocessing, transforms
-from vit_jax.learning import objective, optim, passes
+from vit_jax.data import augment, catalog, inputs, labels, preprocessing
+from vit_jax.learning import objective, optim, passes, schedules
 from vit_jax.learning import step as step_lib
 from vit_jax.parallel import fitting, layouts, xla
 from vit_jax.parallel import mesh as mesh_lib
-from vit_jax.settings import recipe, validation
+from vit_jax.settings import durations, recipe, sections, validation
+from vit_jax.settings.durations import Durations
+from vit_jax.types import Batch, Metrics, TrainState
 
 if TYPE_CHECKING:
     from vit_jax.weights.files import Weights
-
-
-@dataclass(frozen=True)
-class Durations:
-    """The durations of a configuration in steps; 0 is never."""
-
-    total: int
-    log_every: int
-    eval_every: int
-    save_every: int
-    warmup: int
-    cooldown: int
 
 
 @dataclass(frozen=True)
@@ -48,7 +35,18 @@ class Experiment:
     """Model, optimizer, abstract state and compiled functions of a run.
 
     Attributes:
-        config: the resolved configuration, a plain nested dict.
+        config: the resolved configuration, for config.json and the descriptions of
+            checkpoints: a record. Nobody reads its keys; what a run needs of them are
+            the other fields.
+        data: where training images are.
+        start: where the first weights are from; None: drawn at random.
+        evals: what is measured, and when.
+        batch_size: examples a step, over all devices.
+        microbatches: parts of a batch.
+        seed: of all that is random.
+        keep: newest checkpoints to keep.
+        loss: a key of `losses.LOSSES`.
+        labels: how classes are matched with those of data, a key of `labels.MODES`.
         mesh: from `mesh.make_mesh`.
         architecture: of the model.
         layout: of the state on the mesh.
@@ -64,11 +62,18 @@ class Experiment:
         forward: (params, uint8 images) -> features and logits; jitted.
         evaluation: what only evaluators of the objective measure, or None.
         train_transform: host part of the training preprocessing.
-        head_order: the output of `init_from` that becomes each one of this run, where
-            the head is kept and its classes come in another order, else None.
     """
 
     config: dict[str, Any]
+    data: sections.Data
+    start: sections.Start | None
+    evals: tuple[sections.EvalSettings, ...]
+    batch_size: int
+    microbatches: int
+    seed: int
+    keep: int
+    loss: str
+    labels: str
     mesh: Mesh
     architecture: models.Architecture
     layout: layouts.Layout
@@ -76,15 +81,22 @@ class Experiment:
     info: catalog.DatasetInfo
     durations: Durations
     tx: optax.GradientTransformation
-    schedule: optax.Schedule
-    state: step_lib.TrainState
-    batch: step_lib.Batch
-    init: Callable[[], step_lib.TrainState]
-    train_step: Callable[..., tuple[step_lib.TrainState, step_lib.Metrics]]
+    schedule: schedules.Schedule
+    state: TrainState
+    batch: Batch
+    init: Callable[[], TrainState]
+    train_step: Callable[..., tuple[TrainState, Metrics]]
     forward: passes.Forward
     evaluation: Any
     train_transform: Any
-    head_order: np.ndarray | None
+
+    def evaluating(self, names: Collection[str]) -> "Experiment":
+        """Returns the same run with these of its evaluations alone."""
+        evals = tuple(one for one in self.evals if one.name in names)
+        recorded = {one.name: dict(self.config["evals"][one.name]) for one in evals}
+        return dataclasses.replace(
+            self, evals=evals, config=self.config | {"evals": recorded}
+        )
 
 
 def _image_size(config: Mapping[str, Any]) -> tuple[int, int]:
@@ -99,7 +111,7 @@ def _architecture(
 ) -> models.Architecture:
     options = dict(config["model"])
     name = options.pop("name")
-    if options["remat"] == fitting.AUTO:  # `_layout` decides
+    if options["remat"] == fitting.AUTO:  # `fitting.lay_out` decides
         options["remat"] = "none"
     options |= {"num_classes": info.num_classes, "image_size": _image_size(config)}
     if name != "checkpoint":
@@ -109,132 +121,34 @@ def _architecture(
             'model.name="checkpoint" is the model in init_from, which is empty; '
             "want --config.init_from=PATH"
         )
-    architecture = start.architecture
-    if options["pre_logits"] and architecture.pre_logits_width:
-        options["pre_logits"] = architecture.pre_logits_width
-    weights.loaded.check_color(architecture)
+    weights.loaded.check_color(start.architecture)
     defaults = recipe.defaults()["model"]
-    ours = [key for key in models.decided_by_run(architecture) if key in options]
-    weights.adapting.check_decided(options, defaults, architecture, besides=ours)
-    return models.with_options(architecture, {key: options[key] for key in ours})
-
-
-def _head_order(
-    config: Mapping[str, Any],
-    info: catalog.DatasetInfo,
-    start: "Weights | None",
-    architecture: models.Architecture,
-) -> np.ndarray | None:
-    """The checkpoint's output of each class, where its head is kept in another order.
-
-    Raises:
-        UserError: it is kept for other classes.
-    """
-    if start is None or not (config["keep_head"] and architecture.num_classes):
-        return None
-    if not weights.adapting.keeps_head(start.architecture, architecture):
-        return None
-    count = architecture.num_classes
-    return labels.align(
-        labels.Side(config["init_from"], count, start.label_names, start.label_ids),
-        labels.Side(info.name, info.num_classes, info.label_names),
-        config["labels"],
-    )
-
-
-def _durations(
-    config: Mapping[str, Any], info: catalog.DatasetInfo, num_examples: int
-) -> Durations:
-    steps = functools.partial(
-        validation.duration,
-        batch_size=config["batch_size"],
-        num_examples=num_examples,
-    )
-    total = steps("total", config["total"])
-    if total == 0:
-        raise errors.UserError("total is empty; want a length, as in '300 epochs'")
-    optimizer = config["optimizer"]
-    durations = Durations(
-        total=total,
-        log_every=steps("log_every", config["log_every"], total_steps=total),
-        eval_every=steps("eval_every", config["eval_every"], total_steps=total),
-        save_every=steps("save_every", config["save_every"], total_steps=total),
-        warmup=steps("optimizer.warmup", optimizer["warmup"], total_steps=total),
-        cooldown=steps("optimizer.cooldown", optimizer["cooldown"], total_steps=total),
-    )
-    if durations.warmup + durations.cooldown > total:
-        raise errors.UserError(
-            f"optimizer.warmup={optimizer['warmup']!r} and "
-            f"cooldown={optimizer['cooldown']!r} are {durations.warmup} and "
-            f"{durations.cooldown} steps, the whole run is {total}; "
-            "shorten them or give them as a share, as in '10%'"
-        )
-    return durations
+    return weights.adapting.of_a_run(start.architecture, options, defaults)
 
 
 def schedule_of(
     config: Mapping[str, Any], info: catalog.DatasetInfo
-) -> tuple[Durations, optax.Schedule]:
+) -> tuple[Durations, schedules.Schedule]:
     """Returns the durations and the learning rate of a configuration.
 
     Raises:
         UserError: durations or a schedule that cannot be.
     """
     examples = catalog.num_examples(info, config["data"]["train_split"])
-    durations = _durations(config, info, examples)
-    return durations, _optimizer(config["optimizer"], durations)[1]
+    lengths = durations.of(config, examples)
+    return lengths, _optimizer(config["optimizer"], lengths)[1]
 
 
 def _optimizer(
-    options: Mapping[str, Any], durations: Durations
-) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    lengths = {"warmup", "cooldown"}
+    options: Mapping[str, Any], lengths: Durations
+) -> tuple[optax.GradientTransformation, schedules.Schedule]:
+    in_steps = {"warmup", "cooldown"}
     return optim.of_a_run(
-        total_steps=durations.total,
-        warmup_steps=durations.warmup,
-        cooldown_steps=durations.cooldown,
-        **{key: value for key, value in options.items() if key not in lengths},
+        total_steps=lengths.total,
+        warmup_steps=lengths.warmup,
+        cooldown_steps=lengths.cooldown,
+        **{key: value for key, value in options.items() if key not in in_steps},
     )
-
-
-def _layout(
-    config: Mapping[str, Any],
-    architecture: models.Architecture,
-    abstract: step_lib.TrainState,
-    mesh: Mesh,
-) -> tuple[models.Architecture, layouts.Layout]:
-    """Decides what is "auto", says so, and lays out the state."""
-    wanted, remat = config["mesh"]["layout"], config["model"]["remat"]
-    examples = (
-        config["batch_size"] // config["microbatches"] // mesh_lib.batch_parts(mesh)
-    )
-    choice = fitting.choose(
-        wanted,
-        remat,
-        architecture=architecture,
-        state=abstract,
-        mesh=mesh,
-        examples=examples,
-    )
-    if remat == fitting.AUTO and choice.remat != "none":
-        # A flat program gains nothing where blocks are computed again.
-        loop = {} if config["model"]["unroll"] else {"unroll": 1}
-        architecture = models.with_options(
-            architecture, {"remat": choice.remat, **loop}
-        )
-    if fitting.AUTO in (wanted, remat):
-        logging.info(
-            "mesh.layout=%s, model.remat=%s: about %.2f GiB a device",
-            *(choice.layout, choice.remat, choice.peak_bytes / 2**30),
-        )
-    layout = layouts.make(
-        choice.layout,
-        abstract,
-        mesh,
-        dtype=architecture.compute_dtype,
-        microbatches=config["microbatches"],
-    )
-    return architecture, layout
 
 
 def _entered(layout: layouts.Layout) -> Callable[[Any], Any]:
@@ -244,7 +158,7 @@ def _entered(layout: layouts.Layout) -> Callable[[Any], Any]:
 
 def _abstract_batch(
     config: Mapping[str, Any], trained: objective.Objective, mesh: Mesh
-) -> step_lib.Batch:
+) -> Batch:
     rows, sharding = config["batch_size"], mesh_lib.batch_sharding(mesh)
     image = jax.ShapeDtypeStruct((rows, *_image_size(config), 3), jnp.uint8)
     batch = {"image": image, "label": trained.labels(rows)}
@@ -252,7 +166,7 @@ def _abstract_batch(
 
 
 def _check(config: Mapping[str, Any], mesh: Mesh) -> None:
-    if validation.no_steps(config["total"]):
+    if durations.trains_nothing(config):
         raise errors.UserError(
             f"total={config['total']!r} trains nothing: vit_jax.main evaluates "
             "init_from and ends. Here want a length, as in '300 epochs'"
@@ -284,27 +198,79 @@ def assemble(
     data = config["data"]
     info = catalog.describe(data["dataset"], data_dir=data["data_dir"])
     examples = catalog.num_examples(info, data["train_split"])
-    durations = _durations(config, info, examples)
-    if start is None and config["init_from"]:
+    lengths = durations.of(config, examples)
+    if opens := start is None and config["init_from"]:
         start = weights.pretrained.describe(config["init_from"])
     trained = objective.make(config["objective"], info, config)
     architecture = trained.outputs(_architecture(config, info, start))
-    tx, schedule = _optimizer(config["optimizer"], durations)
+    tx, schedule = _optimizer(config["optimizer"], lengths)
 
-    def make_state() -> step_lib.TrainState:
-        key = step_lib.step_key(config["seed"], durations.total)
+    def make_state() -> TrainState:
+        key = step_lib.step_key(config["seed"], lengths.total)
         _, params = models.split(models.create(architecture, rngs=nnx.Rngs(key)))
         return step_lib.init_state(params, tx, ema=config["ema"] > 0)
 
     abstract = jax.eval_shape(make_state)
-    architecture, layout = _layout(config, architecture, abstract, mesh)
-    graphdef, _ = models.abstract(architecture)
-    prepared = _preprocessing(config, start)
-    in_step = passes.Bound(
-        *(graphdef, architecture, prepared.mean, prepared.std),
-        enter=layout.enter,
-        placement=layout.placement,
+    architecture, layout = fitting.lay_out(
+        *(architecture, abstract, mesh),
+        layout=config["mesh"]["layout"],
+        remat=config["model"]["remat"],
+        unroll=config["model"]["unroll"],
+        batch_size=config["batch_size"],
+        microbatches=config["microbatches"],
     )
+    if opens:
+        weights.adapting.check_adapt(
+            *(start.leaves, start.architecture, architecture, abstract.params),
+            keep_head=config["keep_head"],
+        )
+    prepared = _preprocessing(config, start)
+    graphdef, _ = models.abstract(architecture)
+    bound = passes.Bound(graphdef, architecture, prepared.mean, prepared.std)
+    return Experiment(
+        **_settings(config, examples, lengths),
+        **_functions(config, info, mesh, trained, tx, layout, bound),
+        config=_with_defaults(config, prepared),
+        start=_start(config, info, start, architecture),
+        mesh=mesh,
+        architecture=architecture,
+        layout=layout,
+        preprocessing=prepared,
+        info=info,
+        durations=lengths,
+        tx=tx,
+        schedule=schedule,
+        state=mesh_lib.with_shardings(abstract, layout.state),
+        batch=_abstract_batch(config, trained, mesh),
+        init=jax.jit(make_state, out_shardings=layout.state),
+        train_transform=inputs.train_transform(
+            _image_size(config), exif=data["exif"], **data["train"]
+        ),
+    )
+
+
+def _settings(
+    config: Mapping[str, Any], examples: int, lengths: Durations
+) -> dict[str, Any]:
+    """What a run needs of its configuration as it stands there."""
+    names = ("batch_size", "microbatches", "seed", "keep", "loss", "labels")
+    return {name: config[name] for name in names} | {
+        "data": sections.Data.of(config["data"]),
+        "evals": _evals(config, examples, lengths),
+    }
+
+
+def _functions(
+    config: Mapping[str, Any],
+    info: catalog.DatasetInfo,
+    mesh: Mesh,
+    trained: objective.Objective,
+    tx: optax.GradientTransformation,
+    layout: layouts.Layout,
+    bound: passes.Bound,
+) -> dict[str, Any]:
+    """What is called with the state: the step, and the passes of evaluations."""
+    in_step = dataclasses.replace(bound, enter=layout.enter, placement=layout.placement)
     outside = dataclasses.replace(in_step, enter=_entered(layout))
     train_step = step_lib.make_train_step(
         trained.make_loss(in_step),
@@ -312,33 +278,64 @@ def assemble(
         seed=config["seed"],
         microbatches=config["microbatches"],
         ema_decay=config["ema"],
-        augmentations=augment.chosen(data, info.num_classes),
+        augmentations=augment.chosen(config["data"], info.num_classes),
         gather=layout.gather,
         scatter=layout.scatter,
     )
-    return Experiment(
-        config=_with_defaults(config, prepared),
-        mesh=mesh,
-        architecture=architecture,
-        layout=layout,
-        preprocessing=prepared,
-        info=info,
-        durations=durations,
-        tx=tx,
-        schedule=schedule,
-        state=mesh_lib.with_shardings(abstract, layout.state),
-        batch=_abstract_batch(config, trained, mesh),
-        init=jax.jit(make_state, out_shardings=layout.state),
-        train_step=_jit_step(train_step, layout, mesh),
-        forward=passes.make_forward(outside),
-        evaluation=trained.make_evaluation(outside),
-        train_transform=_train_transform(config),
-        head_order=_head_order(config, info, start, architecture),
+    return {
+        "train_step": _jit_step(train_step, layout, mesh),
+        "forward": passes.make_forward(outside),
+        "evaluation": trained.make_evaluation(outside),
+    }
+
+
+def _start(
+    config: Mapping[str, Any],
+    info: catalog.DatasetInfo,
+    start: "Weights | None",
+    architecture: models.Architecture,
+) -> sections.Start | None:
+    """Where the first weights are from, and in which order the outputs of a kept head.
+
+    Raises:
+        UserError: a head is kept for other classes.
+    """
+    if not config["init_from"]:
+        return None
+    path, keep_head = config["init_from"], config["keep_head"]
+    order = None
+    kept = keep_head and architecture.num_classes
+    if kept and weights.adapting.keeps_head(start.architecture, architecture):
+        order = labels.align(
+            labels.Side(
+                *(path, architecture.num_classes),
+                *(start.label_names, start.label_ids),
+            ),
+            labels.Side(info.name, info.num_classes, info.label_names),
+            config["labels"],
+        )
+    return sections.Start(path, keep_head, order)
+
+
+def _evals(
+    config: Mapping[str, Any], examples: int, lengths: Durations
+) -> tuple[sections.EvalSettings, ...]:
+    def every(key: str, text: str) -> int:
+        steps = durations.duration(
+            *(key, text),
+            batch_size=config["batch_size"],
+            num_examples=examples,
+            total_steps=lengths.total,
+        )
+        return steps or lengths.eval_every
+
+    return sections.evals(
+        config["evals"], dataset=config["data"]["dataset"], every=every
     )
 
 
 def _jit_step(
-    train_step: Callable[[step_lib.TrainState, step_lib.Batch], Any],
+    train_step: Callable[[TrainState, Batch], Any],
     layout: layouts.Layout,
     mesh: Mesh,
 ) -> Any:
@@ -369,12 +366,10 @@ def _preprocessing(
         size,
         mean=tuple(data["mean"]),
         std=tuple(data["std"]),
-        transform=data["eval"]["transform"],
-        resize=data["eval"]["resize"],
-        filter=data["eval"]["filter"],
+        exif=data["exif"],
         wanted=wanted,
         source=config["init_from"],
-        exif=data["exif"],
+        **data["eval"],
     )
 
 
@@ -388,27 +383,3 @@ def _with_defaults(
     data = {"mean": prepared.mean, "std": prepared.std}
     data["eval"] = config["data"]["eval"] | evaluated
     return config | {"data": config["data"] | data}
-
-
-# The parameters of `data.train` that each training transform takes.
-TRANSFORM_PARAMETERS = {
-    "inception_crop": ("area", "aspect"),
-    "resize": ("filter",),
-    "resize_crop": ("resize",),
-    "resize_small_crop": ("resize", "filter"),
-    "random_crop_pad": ("pad",),
-    "none": (),
-}
-
-
-def _train_transform(config: Mapping[str, Any]) -> Any:
-    options = config["data"]["train"]
-    name = options["transform"]
-    names = errors.lookup(TRANSFORM_PARAMETERS, name, "data.train.transform")
-    parameters = {key: options[key] for key in names}
-    return transforms.make(
-        *("train", name),
-        image_size=_image_size(config),
-        exif=config["data"]["exif"],
-        **parameters,
-    )

@@ -17,7 +17,6 @@ from vit_jax.runs import (
     companions,
     evaluations,
     extension,
-    measuring,
     overview,
     profiling,
     starting,
@@ -25,17 +24,8 @@ from vit_jax.runs import (
     watchdog,
 )
 from vit_jax.runs import workdir as workdir_lib
-from vit_jax.settings import validation
+from vit_jax.settings import durations, validation
 from vit_jax.types import Batch, TrainState
-
-
-def _with_available(exp: experiment.Experiment) -> experiment.Experiment:
-    """Without the optional evaluations whose data is not there."""
-    data = exp.config["data"]
-    evals = available.available(
-        exp.config["evals"], dataset=data["dataset"], data_dir=data["data_dir"]
-    )
-    return dataclasses.replace(exp, config=exp.config | {"evals": evals})
 
 
 def _loop(
@@ -83,7 +73,7 @@ def _compiled(exp: experiment.Experiment) -> experiment.Experiment:
         *(exp.train_step, exp.state, exp.batch, exp.mesh),
         layout=exp.layout.name,
         remat=exp.architecture.remat,
-        microbatches=exp.config["microbatches"],
+        microbatches=exp.microbatches,
     )
     logging.info(memory.describe(found, exp.mesh.devices.flat[0]))
     return dataclasses.replace(exp, train_step=step)
@@ -102,7 +92,7 @@ def _prepare(
         state, start = starting.restore_or_start(exp, checkpoints)
         return exp, state, start, starting.train_batches(exp, source)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        sizes = exp.config["batch_size"], exp.config["microbatches"]
+        sizes = exp.batch_size, exp.microbatches
         raise memory.out_of_memory(error, *sizes) from error
 
 
@@ -139,25 +129,26 @@ def run(
         Preempted: stopped by SIGTERM, with its state saved.
     """
     validation.check_local(workdir, "workdir")
-    if validation.no_steps(config["total"]):
+    if durations.trains_nothing(config):
+        from vit_jax.runs import measuring  # which no training needs
+
         return measuring.run(config, workdir, mesh)
     workdir = Path(workdir)
     began = extension.began(config, workdir)
-    exp = _with_available(experiment.assemble(config, mesh, start=began))
+    exp = experiment.assemble(config, mesh, start=began)
+    exp = exp.evaluating(available.available(exp.evals, data_dir=exp.data.data_dir))
     total = exp.durations.total
-    checkpoints = checkpoint.Checkpoints(workdir, keep=exp.config["keep"])
+    checkpoints = checkpoint.Checkpoints(workdir, keep=exp.keep)
     reached = checkpoints.latest()
     extension.check_workdir(exp, workdir, reached or 0)
     figures = workdir_lib.figures_at(workdir, total)
     changed = evaluations.changed(exp, workdir)
     has = figures.keys() - changed
-    if reached == total and has >= set(exp.config["evals"]):
+    if reached == total and has >= {one.name for one in exp.evals}:
         logging.info("done: %s is at step %d of %d already", workdir, total, total)
         if profile:
             logging.warning("no profile: no step is left to trace")
         return workdir_lib.flat(figures)
-    if reached is None:
-        starting.check(exp)
     source = starting.train_source(exp)
     evaluators = evaluations.make(exp)
     workdir_lib.forget(workdir, reached or 0, changed)

@@ -3,6 +3,8 @@
 import logging
 from typing import Any
 
+from vit_jax import errors
+from vit_jax.data import transforms
 from vit_jax.data.preprocessing import Preprocessing
 
 # data.eval.filter for the filter of a run without a checkpoint, where one has another.
@@ -87,3 +89,37 @@ def _log(
             "images are prepared as %s wants them (training ones: mean and std): %s",
             *(source, shown),
         )
+
+
+# The parameters of `data.train` that each training transform takes.
+TRANSFORM_PARAMETERS = {
+    "inception_crop": ("area", "aspect"),
+    "resize": ("filter",),
+    "resize_crop": ("resize",),
+    "resize_small_crop": ("resize", "filter"),
+    "random_crop_pad": ("pad",),
+    "none": (),
+}
+
+
+def train_transform(
+    image_size: tuple[int, int], *, transform: str, exif: str, **options: Any
+) -> transforms.Transform:
+    """Returns the host part of the training preprocessing.
+
+    Args:
+        image_size: (height, width) of the run, pixels.
+        transform: as `data.train.transform`.
+        exif: as `data.exif`.
+        **options: the rest of `data.train`, of which the transform takes its own.
+
+    Raises:
+        errors.UserError: unknown transform.
+    """
+    names = errors.lookup(TRANSFORM_PARAMETERS, transform, "data.train.transform")
+    return transforms.make(
+        *("train", transform),
+        image_size=image_size,
+        exif=exif,
+        **{name: options[name] for name in names},
+    )

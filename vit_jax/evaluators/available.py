@@ -1,52 +1,47 @@
 """Which of a run's evaluations there is data for."""
 
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from vit_jax.data import catalog
+from vit_jax.settings.sections import EvalSettings
 
 
-def available(
-    evals: Mapping[str, Mapping[str, Any]], *, dataset: str, data_dir: str
-) -> dict[str, dict[str, Any]]:
+def available(evals: Sequence[EvalSettings], *, data_dir: str) -> list[str]:
     """Leaves out optional evaluations whose data is not prepared, with one line.
 
     An evaluation that is not optional stays, and fails where its data is opened. All
     processes leave out what any of them lacks, since they evaluate together.
 
     Args:
-        evals: options by name, as in `config.evals`.
-        dataset: of the run, for evaluations that name none.
+        evals: of the run.
         data_dir: of TFDS, or "".
+
+    Returns:
+        The names of the others.
 
     Raises:
         UserError: a dataset that is neither prepared nor known: a name misspelt.
     """
-    there = [
-        not _optional(options)
-        or catalog.describe(options["dataset"] or dataset, data_dir=data_dir).prepared
-        for options in evals.values()
-    ]
-    there = [not missing for missing in on_any_process([not one for one in there])]
+    missing = on_any_process(
+        [
+            one.optional
+            and not catalog.describe(one.dataset, data_dir=data_dir).prepared
+            for one in evals
+        ]
+    )
     left_out = [
-        f"{name} ({options['dataset'] or dataset})"
-        for (name, options), kept in zip(evals.items(), there)
-        if not kept
+        f"{one.name} ({one.dataset})" for one, lacks in zip(evals, missing) if lacks
     ]
     if left_out and jax.process_index() == 0:
         logging.info(
             "evaluations left out, their data is not prepared: %s", ", ".join(left_out)
         )
-    return {
-        name: dict(options)
-        for (name, options), kept in zip(evals.items(), there)
-        if kept
-    }
+    return [one.name for one, lacks in zip(evals, missing) if not lacks]
 
 
 def on_any_process(flags: Sequence[bool]) -> list[bool]:
@@ -58,7 +53,3 @@ def on_any_process(flags: Sequence[bool]) -> list[bool]:
         return list(flags)
     gathered = multihost_utils.process_allgather(np.array([*flags, False]))
     return [bool(flag) for flag in gathered.any(axis=0)[:-1]]
-
-
-def _optional(options: Mapping[str, Any]) -> bool:
-    return "optional" in options and options["optional"]

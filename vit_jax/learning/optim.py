@@ -246,7 +246,7 @@ def of_a_run(
     warmup_steps: int,
     cooldown_steps: int,
     **options: Any,
-) -> tuple[optax.GradientTransformation, optax.Schedule]:
+) -> tuple[optax.GradientTransformation, schedules.Schedule]:
     """Returns the optimizer and the schedule that keys of a configuration name.
 
     Args:

@@ -1,16 +1,33 @@
 """Learning-rate schedules, for the step on the devices and for the log on the host."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from vit_jax import errors
 
 # Rates that are computed at once.
 STRETCH = 2**20
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A learning rate as a function of the number of updates done.
+
+    Attributes:
+        kind: a key of `SCHEDULES`.
+        rate: from updates to rates; traceable.
+    """
+
+    kind: str
+    rate: Callable[[jax.Array | int], jax.Array]
+
+    def __call__(self, step: jax.Array | int) -> jax.Array:
+        """Returns the rate after `step` updates."""
+        return self.rate(step)
 
 
 def _constant(steps: jax.Array, progress: jax.Array, **unused: float) -> jax.Array:
@@ -72,7 +89,7 @@ def make(
     end: float = 0.0,
     timescale: float = 10_000,
     drop_at: tuple[float, ...] = (),
-) -> optax.Schedule:
+) -> Schedule:
     """Returns the learning rate as a function of the number of updates done.
 
     The published convention (the paper's Table 3 and the code released with it): the
@@ -128,7 +145,7 @@ def make(
             rate = rate * jnp.clip((total_steps - step) / cooldown_steps, 0.0, 1.0)
         return rate
 
-    return schedule
+    return Schedule(kind, schedule)
 
 
 class Rates:
@@ -145,8 +162,8 @@ class Rates:
         total: of the run; no rate is wanted from there on.
     """
 
-    def __init__(self, schedule: optax.Schedule, total: int):
-        self._schedule = jax.jit(schedule)
+    def __init__(self, schedule: Schedule, total: int):
+        self._schedule = jax.jit(schedule.rate)
         self._length = min(total, STRETCH)
         self._first, self._rates = 0, self._stretch(0)
 

@@ -6,6 +6,7 @@ and is what a run is refused by.
 
 import dataclasses
 import functools
+import logging
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +17,7 @@ from jax.sharding import Mesh
 
 from vit_jax import errors, models
 from vit_jax.parallel import axes, hardware, layouts
+from vit_jax.parallel import mesh as mesh_lib
 from vit_jax.types import TrainState
 
 AUTO = "auto"
@@ -139,3 +141,61 @@ def bytes_per_example(architecture: models.Architecture, remat: str) -> int:
         return sum(leaf.size * leaf.dtype.itemsize for leaf in kept)
 
     return residuals(2) - residuals(1)
+
+
+def lay_out(
+    architecture: models.Architecture,
+    state: TrainState,
+    mesh: Mesh,
+    *,
+    layout: str,
+    remat: str,
+    unroll: int,
+    batch_size: int,
+    microbatches: int,
+) -> tuple[models.Architecture, layouts.Layout]:
+    """Decides what is "auto", says so, and lays out the state.
+
+    Args:
+        architecture: of the model.
+        state: shapes of the training state.
+        mesh: of all devices.
+        layout: a key of `layouts.LAYOUTS`, or "auto".
+        remat: as `choose` takes it.
+        unroll: of the model as it is asked for, 0 where nothing says it.
+        batch_size: over all devices.
+        microbatches: parts of a batch.
+
+    Returns:
+        The architecture with its rematerialisation, and the layout.
+
+    Raises:
+        UserError: an unknown layout or rematerialisation.
+    """
+    choice = choose(
+        layout,
+        remat,
+        architecture=architecture,
+        state=state,
+        mesh=mesh,
+        examples=batch_size // microbatches // mesh_lib.batch_parts(mesh),
+    )
+    if remat == AUTO and choice.remat != "none":
+        # A flat program gains nothing where blocks are computed again.
+        loop = {} if unroll else {"unroll": 1}
+        architecture = models.with_options(
+            architecture, {"remat": choice.remat, **loop}
+        )
+    if AUTO in (layout, remat):
+        logging.info(
+            "mesh.layout=%s, model.remat=%s: about %.2f GiB a device",
+            *(choice.layout, choice.remat, choice.peak_bytes / 2**30),
+        )
+    chosen = layouts.make(
+        choice.layout,
+        state,
+        mesh,
+        dtype=architecture.compute_dtype,
+        microbatches=microbatches,
+    )
+    return architecture, chosen

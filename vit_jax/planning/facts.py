@@ -26,8 +26,8 @@ def of(exp: experiment.Experiment) -> dict[str, Any]:
         "batch_parts": mesh_lib.batch_parts(exp.mesh),
         "hosts": len(hosts),
         "usable_bytes": hardware.usable_memory(device),
-        "batch_size": exp.config["batch_size"],
-        "microbatches": exp.config["microbatches"],
+        "batch_size": exp.batch_size,
+        "microbatches": exp.microbatches,
         "tokens": architecture.tokens,
         "lengths": sorted(
             {n for leaf in jax.tree.leaves(exp.state.params) for n in leaf.shape}

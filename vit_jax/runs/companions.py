@@ -61,7 +61,7 @@ class Run:
             workdir, start_step=start, enabled=jax.process_index() == 0
         )
         self.clock = metrics.Clock(
-            batch_size=exp.config["batch_size"],
+            batch_size=exp.batch_size,
             total_steps=self.total,
             flops_per_image=6 * models.forward_macs(exp.architecture),
             peak_flops=hardware.all_peak_flops(),
@@ -80,6 +80,7 @@ class Run:
             if jax.process_count() == 1
             else contextlib.nullcontext
         )
+        self._examples = catalog.num_examples(exp.info, exp.data.train_split)
         self._saved = start
         self._running: collections.deque[jax.Array] = collections.deque()
         self._pending: dict[str, Any] | None = None
@@ -142,10 +143,10 @@ class Run:
             logging.info(metrics.progress_line(step, self.total, named))
 
     def _when(self, step: int) -> dict[str, float]:
-        data = self.exp.config["data"]
-        examples = catalog.num_examples(self.exp.info, data["train_split"])
-        epoch = step * self.exp.config["batch_size"] / examples
-        return {"epoch": epoch, metrics.WALL_TIME: round(time.time(), 3)}
+        return {
+            "epoch": step * self.exp.batch_size / self._examples,
+            metrics.WALL_TIME: round(time.time(), 3),
+        }
 
     def evaluate(
         self, step: int, state: TrainState, *, skip: Collection[str] = ()

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vit_jax import evaluators, experiment
-from vit_jax.data import catalog, labels
+from vit_jax.data import labels
 from vit_jax.evaluators import available
 from vit_jax.runs import workdir as workdir_lib
-from vit_jax.settings import validation
 
 
 @dataclass
@@ -20,10 +19,9 @@ class Evaluation:
 
 
 def make(exp: experiment.Experiment) -> list[Evaluation]:
-    """Opens the datasets of `config.evals` and returns their evaluators."""
-    data = exp.config["data"]
+    """Opens the datasets of a run's evaluations and returns their evaluators."""
     context = evaluators.Context(
-        datasets=evaluators.Datasets(data["dataset"], data["data_dir"]),
+        datasets=evaluators.Datasets(exp.data.dataset, exp.data.data_dir),
         forward=exp.forward,
         preprocessing=exp.preprocessing,
         outputs=labels.Side(
@@ -31,23 +29,17 @@ def make(exp: experiment.Experiment) -> list[Evaluation]:
             exp.architecture.num_classes,
             exp.info.label_names,
         ),
-        batch_size=exp.config["batch_size"] // exp.config["microbatches"],
+        batch_size=exp.batch_size // exp.microbatches,
         mesh=exp.mesh,
-        loss=exp.config["loss"],
+        loss=exp.loss,
         evaluation=exp.evaluation,
-        mode=exp.config["labels"],
+        mode=exp.labels,
     )
     result = []
-    for name, options in exp.config["evals"].items():
-        every = validation.duration(
-            f"evals.{name}.every",
-            options["every"],
-            batch_size=exp.config["batch_size"],
-            num_examples=catalog.num_examples(exp.info, data["train_split"]),
-            total_steps=exp.durations.total,
-        )
-        run_ = evaluators.make(options, context)
-        result.append(Evaluation(name, every or exp.durations.eval_every, run_))
+    for one in exp.evals:
+        options = {"type": one.kind, "dataset": one.dataset, "split": one.split}
+        run_ = evaluators.make(options | dict(one.options), context)
+        result.append(Evaluation(one.name, one.every, run_))
     return result
 
 
@@ -56,7 +48,7 @@ def changed(exp: experiment.Experiment, workdir: Path) -> set[str]:
 
     None of them goes on, and rewrites what the others read, before all have seen it.
     """
-    evals = exp.config["evals"]
-    seen = workdir_lib.changed_evals(workdir, evals)
-    changed = available.on_any_process([name in seen for name in evals])
-    return {name for name, is_changed in zip(evals, changed) if is_changed}
+    names = [settings.name for settings in exp.evals]
+    seen = workdir_lib.changed_evals(workdir, exp.config)
+    changed = available.on_any_process([name in seen for name in names])
+    return {name for name, is_changed in zip(names, changed) if is_changed}

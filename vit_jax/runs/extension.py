@@ -26,14 +26,16 @@ def check(exp: experiment.Experiment, stored: Mapping[str, Any], reached: int) -
         stored: the configuration it was started with; only `total` may differ.
         reached: steps done, 0: none that was saved.
     """
-    total, before = exp.config["total"], stored["total"]
-    what = f"total={before!r} when this run started, {total!r} in this call"
-    if exp.durations.total < reached:
+    before, schedule = experiment.schedule_of(stored, exp.info)
+    now = exp.durations
+    what = (
+        f"total={before.written!r} when this run started, {now.written!r} in this call"
+    )
+    if now.total < reached:
         raise errors.UserError(
-            f"{what}: {reached} steps are done, {exp.durations.total} are fewer; want "
+            f"{what}: {reached} steps are done, {now.total} are fewer; want "
             "at least as many, or another --workdir"
         )
-    _, schedule = experiment.schedule_of(stored, exp.info)
     for start in range(0, reached, COMPARED):
         steps = jnp.arange(start, min(start + COMPARED, reached))
         old, new = (np.asarray(f(steps)) for f in (schedule, exp.schedule))
@@ -41,7 +43,7 @@ def check(exp: experiment.Experiment, stored: Mapping[str, Any], reached: int) -
             step = start + different[0]
             raise errors.UserError(
                 f"{what}: with optimizer.schedule="
-                f"{exp.config['optimizer']['schedule']!r} the {reached} steps done "
+                f"{exp.schedule.kind!r} the {reached} steps done "
                 f"would have had other rates, from step {step + 1} on "
                 f"({old[different[0]]:.6g}, now {new[different[0]]:.6g}).\n"
                 "A run can be extended where its rates do not depend on the length: "
@@ -57,9 +59,9 @@ def began(config: Mapping[str, Any], workdir: Path) -> "Weights | None":
     It does not depend on whether that is still there, or still says the same.
     """
     stored = workdir_lib.read_config(workdir)
-    if not config["init_from"] or checkpoint.find(workdir) is None or stored is None:
+    if stored is None or not workdir_lib.began_alike(config, stored):
         return None
-    if stored["init_from"] != config["init_from"]:
+    if checkpoint.find(workdir) is None:
         return None
     try:
         return weights.pretrained.describe(workdir)
@@ -73,8 +75,9 @@ def check_workdir(exp: experiment.Experiment, workdir: Path, reached: int) -> No
     if stored is None:
         return
     workdir_lib.check_same(workdir, exp.config, stored, besides=("total",))
-    if stored["total"] != exp.config["total"]:
+    before, _ = experiment.schedule_of(stored, exp.info)
+    if before.written != exp.durations.written:
         check(exp, stored, reached)
         logging.info(
-            "started for %r, goes on to %r", stored["total"], exp.config["total"]
+            "started for %r, goes on to %r", before.written, exp.durations.written
         )

@@ -21,7 +21,7 @@ from vit_jax.learning import losses, passes
 from vit_jax.parallel import mesh as mesh_lib
 from vit_jax.runs import metrics
 from vit_jax.runs import workdir as workdir_lib
-from vit_jax.settings import recipe, validation
+from vit_jax.settings import recipe, sections, validation
 
 # What a run of no steps reads; the rest of a configuration is about training, or is
 # the checkpoint's to say.
@@ -49,9 +49,11 @@ def run(
     config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
     _check(config, mesh)
     data = config["data"]
-    evals = available.available(
-        config["evals"], dataset=data["dataset"], data_dir=data["data_dir"]
+    there = available.available(
+        sections.evals(config["evals"], dataset=data["dataset"]),
+        data_dir=data["data_dir"],
     )
+    evals = {name: config["evals"][name] for name in there}
     if not evals:
         raise errors.UserError(
             f"none of {', '.join(config['evals'])} has its data prepared, so there is "
@@ -61,7 +63,7 @@ def run(
     config, workdir = config | {"evals": evals, "init_from": checkpoint_}, Path(workdir)
     if (started := workdir_lib.read_config(workdir)) is not None:
         workdir_lib.check_same(workdir, config, started)
-    changed = workdir_lib.changed_evals(workdir, evals)
+    changed = workdir_lib.changed_evals(workdir, config)
     stored = workdir_lib.figures_at(workdir, 0)
     again = available.on_any_process(
         [name not in stored or name in changed for name in evals]

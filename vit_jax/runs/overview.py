@@ -43,5 +43,5 @@ def overview(exp: experiment.Experiment, *, parameters: bool) -> str:
     return (
         f"{table}\n{exp.architecture.name}: {count:,} parameters, "
         f"{macs / 1e9:.4g} GMAC an image; {exp.durations.total:,} steps of "
-        f"{exp.config['batch_size']} on {len(devices)} x {devices[0].device_kind}"
+        f"{exp.batch_size} on {len(devices)} x {devices[0].device_kind}"
     )

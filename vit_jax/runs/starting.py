@@ -1,7 +1,6 @@
 """What a run starts with: its state, restored or new, and its training images."""
 
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,36 +12,23 @@ from vit_jax.parallel import mesh as mesh_lib
 from vit_jax.types import TrainState
 
 
-def check(exp: experiment.Experiment) -> None:
-    """Raises `UserError` for an `init_from` that is missing or does not fit."""
-    if exp.config["init_from"]:
-        with weights.pretrained.open_weights(exp.config["init_from"]) as opened:
-            weights.adapting.check_adapt(
-                opened.leaves,
-                opened.architecture,
-                exp.architecture,
-                exp.state.params,
-                keep_head=exp.config["keep_head"],
-            )
-
-
 def begin(exp: experiment.Experiment) -> TrainState:
     """The state before the first step: from `init_from`, or from scratch."""
     state = exp.init()
-    if not exp.config["init_from"]:
+    if exp.start is None:
         return state
-    with weights.pretrained.open_weights(exp.config["init_from"]) as opened:
+    with weights.pretrained.open_weights(exp.start.path) as opened:
         params, report = weights.adapting.adapt(
             opened.leaves,
             opened.architecture,
             exp.architecture,
             exp.state.params,
-            keep_head=exp.config["keep_head"],
-            head_order=exp.head_order,
+            keep_head=exp.start.keep_head,
+            head_order=exp.start.head_order,
             place=lambda array, like: mesh_lib.place(array, like.sharding),
             fresh=dict(tree.named_leaves(state.params)),
         )
-    logging.info("weights of %s:\n%s", exp.config["init_from"], report)
+    logging.info("weights of %s:\n%s", exp.start.path, report)
     ema = None if state.ema is None else jax.tree.map(lambda x: x.copy(), params)
     return TrainState(state.step, params, state.opt_state, ema)
 
@@ -61,12 +47,12 @@ def restore_or_start(
     return state, step
 
 
-def _try_digits(config: Mapping[str, Any]) -> str:
+def _try_digits(exp: experiment.Experiment) -> str:
     """Flags that run a recipe where its data are not: on the digits in the package."""
     words = [
         "--config.data.dataset=digits --config.data.train_split=train",
         "--config.batch_size=16 --config.total='20 steps' --config.optimizer.warmup=5%",
-        *(f"--config.evals.{name}.split=test" for name in config["evals"]),
+        *(f"--config.evals.{one.name}.split=test" for one in exp.evals),
         "--workdir=workdirs/try",
     ]
     return "Or see this model run, on the bundled digits: add " + " ".join(words)
@@ -78,30 +64,30 @@ def train_source(exp: experiment.Experiment) -> Any:
     Raises:
         UserError: it is not there; with what shows the model without it.
     """
-    data = exp.config["data"]
+    data = exp.data
     try:
         return catalog.open_source(
-            data["dataset"], data["train_split"], data_dir=data["data_dir"]
+            data.dataset, data.train_split, data_dir=data.data_dir
         )
     except errors.UserError as error:
-        if exp.info.prepared or data["dataset"] != "imagenet2012":
+        if exp.info.prepared or data.dataset != "imagenet2012":
             raise
-        raise errors.UserError(f"{error}\n{_try_digits(exp.config)}") from error
+        raise errors.UserError(f"{error}\n{_try_digits(exp)}") from error
 
 
 def train_batches(exp: experiment.Experiment, source: Any) -> loader.TrainLoader:
     """Returns the loader of this process's part of the training batches."""
-    data = exp.config["data"]
+    data = exp.data
     return loader.train_loader(
         source,
         exp.train_transform,
-        batch_size=exp.config["batch_size"],
-        seed=exp.config["seed"],
+        batch_size=exp.batch_size,
+        seed=exp.seed,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
-        rows=mesh_lib.local_rows(exp.mesh, exp.config["batch_size"]),
-        threads=data["threads"],
-        cache=data["cache"],
-        max_corrupt=data["max_corrupt"],
+        rows=mesh_lib.local_rows(exp.mesh, exp.batch_size),
+        threads=data.threads,
+        cache=data.cache,
+        max_corrupt=data.max_corrupt,
         sharding=mesh_lib.batch_sharding(exp.mesh),
     )

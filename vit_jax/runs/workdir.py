@@ -127,6 +127,11 @@ def check_same(
         )
 
 
+def began_alike(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+    """Whether two configurations start from the same checkpoint, and from one."""
+    return bool(ours["init_from"]) and ours["init_from"] == theirs["init_from"]
+
+
 def figures_at(workdir: Path, step: int) -> dict[str, dict[str, float | None]]:
     """Returns {evaluation: {figure: value}} written to metrics.jsonl at a step."""
     path = workdir / metrics.FILE_NAME
@@ -144,11 +149,16 @@ def figures_at(workdir: Path, step: int) -> dict[str, dict[str, float | None]]:
     return found
 
 
-def changed_evals(workdir: Path, evals: Mapping[str, Mapping[str, Any]]) -> set[str]:
+def changed_evals(workdir: Path, config: Mapping[str, Any]) -> set[str]:
     """Returns which evaluations measure something else than the workdir's of the name.
 
     How often they run says nothing of what they measure.
+
+    Args:
+        workdir: its config.json may be missing.
+        config: of this call.
     """
+    evals: Mapping[str, Mapping[str, Any]] = config["evals"]
     path = workdir / "config.json"
     stored = json.loads(path.read_text())["evals"] if path.exists() else {}
 

@@ -1,4 +1,4 @@
-"""Checks of configuration values, before anything expensive starts, and durations."""
+"""Checks of configuration keys and values, before anything expensive starts."""
 
 import math
 import re
@@ -6,20 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from vit_jax import errors
-
-STEPS_LIMIT = 10**9
-UNITS = {
-    "": "steps",
-    "step": "steps",
-    "steps": "steps",
-    "epoch": "epochs",
-    "epochs": "epochs",
-    "example": "examples",
-    "examples": "examples",
-    "%": "percent",
-    "percent": "percent",
-}
-_DURATION = re.compile(r"^\s*([0-9][0-9_]*\.?[0-9]*(?:e[+]?[0-9]+)?)\s*([a-z]*|%)\s*$")
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -135,62 +121,6 @@ def check_local(path: Any, name: str) -> None:
             "local or mounted folder (gcsfuse and the like mount buckets), or copy it "
             "there afterwards"
         )
-
-
-def duration(
-    name: str,
-    text: str,
-    *,
-    batch_size: int,
-    num_examples: int,
-    total_steps: int | None = None,
-) -> int:
-    """Returns the steps of a duration, 0 for the empty string.
-
-    Args:
-        name: the configuration key, for errors.
-        text: "300 epochs", "10_000 steps", "5e6 examples", "5%" or a number of steps.
-        batch_size: examples a step.
-        num_examples: examples an epoch.
-        total_steps: what percentages are of; None where they make no sense.
-
-    Raises:
-        UserError: not a duration, or one out of bounds.
-    """
-    if not text.strip():
-        return 0
-    match = _DURATION.match(text.lower())
-    if not match or match[2] not in UNITS:
-        raise errors.UserError(
-            f'{name}={text!r} is no duration; write "300 epochs", "10_000 steps", '
-            f'"5e6 examples" or "5%"'
-        )
-    amount, unit = float(match[1]), UNITS[match[2]]
-    if unit == "percent":
-        if total_steps is None or amount > 100:
-            raise errors.UserError(
-                f"{name}={text!r}: want a share of the run up to 100%, and "
-                "total itself in steps, epochs or examples"
-            )
-        steps = amount / 100 * total_steps
-    else:
-        scale = {"steps": 1, "epochs": num_examples, "examples": 1}[unit]
-        steps = amount * scale / (1 if unit == "steps" else batch_size)
-    if not 0 <= steps <= STEPS_LIMIT:
-        raise errors.UserError(
-            f"{name}={text!r} is {steps:.3g} steps; want at most {STEPS_LIMIT:.0e}"
-        )
-    return max(1, round(steps)) if amount > 0 else 0
-
-
-def no_steps(total: str) -> bool:
-    """Whether the length of a run is none in so many words, as in "0 steps".
-
-    Raises:
-        UserError: not a duration.
-    """
-    text = str(total).strip()
-    return bool(text) and not duration("total", text, batch_size=2**20, num_examples=1)
 
 
 def _number(low: float, high: float) -> tuple[Callable[[Any], bool], str]:

@@ -71,6 +71,29 @@ def check_decided(
         )
 
 
+def of_a_run(
+    architecture: models.Architecture,
+    options: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+) -> models.Architecture:
+    """Returns the architecture of a checkpoint with what a run decides about it.
+
+    Args:
+        architecture: of the checkpoint.
+        options: of the run, by the names of a configuration's `model`.
+        defaults: as `configs/base.py` has them.
+
+    Raises:
+        errors.UserError: as `check_decided`.
+    """
+    ours = [key for key in models.decided_by_run(architecture) if key in options]
+    decided = {key: options[key] for key in ours}
+    if options["pre_logits"] and architecture.pre_logits_width:
+        decided["pre_logits"] = architecture.pre_logits_width
+    check_decided(options, defaults, architecture, besides=ours)
+    return models.with_options(architecture, decided)
+
+
 def adapt(
     leaves: Tensors,
     source: models.Architecture,

@@ -1,0 +1,103 @@
+"""Parts of a configuration as typed values, for what lies below the assembly."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where training images are, and how they are read.
+
+    Attributes:
+        dataset: as `data.catalog` takes it.
+        data_dir: of TFDS, or "".
+        train_split: what is trained on.
+        cache: see `loader.train_loader`, like the next two.
+        threads: see there.
+        max_corrupt: see there.
+    """
+
+    dataset: str
+    data_dir: str
+    train_split: str
+    cache: str
+    threads: int
+    max_corrupt: float
+
+    @classmethod
+    def of(cls, section: Mapping[str, Any]) -> Self:
+        """From `config.data`."""
+        return cls(**{field.name: section[field.name] for field in fields(cls)})
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run has its first weights from.
+
+    Attributes:
+        path: of the checkpoint, as `vit_jax.load` takes it.
+        keep_head: whether its head is kept where the number of classes is the same.
+        head_order: the checkpoint's output that becomes each one of this run, where
+            the head is kept and its classes come in another order, else None.
+    """
+
+    path: str
+    keep_head: bool
+    head_order: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    """One evaluation of a run.
+
+    Attributes:
+        name: of its figures.
+        kind: what it is, a key of `evaluators.EVALUATORS`.
+        dataset: as `data.catalog` takes it.
+        split: of it; "" is the usual one.
+        every: steps between two; 0 is only at the end.
+        optional: left out where its data is not prepared.
+        options: of its kind.
+    """
+
+    name: str
+    kind: str
+    dataset: str
+    split: str
+    every: int
+    optional: bool
+    options: Mapping[str, Any]
+
+
+# Of every kind of evaluation; what else there is are the kind's own options.
+_COMMON = {"type", "dataset", "split", "every", "optional"}
+
+
+def evals(
+    section: Mapping[str, Mapping[str, Any]],
+    *,
+    dataset: str,
+    every: Callable[[str, str], int] = lambda key, text: 0,
+) -> tuple[EvalSettings, ...]:
+    """Returns the evaluations of a configuration.
+
+    Args:
+        section: `config.evals`.
+        dataset: of the run, for evaluations that name none.
+        every: from a key and its duration to steps.
+    """
+    return tuple(
+        EvalSettings(
+            name=name,
+            kind=given["type"],
+            dataset=given["dataset"] or dataset,
+            split=given["split"],
+            every=every(f"evals.{name}.every", given["every"]),
+            optional="optional" in given and given["optional"],
+            options={k: v for k, v in given.items() if k not in _COMMON},
+        )
+        for name, given in section.items()
+    )
