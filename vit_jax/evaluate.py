@@ -106,7 +106,7 @@ def run(
     """
     if batch_size < 1:
         raise errors.UserError(f"--batch_size={batch_size}; want at least 1")
-    options = {"type": "classify"}
+    options: dict[str, Any] = {"type": "classify"}
     if fewshot:
         options = {"type": "fewshot", "train_split": train_split}
         options |= {"shots": shots, "seeds": seeds, "l2": l2}
@@ -160,7 +160,7 @@ def _evaluator(
         mode=labels,
         prefix="fewshot_" if options["type"] == "fewshot" else "",
     )
-    return evaluators.make(options | {"dataset": dataset}, context)
+    return evaluators.make({**options, "dataset": dataset}, context)
 
 
 def _check_memory(batch_size: int, size: tuple[int, int]) -> None:

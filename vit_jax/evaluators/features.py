@@ -43,7 +43,7 @@ def collect(
         batch_size=batch_size,
         mesh=mesh,
     )
-    rows = {}
+    rows: dict[str, list[np.ndarray]] = {}
     for part in parts:
         good = part.pop("mask") > 0
         for name, values in part.items():

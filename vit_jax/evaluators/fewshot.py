@@ -8,6 +8,7 @@ examples are those of big_vision's `fewshot_lsr`, whose figures it reproduces.
 import logging
 import numbers
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -108,12 +109,12 @@ def _checked(
     return features, labels.astype(np.int32)
 
 
-def _check_settings(shots: Sequence[int], l2s: Sequence[float], seeds: int = 1) -> None:
+def _check_settings(shots: Sequence[Any], l2s: Sequence[Any], seeds: Any = 1) -> None:
     good = len(shots) and len(l2s)
     for count in (*shots, seeds):
-        good = good and isinstance(count, numbers.Integral) and count >= 1
+        good = good and isinstance(count, numbers.Integral) and int(count) >= 1
     for l2 in l2s:
-        good = good and isinstance(l2, numbers.Real) and l2 > 0
+        good = good and isinstance(l2, numbers.Real) and float(l2) > 0
     if not good:
         raise errors.UserError(
             f"few-shot: shots={list(shots)}, l2={list(l2s)}, seeds={seeds}; "

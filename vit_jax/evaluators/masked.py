@@ -118,5 +118,5 @@ def _figures(
         mean = totals["sum"] / patches
         variance = totals["squares"] / patches - np.square(mean)
         figures["constant_loss"] = variance.mean()
-    figures = {name: float(value) for name, value in figures.items()}
-    return figures | {"examples": seen, "corrupt": size - seen}
+    counts = {"examples": seen, "corrupt": size - seen}
+    return {name: float(value) for name, value in figures.items()} | counts
