@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 from cases import CASES
+from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 from configs import base, quickstart
@@ -52,6 +53,23 @@ def device_mesh():
     return mesh.make_mesh()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def programs_that_are_compiled_once(tmp_path_factory):
+    """A run that goes on, and one of other data, has programs of a run before."""
+    folder = str(tmp_path_factory.mktemp("programs"))
+    changed = {
+        "jax_compilation_cache_dir": folder,
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
+    }
+    before = {name: getattr(jax.config, name) for name in changed}
+    for options in (changed, before):
+        for name, value in options.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()  # it looks at the options once
+        if options is changed:
+            yield
+
+
 def final_state(config, workdir, device_mesh):
     exp = experiment.assemble(config, device_mesh)
     state, step = checkpoint.Checkpoints(workdir).restore(exp.state)
@@ -71,6 +89,14 @@ def assert_same(left, right, **tolerance):
 
 def lines(workdir):
     return [json.loads(line) for line in open(workdir / "metrics.jsonl")]
+
+
+EXACT = {"model.dropout": 0.0, "model.attention_dropout": 0.0}
+
+
+def exact(**changes):
+    """`small` without what is random in its model, as a loop: quick to compile."""
+    return small(**EXACT | {"model.unroll": 1} | changes)
 
 
 EVERY_SECOND = small(log_every="2 steps")  # so that a stop cuts a period in two
@@ -200,7 +226,7 @@ def test_a_step_that_cannot_fit_is_refused_and_leaves_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(hardware, "usable_memory", lambda device: 2**16)
         with pytest.raises(errors.UserError, match="smaller, cheapest first") as caught:
-            train.run(small(total="1 steps"), tmp_path, device_mesh)
+            train.run(exact(total="1 steps"), tmp_path, device_mesh)
     assert len(str(caught.value).splitlines()) <= 10
     assert not list(tmp_path.iterdir())
 
@@ -209,9 +235,6 @@ def test_free_settings_may_change(whole, device_mesh):
     workdir, figures = whole
     changed = small(log_every="3 steps", **{"data.threads": 1, "data.cache": "none"})
     assert train.run(changed, workdir, device_mesh) == figures
-
-
-EXACT = {"model.dropout": 0.0, "model.attention_dropout": 0.0}
 
 
 LENGTH = {"total": "4 steps"} | EXACT
@@ -251,10 +274,11 @@ def test_layout_microbatches_and_caches_do_not_matter(
     np.testing.assert_allclose(losses(tmp_path), plain, rtol=1e-5)
 
 
-def test_learns(tmp_path, device_mesh):
+def test_learns(tmp_path):
     config = small(total="20 epochs", log_every="40 steps", save_every="", ema=0.0)
     config.update_from_flattened_dict(EXACT | {"data.flip": False})
-    figures = train.run(config, tmp_path, device_mesh)
+    one_device = mesh.make_mesh(devices=jax.devices()[:1])
+    figures = train.run(config, tmp_path, one_device)
     found = losses(tmp_path)
     assert found[0] == pytest.approx(np.log(10), abs=0.3)
     assert found[-1] < found[0] / 2
@@ -271,11 +295,11 @@ def test_a_transfer_that_nobody_asked_for_ends_the_loop(
 
     monkeypatch.setattr(schedules.Rates, "__getitem__", on_a_device)
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
-        train.run(small(total="2 steps"), tmp_path, device_mesh)
+        train.run(exact(total="2 steps"), tmp_path, device_mesh)
 
 
 def test_a_non_finite_loss_stops_and_keeps_the_last_good(tmp_path, device_mesh):
-    config = small(save_every="2 steps", **{"optimizer.clip_norm": 0.0})
+    config = exact(save_every="2 steps", **{"optimizer.clip_norm": 0.0})
     config.optimizer.lr = 5000.0
     config.optimizer.name = "sgd"
     config.optimizer.warmup = ""
@@ -294,7 +318,7 @@ def test_a_non_finite_loss_stops_and_keeps_the_last_good(tmp_path, device_mesh):
 
 def test_fine_tunes_its_own_checkpoint_at_another_size(whole, tmp_path, device_mesh):
     source, _ = whole
-    config = small(
+    config = exact(
         init_from=str(source),
         **{"model.name": "checkpoint", "model.image_size": (16, 24)},
     )
@@ -308,7 +332,7 @@ def test_fine_tunes_its_own_checkpoint_at_another_size(whole, tmp_path, device_m
 
 
 def test_fine_tunes_a_google_checkpoint(golden, tmp_path, device_mesh):
-    config = small(
+    config = exact(
         init_from=str(golden / "vit_token.npz"),
         total="2 steps",
         **{"model.name": "checkpoint", "model.image_size": (48, 40)},
@@ -320,7 +344,7 @@ def test_fine_tunes_a_google_checkpoint(golden, tmp_path, device_mesh):
 
 def test_frozen_leaves_do_not_move(whole, tmp_path, device_mesh):
     source, _ = whole
-    config = small(init_from=str(source), ema=0.0, **{"model.name": "checkpoint"})
+    config = exact(init_from=str(source), ema=0.0, **{"model.name": "checkpoint"})
     config.optimizer.lr_rules = ((r"^head/", 1.0), (r".*", 0.0))
     train.run(config, tmp_path, device_mesh)
     before, _ = checkpoint.read_params(source)
@@ -339,11 +363,11 @@ def test_a_run_goes_on_with_the_images_that_it_began_with(tmp_path, device_mesh)
     sizes = ("model.width", "model.depth", "model.mlp_width", "model.heads")
     options |= dict.fromkeys(sizes, 0)
     options |= {"model.image_size": (32, 32), "optimizer.schedule": "constant"}
-    train.run(small(**options, total="8 steps"), workdir, device_mesh)
+    train.run(exact(**options, total="8 steps"), workdir, device_mesh)
     before = pretrained.load(workdir).preprocessing
     assert before.mean == pytest.approx((123.675, 116.28, 103.53))
     shutil.rmtree(source)
-    longer = small(**options, total="10 steps")
+    longer = exact(**options, total="10 steps")
     train.run(longer, workdir, device_mesh)
     assert checkpoint.Checkpoints(workdir).latest() == 10
     assert pretrained.load(workdir).preprocessing == before
@@ -373,8 +397,8 @@ def test_a_finished_run_goes_on_to_a_larger_total(tmp_path, device_mesh):
     """Its lines go on too, with means of a period that began before; a short trace."""
     options = {"log_every": "4 steps", "optimizer.schedule": "constant"}
     options |= {"optimizer.warmup": "2 steps", "save_every": ""}
-    train.run(small(**options, total="3 steps"), tmp_path, device_mesh)
-    longer = small(**options, total="5 steps")
+    train.run(exact(**options, total="3 steps"), tmp_path, device_mesh)
+    longer = exact(**options, total="5 steps")
     train.run(longer, tmp_path, device_mesh, profile=True)
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
     written = [line for line in lines(tmp_path) if "loss" in line]
@@ -398,7 +422,7 @@ def test_unreadable_images_are_replaced_counted_and_named(
                 pixels = rng.integers(0, 256, (16, 16, 3), np.uint8)
                 Image.fromarray(pixels).save(place / f"{i}.png")
     (folder / "train" / "cat" / "3.png").write_bytes(b"not an image")
-    config = small(**{"data.dataset": f"folder:{folder}", "batch_size": 40})
+    config = exact(**{"data.dataset": f"folder:{folder}", "batch_size": 40})
     caplog.set_level(logging.INFO)
     figures = train.run(config, tmp_path / "run", device_mesh)
     assert figures["test/examples"] == 20
