@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from vit_jax import tree
-from vit_jax.checkpoints import checkpoint
+from vit_jax.checkpoints import checkpoint, manager
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -88,7 +88,7 @@ def main() -> None:
             )
             code = run(arguments, killed, delay)
             kills += code == -9
-            newest = checkpoint.Checkpoints(killed).latest()
+            newest = manager.Checkpoints(killed).latest()
             print(f"kill {kills}: exit {code}, newest step {newest}", file=sys.stderr)
         (step, ours), (other, theirs) = final_arrays(killed), final_arrays(whole)
         differing = [

@@ -14,7 +14,7 @@ import pytest
 from flax import nnx
 
 from vit_jax import errors, models, tree
-from vit_jax.checkpoints import checkpoint
+from vit_jax.checkpoints import checkpoint, manager
 from vit_jax.data import preprocessing
 from vit_jax.learning import step
 from vit_jax.parallel import layouts, mesh
@@ -87,7 +87,7 @@ def saved(tmp_path_factory):
     """A workdir with two checkpoints and the state in them."""
     workdir = tmp_path_factory.mktemp("run")
     state, like = make_state(mesh.make_mesh())
-    store = checkpoint.Checkpoints(workdir, keep=2)
+    store = manager.Checkpoints(workdir, keep=2)
     for number in (1, 2, 3):
         store.save(state, describe(number))
     store.close()
@@ -103,7 +103,7 @@ def workdir(saved, tmp_path):
 def test_restores_bit_for_bit_and_keeps_the_newest(saved):
     workdir, state, like = saved
     assert checkpoint.available(workdir / "checkpoints") == [2, 3]
-    restored, number = checkpoint.Checkpoints(workdir).restore(like)
+    restored, number = manager.Checkpoints(workdir).restore(like)
     assert number == 3
     same(restored, state)
 
@@ -112,7 +112,7 @@ def test_restores_bit_for_bit_and_keeps_the_newest(saved):
 def test_restores_onto_another_mesh(saved, fsdp):
     workdir, state, _ = saved
     _, like = make_state(mesh.make_mesh(fsdp=fsdp))
-    restored, _ = checkpoint.Checkpoints(workdir).restore(like)
+    restored, _ = manager.Checkpoints(workdir).restore(like)
     same(restored, state)
     kernel = restored.params["blocks"]["attn"]["query"]["kernel"]
     assert kernel.sharding.spec[1] == "fsdp"
@@ -128,7 +128,7 @@ def test_a_checkpoint_alone_is_enough(saved):
 
 
 def test_an_empty_workdir_has_nothing(tmp_path):
-    store = checkpoint.Checkpoints(tmp_path / "none")
+    store = manager.Checkpoints(tmp_path / "none")
     assert store.latest() is None
     assert store.restore(make_state(mesh.make_mesh())[1]) is None
     with pytest.raises(errors.UserError, match="no checkpoint of vit_jax"):
@@ -159,7 +159,7 @@ def damage_metadata(folder):
 def test_falls_back_to_the_newest_readable_and_goes_on(saved, workdir, damage):
     _, state, like = saved
     damage(workdir / "checkpoints" / "3")
-    store = checkpoint.Checkpoints(workdir, keep=5)
+    store = manager.Checkpoints(workdir, keep=5)
     restored, number = store.restore(like)
     assert number == 2
     same(restored, state)
@@ -167,14 +167,14 @@ def test_falls_back_to_the_newest_readable_and_goes_on(saved, workdir, damage):
     store.save(state, describe(3))
     store.close()
     assert checkpoint.available(workdir / "checkpoints") == [2, 3]
-    assert (workdir / checkpoint.UNREADABLE / "3").is_dir()
+    assert (workdir / manager.UNREADABLE / "3").is_dir()
 
 
 def test_no_readable_checkpoint_is_an_error(saved, workdir):
     for number in ("2", "3"):
         damage_arrays(workdir / "checkpoints" / number)
     with pytest.raises(errors.UserError, match="can be read"):
-        checkpoint.Checkpoints(workdir).restore(saved[2])
+        manager.Checkpoints(workdir).restore(saved[2])
 
 
 @pytest.mark.parametrize("damage", [truncate_arrays, damage_metadata])
@@ -193,7 +193,7 @@ def test_another_architecture_lists_leaves(saved):
     other = ARCHITECTURE.replace(num_classes=7, depth=3)
     _, like = make_state(mesh.make_mesh(), other)
     with pytest.raises(errors.UserError) as caught:
-        checkpoint.Checkpoints(workdir).restore(like)
+        manager.Checkpoints(workdir).restore(like)
     lines = str(caught.value).splitlines()
     assert len(lines) <= 10
     assert (
@@ -224,12 +224,12 @@ def no_space_left():
 
 def test_a_write_that_fails_says_what_is_good_and_loses_nothing(saved, workdir):
     _, state, like = saved
-    store = checkpoint.Checkpoints(workdir, keep=5)
+    store = manager.Checkpoints(workdir, keep=5)
     with no_space_left():
         with pytest.raises(errors.UserError, match="newest good checkpoint: step 3"):
             store.save(state, describe(4))
             store.close()
-    again = checkpoint.Checkpoints(workdir, keep=5)
+    again = manager.Checkpoints(workdir, keep=5)
     restored, number = again.restore(like)
     assert number == 3
     same(restored, state)

@@ -12,7 +12,7 @@ from flax import nnx
 from test_fewshot import dense_accuracy
 
 from vit_jax import errors, evaluate, evaluators, models
-from vit_jax.checkpoints import checkpoint
+from vit_jax.checkpoints import checkpoint, manager
 from vit_jax.data import catalog, preprocessing
 from vit_jax.learning import step
 from vit_jax.weights import pretrained
@@ -180,7 +180,7 @@ def run_of(workdir, config, *, names=None, problem=""):
         *({"loss": "softmax"} | config, 0),
         problem=problem,
     )
-    checkpoints = checkpoint.Checkpoints(workdir)
+    checkpoints = manager.Checkpoints(workdir)
     checkpoints.save(step.init_state(params, optax.identity(), ema=False), described)
     checkpoints.close()
     return str(workdir)

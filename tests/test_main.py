@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from vit_jax import tree
-from vit_jax.checkpoints import checkpoint
+from vit_jax.checkpoints import checkpoint, manager
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 ENVIRONMENT = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
@@ -148,5 +148,5 @@ def test_sigterm_saves_and_asks_to_be_run_again(tmp_path):
     _, errors_ = process.communicate(timeout=120)
     assert process.returncode == 42, errors_
     assert "Run the same command again" in errors_
-    newest = checkpoint.Checkpoints(tmp_path).latest()
+    newest = manager.Checkpoints(tmp_path).latest()
     assert newest is not None and newest >= 5

@@ -23,7 +23,7 @@ from vit_jax import (
     train,
     tree,
 )
-from vit_jax.checkpoints import checkpoint
+from vit_jax.checkpoints import checkpoint, manager
 from vit_jax.data import (
     catalog,
     labels,
@@ -457,7 +457,7 @@ def test_resume_does_not_matter(trained, tmp_path, device_mesh):
     whole, figures = trained
     shutil.copytree(whole, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "120")
-    assert checkpoint.Checkpoints(tmp_path / "run").latest() == 80
+    assert manager.Checkpoints(tmp_path / "run").latest() == 80
     again = train.run(small(), tmp_path / "run", device_mesh)
     assert again == figures
     params, _ = checkpoint.read_params(whole)

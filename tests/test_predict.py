@@ -12,7 +12,7 @@ from flax import nnx
 from PIL import Image
 
 from vit_jax import convert, errors, models, predict
-from vit_jax.checkpoints import checkpoint
+from vit_jax.checkpoints import checkpoint, manager
 from vit_jax.data import catalog, preprocessing
 from vit_jax.learning import step
 from vit_jax.weights import files, pretrained
@@ -51,7 +51,7 @@ def write_checkpoint(workdir, *, loss="sigmoid", num_classes=7):
         config={"loss": loss},
         step=0,
     )
-    checkpoints = checkpoint.Checkpoints(workdir)
+    checkpoints = manager.Checkpoints(workdir)
     checkpoints.save(state, description)
     checkpoints.close()
     return str(workdir)

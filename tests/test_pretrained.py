@@ -6,7 +6,7 @@ import pytest
 
 from configs import base
 from vit_jax import errors, experiment, models, tree
-from vit_jax.checkpoints import checkpoint
+from vit_jax.checkpoints import checkpoint, manager
 from vit_jax.data import catalog, preprocessing
 from vit_jax.learning.step import TrainState
 from vit_jax.weights import adapting, files, posemb, pretrained
@@ -172,7 +172,7 @@ def test_our_own_checkpoints_load_with_all_that_was_stored(tmp_path):
         step=7,
     )
     params = weights(arch)
-    store = checkpoint.Checkpoints(tmp_path)
+    store = manager.Checkpoints(tmp_path)
     store.save(TrainState(np.int32(7), params, {}, None), description)
     store.close()
     for path in (tmp_path, tmp_path / "checkpoints" / "7"):

@@ -55,7 +55,6 @@ LONGEST_FILE = 350
 # Files that were longer when the rule came, and how long they were. They may only
 # shrink; an entry goes when its file is short enough.
 LONGER = {
-    "checkpoints/checkpoint.py": 464,
     "experiment.py": 390,
 }
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from configs import base, quickstart
 from vit_jax import errors, experiment, train, tree
-from vit_jax.checkpoints import checkpoint
+from vit_jax.checkpoints import checkpoint, manager
 from vit_jax.learning import schedules
 from vit_jax.parallel import hardware, mesh
 from vit_jax.runs import workdir as workdir_lib
@@ -72,7 +72,7 @@ def programs_that_are_compiled_once(tmp_path_factory):
 
 def final_state(config, workdir, device_mesh):
     exp = experiment.assemble(config, device_mesh)
-    state, step = checkpoint.Checkpoints(workdir).restore(exp.state)
+    state, step = manager.Checkpoints(workdir).restore(exp.state)
     assert step == exp.durations.total
     return jax.tree.map(mesh.to_host, state)
 
@@ -168,7 +168,7 @@ def test_two_resumes_end_in_the_same_bits(whole, tmp_path, device_mesh):
         with pytest.raises(errors.Preempted, match="same command again"):
             train.run(EVERY_SECOND, tmp_path, device_mesh)
         watcher.join()
-        assert step < checkpoint.Checkpoints(tmp_path).latest() < 12
+        assert step < manager.Checkpoints(tmp_path).latest() < 12
     assert train.run(EVERY_SECOND, tmp_path, device_mesh) == figures
     assert_same(
         final_state(small(), tmp_path, device_mesh),
@@ -309,7 +309,7 @@ def test_a_non_finite_loss_stops_and_keeps_the_last_good(tmp_path, device_mesh):
     assert text.startswith("step ") and "blocks/" in text
     assert len(text.splitlines()) <= 10
     bad = int(text.split()[1].rstrip(":"))
-    newest = checkpoint.Checkpoints(tmp_path).latest()
+    newest = manager.Checkpoints(tmp_path).latest()
     assert newest is None or newest < bad
     if newest:
         params, _ = checkpoint.read_params(tmp_path)
@@ -369,7 +369,7 @@ def test_a_run_goes_on_with_the_images_that_it_began_with(tmp_path, device_mesh)
     shutil.rmtree(source)
     longer = exact(**options, total="10 steps")
     train.run(longer, workdir, device_mesh)
-    assert checkpoint.Checkpoints(workdir).latest() == 10
+    assert manager.Checkpoints(workdir).latest() == 10
     assert pretrained.load(workdir).preprocessing == before
 
 
@@ -406,7 +406,7 @@ def test_a_finished_run_goes_on_to_a_larger_total(tmp_path, device_mesh):
     assert written[-1]["epoch"] == 5 * 64 / 1438
     assert abs(written[-1]["wall_time"] - time.time()) < 600
     assert written[2]["loss_mean"] == written[2]["loss"], "steps since the last line"
-    assert checkpoint.Checkpoints(tmp_path).latest() == 5
+    assert manager.Checkpoints(tmp_path).latest() == 5
 
 
 def test_unreadable_images_are_replaced_counted_and_named(

@@ -10,7 +10,7 @@ import jax
 from jax.sharding import Mesh
 
 from vit_jax import cli, experiment
-from vit_jax.checkpoints import checkpoint
+from vit_jax.checkpoints import manager
 from vit_jax.evaluators import available
 from vit_jax.parallel import memory
 from vit_jax.runs import (
@@ -80,7 +80,7 @@ def _compiled(exp: experiment.Experiment) -> experiment.Experiment:
 
 
 def _prepare(
-    exp: experiment.Experiment, checkpoints: checkpoint.Checkpoints, source: Any
+    exp: experiment.Experiment, checkpoints: manager.Checkpoints, source: Any
 ) -> tuple[experiment.Experiment, TrainState, int, Any]:
     """Compiles, restores or starts, and opens the batches: what takes time and memory.
 
@@ -138,7 +138,7 @@ def run(
     exp = experiment.assemble(config, mesh, start=began)
     exp = exp.evaluating(available.available(exp.evals, data_dir=exp.data.data_dir))
     total = exp.durations.total
-    checkpoints = checkpoint.Checkpoints(workdir, keep=exp.keep)
+    checkpoints = manager.Checkpoints(workdir, keep=exp.keep)
     reached = checkpoints.latest()
     extension.check_workdir(exp, workdir, reached or 0)
     figures = workdir_lib.figures_at(workdir, total)

@@ -12,7 +12,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from vit_jax import errors, experiment, models, tree
-from vit_jax.checkpoints import checkpoint
+from vit_jax.checkpoints import checkpoint, manager
 from vit_jax.data import catalog
 from vit_jax.learning import schedules
 from vit_jax.parallel import hardware
@@ -50,7 +50,7 @@ class Run:
         self,
         exp: experiment.Experiment,
         workdir: Path,
-        checkpoints: checkpoint.Checkpoints,
+        checkpoints: manager.Checkpoints,
         evaluations: Sequence[evaluations_lib.Evaluation],
         start: int,
         watch: watchdog.Watchdog,

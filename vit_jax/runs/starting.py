@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from vit_jax import errors, experiment, tree, weights
-from vit_jax.checkpoints import checkpoint
+from vit_jax.checkpoints import manager
 from vit_jax.data import catalog, loader
 from vit_jax.parallel import mesh as mesh_lib
 from vit_jax.types import TrainState
@@ -34,7 +34,7 @@ def begin(exp: experiment.Experiment) -> TrainState:
 
 
 def restore_or_start(
-    exp: experiment.Experiment, checkpoints: checkpoint.Checkpoints
+    exp: experiment.Experiment, checkpoints: manager.Checkpoints
 ) -> tuple[TrainState, int]:
     """Returns the newest state of the workdir, or that before the first step."""
     restored = checkpoints.restore(exp.state)
