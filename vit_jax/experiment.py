@@ -24,7 +24,7 @@ from vit_jax.parallel import fitting, layouts, xla
 from vit_jax.parallel import mesh as mesh_lib
 from vit_jax.settings import durations, recipe, sections, validation
 from vit_jax.settings.durations import Durations
-from vit_jax.types import Batch, Metrics, TrainState
+from vit_jax.types import Batch, Params, TrainState
 
 if TYPE_CHECKING:
     from vit_jax.weights.files import Weights
@@ -85,7 +85,7 @@ class Experiment:
     state: TrainState
     batch: Batch
     init: Callable[[], TrainState]
-    train_step: Callable[..., tuple[TrainState, Metrics]]
+    train_step: Any
     forward: passes.Forward
     evaluation: Any
     train_transform: Any
@@ -151,11 +151,6 @@ def _optimizer(
     )
 
 
-def _entered(layout: layouts.Layout) -> Callable[[Any], Any]:
-    """From stored parameters to those the model is called with, outside of a step."""
-    return lambda params: layout.enter(layout.gather(params))
-
-
 def _abstract_batch(
     config: Mapping[str, Any], trained: objective.Objective, mesh: Mesh
 ) -> Batch:
@@ -166,15 +161,24 @@ def _abstract_batch(
 
 
 def _check(config: Mapping[str, Any], mesh: Mesh) -> None:
-    if durations.trains_nothing(config):
-        raise errors.UserError(
-            f"total={config['total']!r} trains nothing: vit_jax.main evaluates "
-            "init_from and ends. Here want a length, as in '300 epochs'"
-        )
+    durations.check_trains(config)
     validation.check_values(config)
     mesh_lib.check_batch(
         "batch_size", config["batch_size"], mesh, microbatches=config["microbatches"]
     )
+
+
+def _check_fit(
+    config: Mapping[str, Any],
+    opened: "Weights | None",
+    architecture: models.Architecture,
+    params: Params,
+) -> None:
+    if opened is not None:
+        weights.adapting.check_adapt(
+            *(opened.leaves, opened.architecture, architecture, params),
+            keep_head=config["keep_head"],
+        )
 
 
 def assemble(
@@ -199,8 +203,9 @@ def assemble(
     info = catalog.describe(data["dataset"], data_dir=data["data_dir"])
     examples = catalog.num_examples(info, data["train_split"])
     lengths = durations.of(config, examples)
-    if opens := start is None and config["init_from"]:
-        start = weights.pretrained.describe(config["init_from"])
+    opened = None
+    if start is None and config["init_from"]:
+        start = opened = weights.pretrained.describe(config["init_from"])
     trained = objective.make(config["objective"], info, config)
     architecture = trained.outputs(_architecture(config, info, start))
     tx, schedule = _optimizer(config["optimizer"], lengths)
@@ -219,18 +224,18 @@ def assemble(
         batch_size=config["batch_size"],
         microbatches=config["microbatches"],
     )
-    if opens:
-        weights.adapting.check_adapt(
-            *(start.leaves, start.architecture, architecture, abstract.params),
-            keep_head=config["keep_head"],
-        )
-    prepared = _preprocessing(config, start)
+    _check_fit(config, opened, architecture, abstract.params)
+    prepared = inputs.of_a_run(
+        *(data, _image_size(config)),
+        stored=None if start is None else start.preprocessing,
+        source=config["init_from"],
+    )
     graphdef, _ = models.abstract(architecture)
     bound = passes.Bound(graphdef, architecture, prepared.mean, prepared.std)
     return Experiment(
         **_settings(config, examples, lengths),
         **_functions(config, info, mesh, trained, tx, layout, bound),
-        config=_with_defaults(config, prepared),
+        config=sections.recorded(config, dataclasses.asdict(prepared)),
         start=_start(config, info, start, architecture),
         mesh=mesh,
         architecture=architecture,
@@ -256,7 +261,7 @@ def _settings(
     names = ("batch_size", "microbatches", "seed", "keep", "loss", "labels")
     return {name: config[name] for name in names} | {
         "data": sections.Data.of(config["data"]),
-        "evals": _evals(config, examples, lengths),
+        "evals": sections.evals_of(config, examples, lengths),
     }
 
 
@@ -271,7 +276,9 @@ def _functions(
 ) -> dict[str, Any]:
     """What is called with the state: the step, and the passes of evaluations."""
     in_step = dataclasses.replace(bound, enter=layout.enter, placement=layout.placement)
-    outside = dataclasses.replace(in_step, enter=_entered(layout))
+    outside = dataclasses.replace(
+        in_step, enter=lambda params: layout.enter(layout.gather(params))
+    )
     train_step = step_lib.make_train_step(
         trained.make_loss(in_step),
         tx,
@@ -302,6 +309,7 @@ def _start(
     """
     if not config["init_from"]:
         return None
+    assert start is not None, "what a run starts from has been opened"
     path, keep_head = config["init_from"], config["keep_head"]
     order = None
     kept = keep_head and architecture.num_classes
@@ -315,23 +323,6 @@ def _start(
             config["labels"],
         )
     return sections.Start(path, keep_head, order)
-
-
-def _evals(
-    config: Mapping[str, Any], examples: int, lengths: Durations
-) -> tuple[sections.EvalSettings, ...]:
-    def every(key: str, text: str) -> int:
-        steps = durations.duration(
-            *(key, text),
-            batch_size=config["batch_size"],
-            num_examples=examples,
-            total_steps=lengths.total,
-        )
-        return steps or lengths.eval_every
-
-    return sections.evals(
-        config["evals"], dataset=config["data"]["dataset"], every=every
-    )
 
 
 def _jit_step(
@@ -355,31 +346,3 @@ def make_mesh(
     names = ("data", "fsdp", "tensor", "slices")
     axes = {name: config["mesh"][name] for name in names}
     return mesh_lib.make_mesh(**axes, devices=devices)
-
-
-def _preprocessing(
-    config: Mapping[str, Any], start: "Weights | None"
-) -> preprocessing.Preprocessing:
-    data, size = config["data"], _image_size(config)
-    wanted = start and start.preprocessing.at(size)
-    return inputs.resolve(
-        size,
-        mean=tuple(data["mean"]),
-        std=tuple(data["std"]),
-        exif=data["exif"],
-        wanted=wanted,
-        source=config["init_from"],
-        **data["eval"],
-    )
-
-
-def _with_defaults(
-    config: Mapping[str, Any], prepared: preprocessing.Preprocessing
-) -> dict[str, Any]:
-    """The configuration with what it left to us; what is a checkpoint's stays so."""
-    if config["init_from"]:
-        return dict(config)
-    evaluated = {"transform": prepared.transform, "filter": prepared.filter}
-    data = {"mean": prepared.mean, "std": prepared.std}
-    data["eval"] = config["data"]["eval"] | evaluated
-    return config | {"data": config["data"] | data}

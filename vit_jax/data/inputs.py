@@ -1,6 +1,7 @@
 """How a run's images are prepared: as its recipe says, or as its checkpoint wants."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from vit_jax import errors
@@ -100,6 +101,32 @@ TRANSFORM_PARAMETERS = {
     "random_crop_pad": ("pad",),
     "none": (),
 }
+
+
+def of_a_run(
+    data: Mapping[str, Any],
+    image_size: tuple[int, int],
+    *,
+    stored: Preprocessing | None,
+    source: str,
+) -> Preprocessing:
+    """Returns how a run's images are prepared; see `resolve`.
+
+    Args:
+        data: The configuration's section `data`.
+        image_size: (height, width) of the run, pixels.
+        stored: Of the checkpoint that the run starts from, at any size.
+        source: The checkpoint.
+    """
+    return resolve(
+        image_size,
+        mean=tuple(data["mean"]),
+        std=tuple(data["std"]),
+        exif=data["exif"],
+        wanted=None if stored is None else stored.at(image_size),
+        source=source,
+        **data["eval"],
+    )
 
 
 def train_transform(

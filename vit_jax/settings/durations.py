@@ -139,3 +139,12 @@ def no_steps(total: str) -> bool:
     """
     text = str(total).strip()
     return bool(text) and not duration("total", text, batch_size=2**20, num_examples=1)
+
+
+def check_trains(config: Mapping[str, Any]) -> None:
+    """Raises `UserError` for a configuration that trains nothing."""
+    if trains_nothing(config):
+        raise errors.UserError(
+            f"total={config['total']!r} trains nothing: vit_jax.main evaluates "
+            "init_from and ends. Here want a length, as in '300 epochs'"
+        )

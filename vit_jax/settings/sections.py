@@ -6,6 +6,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from vit_jax.settings import durations
+
 
 @dataclass(frozen=True)
 class Data:
@@ -101,3 +103,43 @@ def evals(
         )
         for name, given in section.items()
     )
+
+
+def evals_of(
+    config: Mapping[str, Any], examples: int, lengths: durations.Durations
+) -> tuple[EvalSettings, ...]:
+    """Returns the evaluations of a training run, each with its steps.
+
+    Args:
+        config: the whole configuration.
+        examples: of the training split.
+        lengths: of the run.
+    """
+
+    def every(key: str, text: str) -> int:
+        steps = durations.duration(
+            *(key, text),
+            batch_size=config["batch_size"],
+            num_examples=examples,
+            total_steps=lengths.total,
+        )
+        return steps or lengths.eval_every
+
+    return evals(config["evals"], dataset=config["data"]["dataset"], every=every)
+
+
+def recorded(config: Mapping[str, Any], prepared: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a configuration with what it left to us of the images.
+
+    What it left to the checkpoint that it starts from stays so.
+
+    Args:
+        config: the whole configuration.
+        prepared: how images are prepared, the fields of a `Preprocessing`.
+    """
+    if config["init_from"]:
+        return dict(config)
+    data = {**config["data"], **{key: prepared[key] for key in ("mean", "std")}}
+    evaluated = {key: prepared[key] for key in ("transform", "filter")}
+    data["eval"] = {**data["eval"], **evaluated}
+    return {**config, "data": data}
