@@ -135,6 +135,7 @@ def _wait_for_steps(workdir, more):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_asks_to_be_run_again(tmp_path):
     process = subprocess.Popen(
         command(*SMALL, "--config.total=2000 steps", f"--workdir={tmp_path}"),
