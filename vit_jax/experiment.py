@@ -197,7 +197,7 @@ def assemble(
             that the mesh does not divide, an image that the patch does not divide, an
             unknown model, dataset or choice.
     """
-    config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    config = recipe.plain(config)
     _check(config, mesh)
     data = config["data"]
     info = catalog.describe(data["dataset"], data_dir=data["data_dir"])

@@ -46,7 +46,7 @@ def run(
     Raises:
         UserError: no checkpoint, no evaluation, keys without effect, missing data.
     """
-    config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    config = recipe.plain(config)
     _check(config, mesh)
     data = config["data"]
     there = available.available(

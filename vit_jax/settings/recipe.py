@@ -70,6 +70,11 @@ def defaults() -> dict[str, Any]:
     return base.get_config().to_dict()
 
 
+def plain(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a configuration, a recipe's or a record of one, as nested dicts."""
+    return config.to_dict() if isinstance(config, ConfigDict) else dict(config)
+
+
 def load(path: str) -> ConfigDict:
     """Runs a recipe.
 
