@@ -15,7 +15,7 @@ import json
 import os
 import re
 
-from vit_jax.planning import topology
+from vit_jax.plan import topology
 
 os.environ.update(topology.ENVIRONMENT)
 
@@ -26,7 +26,7 @@ from jax.sharding import SingleDeviceSharding
 
 from vit_jax import models
 from vit_jax.models import blocks
-from vit_jax.planning import hlo, work
+from vit_jax.plan import hlo, work
 
 Params = dict
 

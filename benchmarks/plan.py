@@ -19,8 +19,7 @@ from typing import Any
 import jax
 
 from configs import pretrain, vit_g14
-from vit_jax import plan
-from vit_jax.planning import advice, compiling, topology
+from vit_jax.plan import advice, compiling, estimate, topology
 
 GIB = 2**30
 TABLE = Path(__file__).with_name("plan.md")
@@ -253,7 +252,7 @@ CASES = (
 
 def measure(case: Case) -> dict[str, Any]:
     """Compiles a case and returns its row."""
-    figures = plan.plan(case.job())
+    figures = estimate.plan(case.job())
     rows = []
     always = list(ALWAYS)
     if figures["mesh"]["tensor"] > 1:

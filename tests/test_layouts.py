@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 from configs import base
 from vit_jax import experiment, models, tree
 from vit_jax.parallel import fitting, hardware, layouts, mesh
-from vit_jax.planning import collectives, hlo
+from vit_jax.plan import collectives, hlo
 
 NAMES = tuple(layouts.LAYOUTS)
 

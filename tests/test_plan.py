@@ -11,9 +11,9 @@ import jax
 import pytest
 
 from configs import quickstart
-from vit_jax import errors, experiment, plan
+from vit_jax import errors, experiment
 from vit_jax.parallel import hardware, memory, mesh
-from vit_jax.planning import (
+from vit_jax.plan import (
     advice,
     buffers,
     compiling,
@@ -94,11 +94,11 @@ def test_without_the_compiler_the_message_says_what_to_install(monkeypatch):
 
 def test_variants_are_the_product_and_leave_the_config_alone(config):
     layouts = ["dp", "zero1"]
-    made = plan.variants(config, {"layout": layouts, "batch_size": [64, 128]})
+    made = advice.variants(config, {"layout": layouts, "batch_size": [64, 128]})
     assert [(v["mesh"]["layout"], v["batch_size"]) for v in made] == [
         *(("dp", 64), ("dp", 128), ("zero1", 64), ("zero1", 128))
     ]
-    assert plan.variants(config, {"layout": [], "remat": []}) == [config]
+    assert advice.variants(config, {"layout": [], "remat": []}) == [config]
     assert config["batch_size"] == 64
 
 
@@ -295,7 +295,7 @@ def test_the_command_refuses_in_a_few_lines(arguments, message):
 def test_the_compiler_knows_the_smallest_slice_of_every_generation(name):
     smallest = hardware.GENERATIONS[name].sizes[0]
     script = (
-        "import os, sys; from vit_jax.planning import topology;"
+        "import os, sys; from vit_jax.plan import topology;"
         "os.environ.update(topology.ENVIRONMENT);"
         "place = topology.parse(sys.argv[1], slices=int(sys.argv[2]));"
         "found = topology.devices(place); assert len(found) == place.devices;"

@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vit_jax.parallel import mesh
-from vit_jax.planning import buffers, collectives, hlo, work
+from vit_jax.plan import buffers, collectives, hlo, work
 
 SNIPPETS = Path(__file__).parent / "hlo"
 

@@ -37,7 +37,6 @@ LEVELS = {
     "checkpoints": 6,
     "weights": 7,
     "experiment": 8,
-    "planning": 9,
     "runs": 9,
     "train": 10,
     "evaluate": 10,
@@ -71,7 +70,7 @@ OF_OTHERS = {
     "data/sources.py": {"hasattr(source, 'name')"},
     # jax sets it on TPUs of several slices only.
     "parallel/mesh.py": {"getattr(device, 'slice_index', 0)"},
-    "planning/facts.py": {"getattr(d, 'slice_index', 0)"},
+    "plan/facts.py": {"getattr(d, 'slice_index', 0)"},
     # What a user hands over as images or as a model.
     "weights/loaded.py": {
         "getattr(images, 'shape', None)",
@@ -259,7 +258,7 @@ READS_CONFIGURATIONS = {
     # What runs of older versions left beside their arrays.
     "checkpoints/checkpoint.py",
     # Variants of a configuration, before they are assembled.
-    "planning/advice.py",
+    "plan/advice.py",
 }
 
 

@@ -19,44 +19,8 @@ from typing import Any
 from absl import flags
 
 from vit_jax import cli, errors
-from vit_jax.planning import advice, compiling, estimate, report, topology
+from vit_jax.plan import advice, compiling, estimate, report, topology
 from vit_jax.settings import recipe, validation
-
-# Flag: the key of the configuration that its values take the place of.
-VARIED = {
-    "layout": "mesh.layout",
-    "remat": "model.remat",
-    "batch_size": "batch_size",
-    "microbatches": "microbatches",
-}
-
-
-def variants(
-    config: dict[str, Any], choices: dict[str, list[Any]]
-) -> list[dict[str, Any]]:
-    """Returns the configuration with every combination of the choices.
-
-    Args:
-        config: plain nested dict.
-        choices: by key of `VARIED`; one without choices stays as it is.
-    """
-    given = {VARIED[name]: values for name, values in choices.items() if values}
-    return [
-        advice.with_values(config, dict(zip(given, combination)))
-        for combination in itertools.product(*given.values())
-    ]
-
-
-def plan(
-    job: compiling.Job, *, price_per_chip_hour: float | None = None
-) -> dict[str, Any]:
-    """Compiles a job and returns its figures, see `estimate.estimate`."""
-    place = job.topology.name if job.topology else "this machine"
-    logging.info(
-        "compiling for %s, some seconds%s", place, "" if job.fast else " or minutes"
-    )
-    result = compiling.run(job)
-    return estimate.estimate(job, result, price_per_chip_hour=price_per_chip_hour)
 
 
 def _define_flags() -> None:
@@ -72,7 +36,7 @@ def _define_flags() -> None:
     flags.DEFINE_string(
         "keep", "", "Folder for what the compiler prints, KEEP/0 of the first compile."
     )
-    for name, key in VARIED.items():
+    for name, key in advice.VARIED.items():
         flags.DEFINE_list(name, [], f"Values of --config.{key} to compare.")
 
 
@@ -85,7 +49,9 @@ def _jobs(values: flags.FlagValues) -> list[compiling.Job]:
         topology.check_compiler()
     elif values.advise or values.slices > 1:
         raise errors.UserError("--advise and --slices want a --topology, as in v5e:4x4")
-    choices: dict[str, list[Any]] = {name: values[name].value or [] for name in VARIED}
+    choices: dict[str, list[Any]] = {
+        name: values[name].value or [] for name in advice.VARIED
+    }
     for name in ("batch_size", "microbatches"):
         try:
             choices[name] = [int(text) for text in choices[name]]
@@ -93,7 +59,7 @@ def _jobs(values: flags.FlagValues) -> list[compiling.Job]:
             raise errors.UserError(f"--{name}={choices[name]}: {error}") from error
     config = values.config.to_dict()
     here: list[topology.Topology | None] = [None]
-    combined = itertools.product(variants(config, choices), places or here)
+    combined = itertools.product(advice.variants(config, choices), places or here)
     return [
         compiling.Job(
             *(variant, place, values.fast),
@@ -108,7 +74,7 @@ def _compare(jobs: list[compiling.Job], price: float | None) -> list[dict[str, A
     plans = []
     for job in jobs:
         try:
-            plans.append(plan(job, price_per_chip_hour=price))
+            plans.append(estimate.plan(job, price_per_chip_hour=price))
         except errors.UserError as error:
             logging.warning("left out: %s", error)
     if not plans:
@@ -136,7 +102,7 @@ def _main(argv: list[str]) -> None:
         else:
             print(report.table(plans), flush=True)
         return
-    figures = plan(jobs[0], price_per_chip_hour=values.price_per_chip_hour)
+    figures = estimate.plan(jobs[0], price_per_chip_hour=values.price_per_chip_hour)
     if values.advise:
         figures["advice"] = _advise(jobs[0])
     if values.json:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from vit_jax.planning import hlo
+from vit_jax.plan import hlo
 
 KINDS = (
     "all-reduce",

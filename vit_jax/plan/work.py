@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 
-from vit_jax.planning import hlo
+from vit_jax.plan import hlo
 
 _CYCLES = re.compile(r'"estimated_cycles":"?(-?\d+)')
 _UNKNOWN = 2**62  # how the compiler prints "no estimate"

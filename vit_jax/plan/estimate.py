@@ -1,9 +1,10 @@
 """From a compiled step to what a run costs: the object that `--json` prints."""
 
+import logging
 from typing import Any
 
 from vit_jax.parallel import hardware
-from vit_jax.planning import buffers, collectives, compiling, work
+from vit_jax.plan import buffers, collectives, compiling, work
 
 # Forward, and twice that backward; a multiply-add is two FLOPs.
 FLOPS_PER_MAC = 6
@@ -39,6 +40,18 @@ def estimate(
     figures |= _work(facts, result, chip, local=job.topology is None)
     figures |= _run(figures, price_per_chip_hour)
     return figures
+
+
+def plan(
+    job: compiling.Job, *, price_per_chip_hour: float | None = None
+) -> dict[str, Any]:
+    """Compiles a job and returns its figures, see `estimate`."""
+    place = job.topology.name if job.topology else "this machine"
+    logging.info(
+        "compiling for %s, some seconds%s", place, "" if job.fast else " or minutes"
+    )
+    result = compiling.run(job)
+    return estimate(job, result, price_per_chip_hour=price_per_chip_hour)
 
 
 def _memory(facts: dict[str, Any], result: compiling.Result) -> dict[str, Any]:

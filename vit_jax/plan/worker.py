@@ -1,4 +1,4 @@
-"""Compiles one training step: `python -m vit_jax.planning.worker JOB`.
+"""Compiles one training step: `python -m vit_jax.plan.worker JOB`.
 
 A process of its own, because the TPU compiler has to be stopped before it generates
 code where only memory is asked for, and because it may abort. JOB is a folder with
@@ -13,7 +13,7 @@ from typing import Any
 
 from vit_jax import cli, errors, experiment
 from vit_jax.parallel import memory
-from vit_jax.planning import facts, topology
+from vit_jax.plan import facts, topology
 
 
 def _with_tuples(value: Any) -> Any:

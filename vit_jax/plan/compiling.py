@@ -15,7 +15,7 @@ from typing import Any
 from vit_jax import errors
 from vit_jax.parallel import memory
 from vit_jax.parallel.memory import Memory
-from vit_jax.planning import buffers, hlo, topology
+from vit_jax.plan import buffers, hlo, topology
 
 # The TPU compiler writes these before it generates code, the scheduled program last.
 _REPORT = "*after_optimizations-memory-usage-report.txt"
@@ -91,7 +91,7 @@ def _run(job: Job, folder: Path) -> Result:
     (folder / "job.json").write_text(json.dumps(described))
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "vit_jax.planning.worker", str(folder)],
+            [sys.executable, "-m", "vit_jax.plan.worker", str(folder)],
             stdout=log,
             stderr=subprocess.STDOUT,
             env=_environment(job, folder),

@@ -3,7 +3,7 @@
 import re
 
 from vit_jax.parallel import memory
-from vit_jax.planning import hlo
+from vit_jax.plan import hlo
 
 _TOTAL = re.compile(r"Memory Space: default[^\n]*\nTotal bytes: (\d+)")
 _ARGUMENT = re.compile(r"^allocation \d+: size (\d+),[^\n]*\bparameter \d+", re.M)

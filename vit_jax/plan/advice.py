@@ -1,11 +1,12 @@
 """What would fit where a step does not, found by compiling it."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from vit_jax import errors
 from vit_jax.parallel import hardware
-from vit_jax.planning import compiling, topology
+from vit_jax.plan import compiling, topology
 
 GIB = hardware.GIB
 
@@ -19,6 +20,14 @@ STRATEGIES: tuple[dict[str, Any], ...] = (
 # Images of one microbatch on one device, where gradients are accumulated.
 ACCUMULATED = 8
 
+# Flag: the key of the configuration that its values take the place of.
+VARIED = {
+    "layout": "mesh.layout",
+    "remat": "model.remat",
+    "batch_size": "batch_size",
+    "microbatches": "microbatches",
+}
+
 Run = Callable[[compiling.Job], compiling.Result]
 
 
@@ -29,6 +38,22 @@ def with_values(config: dict[str, Any], values: dict[str, Any]) -> dict[str, Any
         head, _, rest = path.partition(".")
         copy[head] = with_values(copy[head], {rest: value}) if rest else value
     return copy
+
+
+def variants(
+    config: dict[str, Any], choices: dict[str, list[Any]]
+) -> list[dict[str, Any]]:
+    """Returns the configuration with every combination of the choices.
+
+    Args:
+        config: plain nested dict.
+        choices: by key of `VARIED`; one without choices stays as it is.
+    """
+    given = {VARIED[name]: values for name, values in choices.items() if values}
+    return [
+        with_values(config, dict(zip(given, combination)))
+        for combination in itertools.product(*given.values())
+    ]
 
 
 def advise(
