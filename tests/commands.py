@@ -1,6 +1,7 @@
 """Commands of the package, run in this process: a new one costs seconds of imports."""
 
 import importlib
+import importlib.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from types import ModuleType
 
 from absl import flags
 
+from vit_jax import __main__ as front
 from vit_jax import cli
 
 OF_A_RECIPE = ("main", "plan")
@@ -39,11 +41,12 @@ def own_flags(command: str) -> Iterator[ModuleType]:
 def _module(command: str) -> ModuleType:
     if command == "main":
         sys.modules.pop("vit_jax.main", None)  # its flags are defined on import
-    name = f"vit_jax.{command}" + (".__main__" if command == "models" else "")
+    table = {"main": front.COMMANDS["train"], **front.COMMANDS}
+    name = table[command].module
+    if importlib.util.find_spec(name).submodule_search_locations is not None:
+        name += ".__main__"
     module = importlib.import_module(name)
-    if command == "models":
-        flags.DEFINE_bool("json", False, "")
-    elif command != "main":
+    if command != "main":
         module._define_flags()
     return module
 

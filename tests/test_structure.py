@@ -43,6 +43,7 @@ LEVELS = {
     "predict": 10,
     "convert": 10,
     "plan": 10,
+    "commands": 11,
     "main": 11,
     "__main__": 11,
 }

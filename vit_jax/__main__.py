@@ -1,8 +1,92 @@
-"""`python -m vit_jax` says what there is to run."""
+"""The table of commands: `vit_jax COMMAND ...` or `python -m vit_jax COMMAND ...`.
 
-from vit_jax import cli
+A command is a module that defines its flags when it is run, so that its row costs
+nothing: `vit_jax predict` is `python -m vit_jax.predict` and loads no other command.
+"""
 
-COMMANDS = ("main", "evaluate", "predict", "convert", "models", "plan")
+import difflib
+import runpy
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+EXIT_BAD_INPUT = 2  # errors.EXIT_BAD_INPUT, without loading anything
+
+
+class Command(NamedTuple):
+    """A row of `COMMANDS`.
+
+    Attributes:
+        module: That is run; of a package its `__main__`.
+        help: What it does, in one line.
+        group: The heading that it stands under.
+    """
+
+    module: str
+    help: str
+    group: str
+
+
+TRAIN, USE, LOOK = "Train", "Use a checkpoint", "Look before you start"
+COMMANDS = {
+    "train": Command("vit_jax.main", "Trains what a recipe says, or resumes.", TRAIN),
+    "evaluate": Command(
+        "vit_jax.evaluate", "Measures a checkpoint on a split of a dataset.", USE
+    ),
+    "predict": Command("vit_jax.predict", "Classifies image files.", USE),
+    "convert": Command(
+        "vit_jax.convert", "Writes weights for timm, transformers, ... or back.", USE
+    ),
+    "models": Command(
+        "vit_jax.models", "Lists models: parameters, GMAC, tokens.", LOOK
+    ),
+    "plan": Command(
+        "vit_jax.plan", "Says what a run takes on a TPU slice that is not there.", LOOK
+    ),
+}
+
+
+def listing() -> str:
+    """Returns the table of commands as text, under the headings of their groups."""
+    groups = dict.fromkeys(command.group for command in COMMANDS.values())
+    width = max(map(len, COMMANDS))
+    lines = ["vit_jax COMMAND ...    (COMMAND --help: its flags)"]
+    for group in groups:
+        lines += ["", f"{group}:"]
+        lines += [
+            f"  {name.ljust(width)}  {command.help}"
+            for name, command in COMMANDS.items()
+            if command.group == group
+        ]
+    return "\n".join([*lines, "", "vit_jax --version"])
+
+
+def _unknown(name: str) -> str:
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"unknown command {name!r}.{hint} Commands: {', '.join(COMMANDS)}"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs a command; it ends the process with its own exit code.
+
+    Args:
+        argv: The name and its arguments; None: those of this process.
+    """
+    name, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in ("--help", "-h", "help"):
+        print(listing())
+    elif name == "--version":
+        import vit_jax
+
+        print(vit_jax.__version__)
+    elif name not in COMMANDS:
+        print(f"error: {_unknown(name)}", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)
+    else:
+        sys.argv = [name, *arguments]
+        runpy.run_module(COMMANDS[name].module, run_name="__main__", alter_sys=True)
+
 
 if __name__ == "__main__":
-    cli.no_command("vit_jax", "python -m vit_jax." + "|".join(COMMANDS) + " --help")
+    main()

@@ -64,6 +64,10 @@ def table(rows: list[dict[str, Any]]) -> str:
     )
 
 
+def _define_flags() -> None:
+    flags.DEFINE_bool("json", False, "One line of JSON in place of the table.")
+
+
 def _main(argv: list[str]) -> None:
     if len(argv) > 2:
         raise errors.UserError(f"want one PATTERN, got {argv[1:]}; quote it")
@@ -79,5 +83,5 @@ def _main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_bool("json", False, "One line of JSON in place of the table.")
+    _define_flags()
     cli.run(_main)

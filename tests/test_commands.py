@@ -1,0 +1,83 @@
+"""The table of commands: what it prints, and what a command loads."""
+
+import importlib.util
+import runpy
+import subprocess
+import sys
+
+import pytest
+
+from vit_jax import __main__ as front
+from vit_jax import errors
+
+
+def modules_after(name, *arguments):
+    """The modules of ours that a command has loaded when it ends."""
+    script = (
+        "import sys, atexit; from vit_jax import __main__\n"
+        "atexit.register(lambda: print(*(m for m in sys.modules if 'vit_jax' in m)))\n"
+        "__main__.main(sys.argv[1:])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, name, *arguments], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_every_row_names_a_module_that_runs():
+    for name, command in front.COMMANDS.items():
+        spec = importlib.util.find_spec(command.module)
+        assert spec is not None, name
+        if spec.submodule_search_locations is not None:
+            assert importlib.util.find_spec(f"{command.module}.__main__"), name
+
+
+def test_the_rows_fit_on_a_screen():
+    lines = front.listing().splitlines()
+    assert len(lines) <= 40 and max(map(len, lines)) <= 100
+    assert all(command.help.endswith(".") for command in front.COMMANDS.values())
+
+
+@pytest.mark.parametrize("argv", [[], ["--help"], ["help"]])
+def test_alone_it_lists_every_command_under_its_group(argv, capsys):
+    front.main(argv)
+    out = capsys.readouterr().out
+    for name, command in front.COMMANDS.items():
+        head, _, rest = out.partition(f"\n{command.group}:\n")
+        assert f"  {name} " in rest and command.help in rest
+        assert f"  {name} " not in head
+
+
+def test_a_typo_names_the_nearest(capsys):
+    with pytest.raises(SystemExit) as stop:
+        front.main(["trian"])
+    assert stop.value.code == errors.EXIT_BAD_INPUT == front.EXIT_BAD_INPUT
+    assert "Did you mean 'train'?" in capsys.readouterr().err
+
+
+def test_a_command_gets_its_arguments_and_is_main(monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        runpy,
+        "run_module",
+        lambda module, **options: calls.append((module, options, list(sys.argv))),
+    )
+    monkeypatch.setattr(sys, "argv", ["vit_jax", "plan", "--fast"])
+    front.main()
+    options = {"run_name": "__main__", "alter_sys": True}
+    assert calls == [("vit_jax.plan", options, ["plan", "--fast"])]
+
+
+def test_a_command_loads_no_other():
+    found = modules_after("models", "Ti/16")
+    rooms = {name.split(".")[1] for name in found if "." in name}
+    others = {c.module.split(".")[1] for c in front.COMMANDS.values()} - {"models"}
+    assert not rooms & others
+    assert "models" in rooms
+
+
+def test_listing_loads_nothing():
+    script = "import sys; from vit_jax import __main__; __main__.main([]); "
+    script += "assert not {'jax', 'numpy', 'absl'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
