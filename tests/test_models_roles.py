@@ -10,7 +10,7 @@ from vit_jax.models import families, roles
 
 RUN, TASK, MEANING = roles.Role.RUN, roles.Role.TASK, roles.Role.MEANING
 
-CLASSES = [family.architecture for family in families.FAMILIES.values()]
+CLASSES = [families.named(name).architecture for name in families.FAMILIES]
 NAMES = {"vit": "mu/8", "mixer": "Mixer-S/16", "bit": "BiT-R50x1"}
 NAMES["axial_resnet"] = "AxialResNet50"
 
@@ -67,3 +67,12 @@ def test_a_field_is_what_it_says(family):
             continue
         with pytest.raises(errors.UserError, match=f"no value for {own.name}"):
             models.from_dict(less)
+
+
+@pytest.mark.parametrize("key", families.FAMILIES)
+def test_a_family_is_found_by_its_names_and_by_its_models(key):
+    family = families.FAMILIES[key].load()
+    assert family.architecture.family == key
+    assert families.named(key) is family and family.names
+    for name in family.names:
+        assert families.family_of_name(name) is family

@@ -1,6 +1,8 @@
 """Models: sizes and names, the NNX modules, and their parameters as plain dicts."""
 
-from vit_jax.models.architecture import Architecture, pair, size_text
+from typing import TYPE_CHECKING, Any
+
+from vit_jax.models.architecture import Architecture, pair, size_text, summary
 from vit_jax.models.build import abstract, count_parameters, create, merge, split
 from vit_jax.models.families import (
     FAMILIES,
@@ -11,10 +13,11 @@ from vit_jax.models.families import (
     list_names,
     with_options,
 )
-from vit_jax.models.shown import summary
-from vit_jax.models.variants import SIZES
-from vit_jax.models.vit import VisionTransformer
-from vit_jax.models.vit_architecture import VitArchitecture
+
+if TYPE_CHECKING:
+    from vit_jax.models.variants import SIZES
+    from vit_jax.models.vit import VisionTransformer
+    from vit_jax.models.vit_architecture import VitArchitecture
 
 __all__ = [
     "FAMILIES",
@@ -37,3 +40,17 @@ __all__ = [
     "summary",
     "with_options",
 ]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """Loads what is of one family when it is asked for."""
+        if name == "SIZES":
+            from vit_jax.models.variants import SIZES as found
+        elif name == "VisionTransformer":
+            from vit_jax.models.vit import VisionTransformer as found
+        elif name == "VitArchitecture":
+            from vit_jax.models.vit_architecture import VitArchitecture as found
+        else:
+            raise AttributeError(f"module 'vit_jax.models' has no attribute {name!r}")
+        return found

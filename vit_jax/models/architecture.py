@@ -209,3 +209,9 @@ def pair(size: int | str | Sequence[int]) -> tuple[int, int]:
 def size_text(size: tuple[int, int]) -> str:
     """Returns "HxW" of (H, W)."""
     return f"{size[0]}x{size[1]}"
+
+
+def summary(arch: Architecture) -> str:
+    """Name, image size and outputs of an architecture."""
+    outputs = f"{arch.num_classes:,} classes" if arch.num_classes else "features"
+    return f"{arch.name}, {size_text(arch.image_size)} pixels, {outputs}"

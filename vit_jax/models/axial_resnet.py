@@ -21,6 +21,7 @@ from flax import nnx
 
 from vit_jax import errors
 from vit_jax.models import bit, layers, resnet, resnet_sizes
+from vit_jax.models.family import Family
 from vit_jax.models.roles import SIZE
 
 PREFIX = "AxialResNet"
@@ -235,3 +236,6 @@ def forward_macs(arch: AxialResNetArchitecture) -> int:
         channels=arch.channels,
     )
     return trunk + arch.feature_width * arch.num_classes
+
+
+FAMILY = Family(AxialResNetArchitecture, AxialResNet, forward_macs, parse, NAMES)

@@ -17,10 +17,10 @@ from flax import nnx
 from vit_jax import errors
 from vit_jax.models import layers, model, resnet, resnet_sizes
 from vit_jax.models.architecture import Architecture
+from vit_jax.models.family import Family
 from vit_jax.models.placement import Placement
 from vit_jax.models.roles import MEANING, RUN, SIZE, role
 
-PREFIX = "BiT-"
 NAMES: tuple[str, ...] = (
     *("BiT-R26x1", "BiT-R50x1", "BiT-R50x2", "BiT-R50x3", "BiT-R101x1", "BiT-R101x3"),
     *("BiT-R152x1", "BiT-R152x2", "BiT-R152x4", "BiT-R200x3"),
@@ -221,3 +221,6 @@ def forward_macs(arch: BitArchitecture) -> int:
         arch.units, arch.root_width, arch.image_size, channels=arch.channels
     )
     return trunk + arch.feature_width * arch.num_classes
+
+
+FAMILY = Family(BitArchitecture, BitResNet, forward_macs, parse, NAMES)

@@ -5,69 +5,55 @@ import fnmatch
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flax import nnx
-
 from vit_jax import errors
-from vit_jax.models import axial_resnet, bit, mixer, names, roles, variants, vit
+from vit_jax.models import roles
 from vit_jax.models.architecture import Architecture, pair
-from vit_jax.models.vit_architecture import VitArchitecture
+from vit_jax.models.family import Family
+
+
+def _vit() -> Family:
+    from vit_jax.models import vit
+
+    return vit.FAMILY
+
+
+def _mixer() -> Family:
+    from vit_jax.models import mixer
+
+    return mixer.FAMILY
+
+
+def _bit() -> Family:
+    from vit_jax.models import bit
+
+    return bit.FAMILY
+
+
+def _axial_resnet() -> Family:
+    from vit_jax.models import axial_resnet
+
+    return axial_resnet.FAMILY
 
 
 @dataclasses.dataclass(frozen=True)
-class Family:
-    """Models of one kind.
+class Row:
+    """Where a family is.
 
     Attributes:
-        architecture: Its subclass of `Architecture`.
-        module: The NNX module, made as `module(architecture, rngs=rngs)`.
-        macs: Multiply-adds of one image's forward pass.
-        parse: From a name to fields of the architecture.
-        prefix: What this family's names start with.
-        names: The published ones.
+        prefix: What its names start with.
+        load: Imports the family's module: the first model of it pays for that.
     """
 
-    architecture: type[Architecture]
-    module: Callable[..., nnx.Module]
-    macs: Callable[[Any], int]
-    parse: Callable[[str], dict[str, Any]]
     prefix: str
-    names: tuple[str, ...]
+    load: Callable[[], Family]
 
 
 # A name belongs to the last family whose prefix it starts with.
-FAMILIES: dict[str, Family] = {
-    "vit": Family(
-        VitArchitecture,
-        vit.VisionTransformer,
-        vit.forward_macs,
-        variants.parse,
-        "",
-        variants.NAMES,
-    ),
-    "mixer": Family(
-        mixer.MixerArchitecture,
-        mixer.MlpMixer,
-        mixer.forward_macs,
-        mixer.parse,
-        mixer.PREFIX,
-        mixer.NAMES,
-    ),
-    "bit": Family(
-        bit.BitArchitecture,
-        bit.BitResNet,
-        bit.forward_macs,
-        bit.parse,
-        bit.PREFIX,
-        bit.NAMES,
-    ),
-    "axial_resnet": Family(
-        axial_resnet.AxialResNetArchitecture,
-        axial_resnet.AxialResNet,
-        axial_resnet.forward_macs,
-        axial_resnet.parse,
-        axial_resnet.PREFIX,
-        axial_resnet.NAMES,
-    ),
+FAMILIES: dict[str, Row] = {
+    "vit": Row("", _vit),
+    "mixer": Row("Mixer-", _mixer),
+    "bit": Row("BiT-", _bit),
+    "axial_resnet": Row("AxialResNet", _axial_resnet),
 }
 
 
@@ -110,7 +96,7 @@ def _fields(family: Family) -> dict[str, dataclasses.Field]:
 
     Configurations have the options of a ViT for all families.
     """
-    classes = (VitArchitecture, family.architecture)
+    classes = (named("vit").architecture, family.architecture)
     return {own.name: own for cls in classes for own in dataclasses.fields(cls)}
 
 
@@ -135,6 +121,8 @@ def _parsed(family: Family, name: str) -> dict[str, Any]:
     try:
         return family.parse(name)
     except errors.UserError:
+        from vit_jax.models import names
+
         if advice := names.advice(name):
             raise errors.UserError(advice) from None
         raise
@@ -168,14 +156,24 @@ def _given(family: Family, name: str, options: Mapping[str, Any]) -> dict[str, A
     return fields
 
 
+def named(family: str) -> Family:
+    """Returns the family of a key of `FAMILIES`.
+
+    Raises:
+        errors.UserError: there is none.
+    """
+    return errors.lookup(FAMILIES, family, "family of models").load()
+
+
 def family_of_name(name: str) -> Family:
-    """Returns the family that a name belongs to."""
-    return next(f for f in reversed(FAMILIES.values()) if name.startswith(f.prefix))
+    """Returns the family that a model's name belongs to."""
+    rows = reversed(FAMILIES.values())
+    return next(row for row in rows if name.startswith(row.prefix)).load()
 
 
 def family_of(arch: Architecture) -> Family:
     """Returns the family of an architecture."""
-    return FAMILIES[arch.family]
+    return named(arch.family)
 
 
 def from_dict(values: Mapping[str, Any]) -> Architecture:
@@ -187,8 +185,7 @@ def from_dict(values: Mapping[str, Any]) -> Architecture:
     """
     fields = dict(values)
     name = fields.pop("family", "vit")  # the first checkpoints knew no other
-    family = errors.lookup(FAMILIES, name, "family of models")
-    return family.architecture.from_dict(fields)
+    return named(name).architecture.from_dict(fields)
 
 
 def forward_macs(arch: Architecture) -> int:
@@ -204,5 +201,5 @@ def list_names(pattern: str = "*") -> list[str]:
 
     Any other patch size works too: "B/20", "S/16x8".
     """
-    names = [name for family in FAMILIES.values() for name in family.names]
+    names = [name for row in FAMILIES.values() for name in row.load().names]
     return [name for name in names if fnmatch.fnmatchcase(name, pattern)]

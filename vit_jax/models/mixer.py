@@ -18,6 +18,7 @@ from flax import nnx
 from vit_jax import errors
 from vit_jax.models import inputs, layers, model, stack
 from vit_jax.models.architecture import Architecture, size_text
+from vit_jax.models.family import Family
 from vit_jax.models.placement import Placement
 from vit_jax.models.roles import MEANING, RUN, SIZE, role
 
@@ -273,3 +274,6 @@ def forward_macs(arch: MixerArchitecture) -> int:
     block = 2 * n * d * (arch.tokens_mlp_width + arch.channels_mlp_width)
     patch = math.prod(arch.patch) * arch.channels
     return n * patch * d + arch.depth * block + d * arch.num_classes
+
+
+FAMILY = Family(MixerArchitecture, MlpMixer, forward_macs, parse, NAMES)

@@ -1,6 +1,7 @@
 """`Model`: what all families of models do, and what each must say of its own."""
 
 import abc
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -8,16 +9,18 @@ import jax
 from flax import nnx
 
 from vit_jax import errors
-from vit_jax.models import inputs, layers, shown
-from vit_jax.models.architecture import Architecture
+from vit_jax.models import inputs, layers
+from vit_jax.models.architecture import Architecture, summary
 from vit_jax.models.placement import NOWHERE, Placement
 
 # Where a forward pass leaves what is inside, by name; None: nobody asked.
 Taps = dict[str, jax.Array] | None
 
 
-class Model(shown.Shown, nnx.Module):
+class Model(nnx.Module):
     """Images to logits. Leaf names are public: checkpoints and rules use them.
+
+    `print(model)` is one line, `flax.nnx.display(model)` all of it.
 
     Attributes:
         architecture: All that decides its parameters and its forward pass.
@@ -142,6 +145,14 @@ class Model(shown.Shown, nnx.Module):
     def check_images(self, images: jax.Array) -> None:
         """Raises `UserError` unless the call takes these images."""
         inputs.check_images(images, self.architecture)
+
+    def __repr__(self) -> str:
+        leaves = jax.tree.leaves(nnx.to_pure_dict(nnx.state(self)))
+        count = sum(math.prod(leaf.shape) for leaf in leaves)
+        what = summary(self.architecture)
+        return f"{type(self).__name__}({what}, {count:,} parameters)"
+
+    __str__ = __repr__  # Flax has its own
 
     @abc.abstractmethod
     def _features(

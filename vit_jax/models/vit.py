@@ -20,7 +20,9 @@ from vit_jax.models import (
     resnet,
     resnet_sizes,
     stack,
+    variants,
 )
+from vit_jax.models.family import Family
 from vit_jax.models.placement import NOWHERE, Placement
 from vit_jax.models.vit_architecture import VitArchitecture
 
@@ -313,3 +315,8 @@ def forward_macs(arch: VitArchitecture) -> int:
             arch.resnet, arch.resnet_width, arch.image_size, channels=arch.channels
         )
     return total + arch.depth * blocks.macs(arch) + heads.macs(arch)
+
+
+FAMILY = Family(
+    VitArchitecture, VisionTransformer, forward_macs, variants.parse, variants.NAMES
+)

@@ -145,7 +145,7 @@ def interpret(
         errors.UserError: tensors without a place, or that do not fit together.
         infer.UnknownHeads: see there.
     """
-    given = families.chosen(families.FAMILIES[entry.family], options)
+    given = families.chosen(families.named(entry.family), options)
     said = entry.says(tensors)
     fields = {**entry.fields, **said, **given}
     sizes = rules.Sizes()

@@ -37,7 +37,7 @@ def architecture(
         errors.UserError: leaves that every model has are missing or misshapen, an
             unknown field, or a size that must be given.
     """
-    known = {f.name for f in dataclasses.fields(families.FAMILIES[family].architecture)}
+    known = {f.name for f in dataclasses.fields(families.named(family).architecture)}
     known |= {"grid"} if family == "vit" else set()
     for field in fields or {}:
         errors.lookup(dict.fromkeys(known), field, "model option")
