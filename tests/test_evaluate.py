@@ -11,9 +11,10 @@ from cases import CASES
 from flax import nnx
 from test_fewshot import dense_accuracy
 
-from vit_jax import errors, evaluate, evaluators, models
+from vit_jax import errors, evaluate, models
 from vit_jax.checkpoints import checkpoint, manager
 from vit_jax.data import catalog, preprocessing
+from vit_jax.evaluators import batches
 from vit_jax.learning import step
 from vit_jax.weights import pretrained
 
@@ -233,7 +234,7 @@ def test_evaluating_again_compiles_and_keeps_nothing_more():
     case = CASES / "eval_cache_growth"
     arguments = str(case / "hf"), f"folder:{case / 'data'}"
     first = evaluate.run(*arguments, batch_size=8)
-    caches = (evaluators.batches.reduced, evaluate._forward)
+    caches = (batches.reduced, evaluate._forward)
     misses = [cache.cache_info().misses for cache in caches]
     sizes = [cache.cache_info().currsize for cache in caches]
     for _ in range(3):

@@ -8,6 +8,7 @@ from given import Given
 from configs import base
 from vit_jax import errors, evaluators
 from vit_jax.data import labels, preprocessing, sources
+from vit_jax.evaluators import batches
 from vit_jax.parallel import mesh
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (43, 4, 4, 3), np.uint8)
@@ -40,11 +41,11 @@ def _sums(outputs, batch, *, least):
 def brightness(context, *, dataset, split, least):
     """The toy: how bright what the model says is on average."""
     source = context.open(dataset, split)
-    reduce = evaluators.batches.reduced(_sums, context.mesh, least=least)
+    reduce = batches.reduced(_sums, context.mesh, least=least)
 
     def evaluate(params):
         split = context.over(source)
-        totals = evaluators.batches.total(context.forward, params, reduce, **split)
+        totals = batches.total(context.forward, params, reduce, **split)
         shares = {k: totals[k] / totals["seen"] for k in ("bright", "shade")}
         return {context.prefix + name: value for name, value in shares.items()}
 
@@ -55,7 +56,7 @@ OPTIONS = {"type": "brightness", "dataset": "", "split": "", "every": "", "least
 
 
 def test_an_evaluator_is_a_file_and_a_row(monkeypatch):
-    monkeypatch.setitem(evaluators.EVALUATORS, "brightness", brightness)
+    monkeypatch.setitem(evaluators.EVALUATORS, "brightness", lambda: brightness)
     evaluate = evaluators.make(OPTIONS, context(prefix="b_"))
     for scale in (1.0, 1.1):
         figures = evaluate(jnp.float32(scale))
@@ -65,7 +66,7 @@ def test_an_evaluator_is_a_file_and_a_row(monkeypatch):
 
 
 def test_options_are_those_of_the_row(monkeypatch):
-    monkeypatch.setitem(evaluators.EVALUATORS, "brightness", brightness)
+    monkeypatch.setitem(evaluators.EVALUATORS, "brightness", lambda: brightness)
     lacking = {k: v for k, v in OPTIONS.items() if k not in ("least", "split")}
     with pytest.raises(errors.UserError, match="lacks split, least; .*base.brightness"):
         evaluators.make(lacking, context())

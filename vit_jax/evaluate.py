@@ -25,6 +25,8 @@ from vit_jax.weights import files, pretrained
 from vit_jax.weights import loaded as loaded_lib
 
 SHOTS = (1, 5, 10, 25)
+USUAL = "classify"  # figures of other kinds of evaluation are named after their kind
+SPLITS = ("split", "train_split")
 
 
 # Compiled once for each model, however often it is evaluated in a process.
@@ -47,7 +49,7 @@ def default_split(
     if not set(info.splits) & set(catalog.TEST_SPLITS):
         evals = config["evals"] if config and "evals" in config else {}
         for evaluation in evals.values():
-            if evaluation["type"] == "classify" and not evaluation["dataset"]:
+            if not evaluation["dataset"]:
                 return evaluation["split"]
     return catalog.usual_split(info)
 
@@ -106,10 +108,10 @@ def run(
     """
     if batch_size < 1:
         raise errors.UserError(f"--batch_size={batch_size}; want at least 1")
-    options: dict[str, Any] = {"type": "classify"}
-    if fewshot:
-        options = {"type": "fewshot", "train_split": train_split}
-        options |= {"shots": shots, "seeds": seeds, "l2": l2}
+    options: dict[str, Any] = {"type": "fewshot" if fewshot else USUAL}
+    own = {"train_split": train_split, "shots": shots, "seeds": seeds, "l2": l2}
+    wanted = evaluators.options_of(options["type"])
+    options |= {name: value for name, value in own.items() if name in wanted}
     with pretrained.open_as_evaluated(checkpoint) as weights:
         dataset, data_dir, config = _data(checkpoint, weights.config, dataset, data_dir)
         info = catalog.describe(dataset, data_dir=data_dir)
@@ -128,10 +130,8 @@ def run(
     mesh = mesh_lib.make_mesh()
     figures = evaluate(jax.device_put(params, mesh_lib.replicated(mesh)))
     named = {name: metrics.json_number(value) for name, value in figures.items()}
-    data = {"dataset": dataset, "split": split}
-    if fewshot:
-        data["train_split"] = train_split
-    return {"checkpoint": checkpoint} | data | named
+    splits = {name: options[name] for name in SPLITS if name in options}
+    return {"checkpoint": checkpoint, "dataset": dataset} | splits | named
 
 
 def _evaluator(
@@ -158,7 +158,7 @@ def _evaluator(
         mesh=mesh_lib.make_mesh(),
         loss=losses.PROBLEMS[weights.problem],
         mode=labels,
-        prefix="fewshot_" if options["type"] == "fewshot" else "",
+        prefix="" if options["type"] == USUAL else f"{options['type']}_",
     )
     return evaluators.make({**options, "dataset": dataset}, context)
 

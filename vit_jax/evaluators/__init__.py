@@ -1,7 +1,8 @@
 """What is measured on a model: `EVALUATORS` by name, each a factory of functions.
 
 An evaluator is a file with a factory, a row here, and a function in `configs/base.py`
-that makes its options. The options are the keyword-only parameters of the factory.
+that makes its options. The options are the keyword-only parameters of the factory. A
+row is a function that imports the file, so that a run loads what it measures alone.
 """
 
 import inspect
@@ -9,21 +10,39 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from vit_jax import errors
-from vit_jax.evaluators import batches, classify, fewshot, masked
 from vit_jax.evaluators.context import Context, Datasets
+from vit_jax.settings import sections
 from vit_jax.types import Evaluator
 
-__all__ = ["EVALUATORS", "Context", "Datasets", "Evaluator", "batches", "make"]
+__all__ = ["EVALUATORS", "Context", "Datasets", "Evaluator", "make", "options_of"]
 
 # (context, *, dataset, split, and options of its own) -> evaluator
-EVALUATORS: dict[str, Callable[..., Evaluator]] = {
-    "classify": classify.evaluator,
-    "fewshot": fewshot.evaluator,
-    "masked": masked.evaluator,
-}
+Factory = Callable[..., Evaluator]
 
-# Keys of an evaluation that say which, when and whether, and nothing of what it does.
-_OF_THE_RUN = {"type", "every", "optional"}
+
+def _classify() -> Factory:
+    from vit_jax.evaluators import classify
+
+    return classify.evaluator
+
+
+def _fewshot() -> Factory:
+    from vit_jax.evaluators import fewshot
+
+    return fewshot.evaluator
+
+
+def _masked() -> Factory:
+    from vit_jax.evaluators import masked
+
+    return masked.evaluator
+
+
+EVALUATORS: dict[str, Callable[[], Factory]] = {
+    "classify": _classify,
+    "fewshot": _fewshot,
+    "masked": _masked,
+}
 
 
 def make(options: Mapping[str, Any], context: Context) -> Evaluator:
@@ -39,18 +58,25 @@ def make(options: Mapping[str, Any], context: Context) -> Evaluator:
             an option that is missing or unknown; what the type cannot measure.
     """
     kind = options["type"]
-    factory = errors.lookup(EVALUATORS, kind, "evaluator type")
-    given = {key: value for key, value in options.items() if key not in _OF_THE_RUN}
-    _check_options(kind, factory, given)
-    return factory(context, **given)
+    given = {k: v for k, v in options.items() if k not in sections.EVAL_OF_THE_RUN}
+    _check_options(kind, given)
+    return EVALUATORS[kind]()(context, **given)
 
 
-def _check_options(
-    kind: str, factory: Callable[..., Evaluator], given: Mapping[str, Any]
-) -> None:
-    """Raises `UserError` unless the options given are the factory's."""
+def options_of(kind: str) -> list[str]:
+    """Returns the options of a kind of evaluation, "dataset" and "split" among them.
+
+    Raises:
+        UserError: an unknown kind.
+    """
+    factory = errors.lookup(EVALUATORS, kind, "evaluator type")()
     parameters = inspect.signature(factory).parameters.values()
-    wanted = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+
+
+def _check_options(kind: str, given: Mapping[str, Any]) -> None:
+    """Raises `UserError` unless the options given are the kind's."""
+    wanted = options_of(kind)
     missing = [name for name in wanted if name not in given]
     unknown = [name for name in given if name not in wanted]
     if missing or unknown:

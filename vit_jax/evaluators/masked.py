@@ -78,12 +78,13 @@ def evaluator(context: Context, *, dataset: str, split: str, seed: int) -> Evalu
     Raises:
         UserError: another objective; when it runs: no example that can be read.
     """
-    source, masked = context.open(dataset, split), context.evaluation
+    masked = context.evaluation
     if not isinstance(masked, masked_lib.Masked):
         raise errors.UserError(
             "an evaluation of type 'masked' wants a run with "
             "objective='masked_patches'; this one has another"
         )
+    source = context.open(dataset, split)
     compiled = batches.reduced(sums, context.mesh, masked=masked, seed=seed)
 
     def evaluate(params: Params) -> dict[str, float]:

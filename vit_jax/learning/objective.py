@@ -1,7 +1,8 @@
 """What a run trains: an `Objective`, and the table of those there are.
 
 An objective is a class with the methods of the Protocol, in a file of its own, and a
-row here. It is made from the dataset and from its options, keys of the configuration.
+row here. It is made from the dataset and from its options, keys of the configuration;
+its file is imported then.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ import jax
 
 from vit_jax import errors, models
 from vit_jax.data import catalog
-from vit_jax.learning import classification, masked, passes
+from vit_jax.learning import passes
 from vit_jax.types import LossFn
 
 
@@ -55,9 +56,21 @@ class Row:
     options: tuple[str, ...]
 
 
+def _classification(info: catalog.DatasetInfo, **options: Any) -> Objective:
+    from vit_jax.learning import classification
+
+    return classification.Classification(info, **options)
+
+
+def _masked_patches(info: catalog.DatasetInfo, **options: Any) -> Objective:
+    from vit_jax.learning import masked
+
+    return masked.MaskedPatches(info, **options)
+
+
 OBJECTIVES: dict[str, Row] = {
-    "classification": Row(classification.Classification, ("loss", "label_smoothing")),
-    "masked_patches": Row(masked.MaskedPatches, ("masked",)),
+    "classification": Row(_classification, ("loss", "label_smoothing")),
+    "masked_patches": Row(_masked_patches, ("masked",)),
 }
 
 

@@ -74,8 +74,10 @@ class EvalSettings:
     options: Mapping[str, Any]
 
 
-# Of every kind of evaluation; what else there is are the kind's own options.
-_COMMON = {"type", "dataset", "split", "every", "optional"}
+# Keys of an evaluation that say which, when and whether, and nothing of what it does.
+EVAL_OF_THE_RUN = ("type", "every", "optional")
+# What besides them every kind has; what else there is are the kind's own options.
+_DATA = ("dataset", "split")
 
 
 def evals(
@@ -99,7 +101,11 @@ def evals(
             split=given["split"],
             every=every(f"evals.{name}.every", given["every"]),
             optional="optional" in given and given["optional"],
-            options={k: v for k, v in given.items() if k not in _COMMON},
+            options={
+                key: value
+                for key, value in given.items()
+                if key not in (*EVAL_OF_THE_RUN, *_DATA)
+            },
         )
         for name, given in section.items()
     )
