@@ -130,6 +130,12 @@ def get_config() -> ConfigDict:
     # Whether lr_rules scale a leaf's decay too (a rate is a rate); False: the rate of
     # its direction alone, as big_vision's lr_mults. Factor 0 freezes it either way.
     config.optimizer.lr_rules_scale_decay = True
+    # Of a layer to the one after it: the last block at layer_decay, the one before at
+    # its square, the stem lowest (BEiT, MAE, timm); times lr_rules. 1: all alike.
+    config.optimizer.layer_decay = 1.0
+    # What is not trained, in order: stem+blocks[:6], all-head, all-norms-head. Also
+    # stages, attention, mlp, biases, lora; "": all is.
+    config.optimizer.freeze = ""
     config.optimizer.clip_norm = 0.0  # global gradient norm; 0: no clipping
     config.optimizer.beta1 = 0.9
     config.optimizer.beta2 = 0.999  # adafactor: the highest it takes

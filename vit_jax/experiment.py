@@ -20,13 +20,14 @@ from vit_jax import errors, models, weights
 from vit_jax.data import augment, catalog, inputs, labels, preprocessing
 from vit_jax.learning import objective, optim, passes, schedules
 from vit_jax.learning import step as step_lib
-from vit_jax.parallel import fitting, layouts, xla
+from vit_jax.parallel import fitting, layouts
 from vit_jax.parallel import mesh as mesh_lib
 from vit_jax.settings import durations, recipe, sections, validation
 from vit_jax.settings.durations import Durations
 from vit_jax.types import Batch, Params, TrainState
 
 if TYPE_CHECKING:
+    from vit_jax.learning.tuning import Tuning
     from vit_jax.weights.files import Weights
 
 
@@ -53,6 +54,7 @@ class Experiment:
         preprocessing: of images at evaluation.
         info: the training dataset.
         durations: in steps.
+        tuning: which parameters are trained, and how fast; None: all alike.
         tx: the optimizer.
         schedule: step -> learning rate.
         state: abstract `TrainState` with shardings.
@@ -80,6 +82,7 @@ class Experiment:
     preprocessing: preprocessing.Preprocessing
     info: catalog.DatasetInfo
     durations: Durations
+    tuning: "Tuning | None"
     tx: optax.GradientTransformation
     schedule: schedules.Schedule
     state: TrainState
@@ -140,15 +143,26 @@ def schedule_of(
 
 
 def _optimizer(
-    options: Mapping[str, Any], lengths: Durations
+    options: Mapping[str, Any], lengths: Durations, tuned: "Tuning | None" = None
 ) -> tuple[optax.GradientTransformation, schedules.Schedule]:
-    in_steps = {"warmup", "cooldown"}
+    elsewhere = {"warmup", "cooldown", "layer_decay", "freeze"}
     return optim.of_a_run(
         total_steps=lengths.total,
         warmup_steps=lengths.warmup,
         cooldown_steps=lengths.cooldown,
-        **{key: value for key, value in options.items() if key not in in_steps},
+        multiplier=None if tuned is None else tuned.rates.of,
+        **{key: value for key, value in options.items() if key not in elsewhere},
     )
+
+
+def _tuning(options: Mapping[str, Any], params: Params) -> "Tuning | None":
+    """What is trained, and how fast, where `optimizer` asks for more than lr_rules."""
+    if options["layer_decay"] == 1.0 and not options["freeze"]:
+        return None
+    from vit_jax.learning import tuning  # which most runs do not need
+
+    names = "layer_decay", "freeze", "lr_rules"
+    return tuning.Tuning.of(params, **{name: options[name] for name in names})
 
 
 def _abstract_batch(
@@ -166,19 +180,6 @@ def _check(config: Mapping[str, Any], mesh: Mesh) -> None:
     mesh_lib.check_batch(
         "batch_size", config["batch_size"], mesh, microbatches=config["microbatches"]
     )
-
-
-def _check_fit(
-    config: Mapping[str, Any],
-    opened: "Weights | None",
-    architecture: models.Architecture,
-    params: Params,
-) -> None:
-    if opened is not None:
-        weights.adapting.check_adapt(
-            *(opened.leaves, opened.architecture, architecture, params),
-            keep_head=config["keep_head"],
-        )
 
 
 def assemble(
@@ -208,7 +209,8 @@ def assemble(
         start = opened = weights.pretrained.describe(config["init_from"])
     trained = objective.make(config["objective"], info, config)
     architecture = trained.outputs(_architecture(config, info, start))
-    tx, schedule = _optimizer(config["optimizer"], lengths)
+    tuned = _tuning(config["optimizer"], models.abstract(architecture)[1])
+    tx, schedule = _optimizer(config["optimizer"], lengths, tuned)
 
     def make_state() -> TrainState:
         key = step_lib.step_key(config["seed"], lengths.total)
@@ -224,7 +226,11 @@ def assemble(
         batch_size=config["batch_size"],
         microbatches=config["microbatches"],
     )
-    _check_fit(config, opened, architecture, abstract.params)
+    if opened is not None:
+        weights.adapting.check_adapt(
+            *(opened.leaves, opened.architecture, architecture, abstract.params),
+            keep_head=config["keep_head"],
+        )
     prepared = inputs.of_a_run(
         *(data, _image_size(config)),
         stored=None if start is None else start.preprocessing,
@@ -234,7 +240,7 @@ def assemble(
     bound = passes.Bound(graphdef, architecture, prepared.mean, prepared.std)
     return Experiment(
         **_settings(config, examples, lengths),
-        **_functions(config, info, mesh, trained, tx, layout, bound),
+        **_functions(config, info, mesh, trained, tx, layout, bound, tuned),
         config=sections.recorded(config, dataclasses.asdict(prepared)),
         start=_start(config, info, start, architecture),
         mesh=mesh,
@@ -243,14 +249,10 @@ def assemble(
         preprocessing=prepared,
         info=info,
         durations=lengths,
-        tx=tx,
         schedule=schedule,
         state=mesh_lib.with_shardings(abstract, layout.state),
         batch=_abstract_batch(config, trained, mesh),
         init=jax.jit(make_state, out_shardings=layout.state),
-        train_transform=inputs.train_transform(
-            _image_size(config), exif=data["exif"], **data["train"]
-        ),
     )
 
 
@@ -259,8 +261,12 @@ def _settings(
 ) -> dict[str, Any]:
     """What a run needs of its configuration as it stands there."""
     names = ("batch_size", "microbatches", "seed", "keep", "loss", "labels")
+    data = config["data"]
     return {name: config[name] for name in names} | {
-        "data": sections.Data.of(config["data"]),
+        "data": sections.Data.of(data),
+        "train_transform": inputs.train_transform(
+            _image_size(config), exif=data["exif"], **data["train"]
+        ),
         "evals": sections.evals_of(config, examples, lengths),
     }
 
@@ -273,14 +279,16 @@ def _functions(
     tx: optax.GradientTransformation,
     layout: layouts.Layout,
     bound: passes.Bound,
+    tuned: "Tuning | None",
 ) -> dict[str, Any]:
     """What is called with the state: the step, and the passes of evaluations."""
     in_step = dataclasses.replace(bound, enter=layout.enter, placement=layout.placement)
     outside = dataclasses.replace(
         in_step, enter=lambda params: layout.enter(layout.gather(params))
     )
+    trains = in_step if tuned is None else tuned.bind(in_step)
     train_step = step_lib.make_train_step(
-        trained.make_loss(in_step),
+        trained.make_loss(trains),
         tx,
         seed=config["seed"],
         microbatches=config["microbatches"],
@@ -289,8 +297,12 @@ def _functions(
         gather=layout.gather,
         scatter=layout.scatter,
     )
+    if tuned is not None:
+        train_step = tuned.keeping(train_step)
     return {
-        "train_step": _jit_step(train_step, layout, mesh),
+        "tuning": tuned,
+        "tx": tx,
+        "train_step": layouts.jit_step(train_step, layout, mesh),
         "forward": passes.make_forward(outside),
         "evaluation": trained.make_evaluation(outside),
     }
@@ -323,20 +335,6 @@ def _start(
             config["labels"],
         )
     return sections.Start(path, keep_head, order)
-
-
-def _jit_step(
-    train_step: Callable[[TrainState, Batch], Any],
-    layout: layouts.Layout,
-    mesh: Mesh,
-) -> Any:
-    return jax.jit(
-        train_step,
-        donate_argnums=0,
-        in_shardings=(layout.state, mesh_lib.batch_sharding(mesh)),
-        out_shardings=(layout.state, mesh_lib.replicated(mesh)),
-        compiler_options=xla.options(mesh),
-    )
 
 
 def make_mesh(

@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from vit_jax import errors, tree
@@ -32,7 +33,7 @@ DECAY: dict[str, tree.Rules[float]] = {
 
 TRAINED, FROZEN = "trained", "frozen"
 # Leaves that stack one array a layer on their first axis.
-STACKED = r"^blocks/"
+STACKED = r"^(lora/)?blocks/"
 ACCUMULATOR_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -123,14 +124,38 @@ def _add_decay(
     return optax.stateless(lambda updates, p: tree.map_named(decay, updates, p))
 
 
-def _scale_by_name(rules: tree.Rules[float]) -> optax.GradientTransformation:
+# From a leaf's name to its multiplier of the learning rate, or to those of its layers.
+Multiplier = Callable[[str], float | np.ndarray]
+
+
+def _scale_by_name(multiplier: Multiplier) -> optax.GradientTransformation:
     """Multiplies the update of every leaf by the multiplier of its name."""
 
     def scale(name: str, update: jax.Array) -> jax.Array:
-        factor = tree.first_match(rules, name, "learning-rate rules")
-        return update if factor == 1.0 else factor * update
+        factor = multiplier(name)
+        if np.ndim(factor):
+            return update * np.reshape(factor, (-1,) + (1,) * (update.ndim - 1))
+        return update if factor == 1.0 else update * factor
 
     return optax.stateless(lambda updates, _: tree.map_named(scale, updates))
+
+
+def _without_frozen_layers(
+    tx: optax.GradientTransformation, multiplier: Multiplier
+) -> optax.GradientTransformation:
+    """The same, blind for layers whose multiplier is 0, and without updates of them."""
+
+    def masked(value: float) -> optax.GradientTransformation:
+        def mask(name: str, update: jax.Array) -> jax.Array:
+            factor = np.asarray(multiplier(name))
+            if factor.all():
+                return update
+            kept = np.reshape(factor > 0, (-1,) + (1,) * (update.ndim - 1))
+            return jnp.where(kept, update, value)
+
+        return optax.stateless(lambda updates, _: tree.map_named(mask, updates))
+
+    return optax.chain(masked(0.0), tx, masked(-0.0))
 
 
 def _check_rules(rules: tree.Rules[float], names: list[str], what: str) -> None:
@@ -158,6 +183,7 @@ def make_optimizer(
     decay_rules: tree.Rules[float] = DECAY["all"],
     lr_rules: tree.Rules[float] = (),
     lr_rules_scale_decay: bool = True,
+    multiplier: Multiplier | None = None,
     clip_norm: float = 0.0,
     beta1: float = 0.9,
     beta2: float = 0.999,
@@ -182,6 +208,8 @@ def make_optimizer(
         lr_rules_scale_decay: they scale the leaf's decay as well, p <- p - lr_t * m *
             (direction + weight_decay * p), so that m is a rate like any other; False:
             p <- p - lr_t * (m * direction + weight_decay * p), big_vision's `lr_mults`.
+        multiplier: In the place of what `lr_rules` say of a leaf, and by layers, see
+            `rates`; None: they say it.
         clip_norm: largest global norm of the gradients of trained leaves; 0 is off.
         beta1: of Adam; of Adafactor's average of its updates.
         beta2: of Adam; the highest of Adafactor, whose t-th is 1 - t^-0.8 before.
@@ -202,8 +230,9 @@ def make_optimizer(
     """
     core = errors.lookup(OPTIMIZERS, name, "optimizer")
     dtype = errors.lookup(ACCUMULATOR_DTYPES, accumulator_dtype, "accumulator_dtype")
-    multipliers = (*lr_rules, (r".*", 1.0))
-    scaled = _add_decay(weight_decay, decay_rules), _scale_by_name(multipliers)
+    rules = (*lr_rules, (r".*", 1.0))
+    factor = multiplier or (lambda leaf: tree.first_match(rules, leaf))
+    scaled = _add_decay(weight_decay, decay_rules), _scale_by_name(factor)
     trained = optax.chain(
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
         core(
@@ -218,17 +247,22 @@ def make_optimizer(
         *(scaled if lr_rules_scale_decay else reversed(scaled)),
         optax.scale_by_learning_rate(schedule),
     )
+    if multiplier is not None:
+        trained = _without_frozen_layers(trained, multiplier)
 
     def labels(params: Any) -> Any:
         names = [leaf for leaf, _ in tree.named_leaves(params)]
         _check_rules(lr_rules, names, "lr_rules")
         _check_rules(decay_rules, names, "decay_rules")
         return tree.map_named(
-            lambda leaf, _: TRAINED if tree.first_match(multipliers, leaf) else FROZEN,
-            params,
+            lambda leaf, _: TRAINED if np.any(factor(leaf)) else FROZEN, params
         )
 
-    return optax.partition({TRAINED: trained, FROZEN: optax.set_to_zero()}, labels)
+    # x + -0.0 is x of every x, where -0.0 + 0.0 is another.
+    halted = optax.stateless(
+        lambda updates, _: jax.tree.map(lambda x: jnp.full_like(x, -0.0), updates)
+    )
+    return optax.partition({TRAINED: trained, FROZEN: halted}, labels)
 
 
 def of_a_run(
@@ -245,6 +279,7 @@ def of_a_run(
     total_steps: int,
     warmup_steps: int,
     cooldown_steps: int,
+    multiplier: Multiplier | None = None,
     **options: Any,
 ) -> tuple[optax.GradientTransformation, schedules.Schedule]:
     """Returns the optimizer and the schedule that keys of a configuration name.
@@ -262,6 +297,7 @@ def of_a_run(
         total_steps: the length of the run.
         warmup_steps: of it.
         cooldown_steps: of it.
+        multiplier: as `make_optimizer` takes it.
         **options: of `make_optimizer`.
 
     Raises:
@@ -283,6 +319,7 @@ def of_a_run(
         schedule=rate,
         decay_rules=(*decay_rules, *table),
         lr_rules=tuple(lr_rules),
+        multiplier=multiplier,
         **options,
     )
     return tx, rate

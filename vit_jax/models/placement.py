@@ -1,4 +1,4 @@
-"""What a mesh asks of a forward pass: where tokens live, how weights come together."""
+"""What a run asks of a forward pass: where things live, and what needs no gradient."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,11 +24,14 @@ class Placement:
             computes with.
         regathers: Whether the backward pass gathers them once more instead of keeping
             them; only where the block is recomputed, that is with remat.
+        frozen: How many blocks, from the first, are not trained: they keep nothing for
+            a backward pass unless something below them is.
     """
 
     pin: Callable[[jax.Array], jax.Array] = _same
     gather: Callable[[Params], Params] = _same
     regathers: bool = False
+    frozen: int = 0
 
 
 NOWHERE = Placement()

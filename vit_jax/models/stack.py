@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from vit_jax.models.placement import Placement
 from vit_jax.types import Params
@@ -82,4 +83,14 @@ def scan_blocks(
         return run(x, params, rest)
 
     depth = jax.tree.leaves(stacked)[0].shape[0]
-    return jax.lax.scan(body, tokens, (stacked, rest), unroll=unroll or depth)
+    if not 0 < placement.frozen < depth:
+        return jax.lax.scan(body, tokens, (stacked, rest), unroll=unroll or depth)
+    first, last = (
+        jax.tree.map(lambda leaf, part=part: leaf[part], (stacked, rest))
+        for part in (slice(placement.frozen), slice(placement.frozen, None))
+    )
+    first = jax.lax.stop_gradient(first[0]), first[1]
+    count = placement.frozen
+    tokens, below = jax.lax.scan(body, tokens, first, unroll=unroll or count)
+    tokens, above = jax.lax.scan(body, tokens, last, unroll=unroll or depth - count)
+    return tokens, jax.tree.map(lambda *x: jnp.concatenate(x), below, above)

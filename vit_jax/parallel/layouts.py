@@ -24,6 +24,7 @@ from vit_jax import tree
 from vit_jax.models.placement import NOWHERE, Placement
 from vit_jax.parallel import axes as axes_lib
 from vit_jax.parallel import mesh as mesh_lib
+from vit_jax.parallel import xla
 from vit_jax.types import Params
 
 BLOCKS = "blocks"
@@ -173,6 +174,17 @@ def make(
     enter, gather_block = _by_block(stored, abstract.params, jnp.dtype(dtype))
     placement = Placement(pin, gather_block, kind.regathers)
     return Layout(name, state, placement, enter, _same, scatter)
+
+
+def jit_step(train_step: Callable[..., Any], layout: Layout, mesh: Mesh) -> Any:
+    """Returns `(state, batch) -> (state, metrics)` compiled; the state is donated."""
+    return jax.jit(
+        train_step,
+        donate_argnums=0,
+        in_shardings=(layout.state, mesh_lib.batch_sharding(mesh)),
+        out_shardings=(layout.state, mesh_lib.replicated(mesh)),
+        compiler_options=xla.options(mesh),
+    )
 
 
 def _pinned(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:

@@ -11,7 +11,7 @@ import jax
 
 from vit_jax import errors
 from vit_jax.runs import metrics
-from vit_jax.settings import validation
+from vit_jax.settings import recipe, validation
 
 # What may change between the calls that make up one run: nothing but rounding depends
 # on it.
@@ -103,12 +103,18 @@ def check_same(
 ) -> None:
     """Raises `UserError` if a workdir is another configuration's.
 
+    A key that it does not have came with a later version, which leaves runs as they
+    were at its default.
+
     Args:
         workdir: for the message.
         ours: of this call.
         theirs: that `read_config` found.
         besides: keys that may differ as well, if no other does.
     """
+    defaults = validation.flatten(recipe.defaults())
+    known = {k: v for k, v in defaults.items() if not k.startswith("evals.")}
+    theirs = known | validation.flatten(theirs)
     differing = {
         key: pair
         for key, pair in validation.differences(ours, theirs).items()

@@ -163,6 +163,13 @@ def _rules() -> tuple[Callable[[Any], bool], str]:
     return lambda x: all(_is_rule(rule) for rule in x), wanted
 
 
+def _parts() -> tuple[Callable[[Any], bool], str]:
+    part = r"((blocks|stages)\[(\d{1,3}|\d{0,3}:\d{0,3})\]|[a-z]+)"
+    words = re.compile(rf"({part}([+-]{part})*)?")
+    wanted = "parts with + or - between them, as in stem+blocks[:6] or all-head"
+    return lambda x: bool(words.fullmatch(x)), wanted
+
+
 # First match wins; keys that no row names are checked where they are used.
 CHECKS: list[tuple[str, Callable[[Any], bool], str]] = [
     (r"^seed$", *_number(0, 2**31 - 1)),
@@ -197,6 +204,8 @@ CHECKS: list[tuple[str, Callable[[Any], bool], str]] = [
     (r"^optimizer\.epsilon$", *_number(1e-30, 1)),
     (r"^optimizer\.drop_at$", *_numbers(0, 1)),
     (r"^optimizer\.(lr|decay)_rules$", *_rules()),
+    (r"^optimizer\.layer_decay$", *_number(1e-3, 1)),
+    (r"^optimizer\.freeze$", *_parts()),
     (r"^optimizer\.timescale$", *_number(1, 1e9)),
     (r"^optimizer\.factor_from$", *_number(1, 2**20)),
     (r"^optimizer\.accumulator_dtype$", *_one_of("float32", "bfloat16")),
