@@ -546,7 +546,7 @@ def hub(web, tmp_path):
 def test_a_model_of_the_hub_comes_with_its_description(web, hub, tmp_path):
     first = Path(hub("hf://org/name").strip())
     assert first.name == "model.safetensors" and first.read_bytes() == CONTENT
-    assert first.is_relative_to(tmp_path / "cache")
+    assert first.is_relative_to(tmp_path / "home" / "hub" / "models--org--name")
     assert first.with_name("config.json").read_bytes() == b"{}"
     second = Path(hub("hf://org/name@v1%2Fx/model.safetensors").strip())
     assert second.read_bytes() == CONTENT
@@ -580,5 +580,27 @@ def test_what_the_hub_has_not_is_one_error(web, hub, tmp_path):
     for says in ("no such file", "no such model", "accept terms", "was not kept"):
         assert says in output
     assert output.count("error:") == 4
-    kept = [p for p in (tmp_path / "cache").rglob("*") if p.is_file()]
+    kept = [p for p in tmp_path.rglob("*") if p.is_file()]
     assert not [p for p in kept if p.stat().st_size == len(CONTENT)]
+
+
+def test_all_parts_of_a_model_land_where_other_programs_look(web, hub, tmp_path):
+    where, commit = "/org/name/resolve/main/", "c" * 40
+    del web.files[f"{where}model.safetensors"]
+    names = [f"model-{i}-of-2.safetensors" for i in (1, 2)]
+    index = {"weight_map": {f"w{i}": name for i, name in enumerate(names)}}
+    contents = {"model.safetensors.index.json": json.dumps(index).encode()}
+    contents |= {name: name.encode() for name in names} | {"config.json": b"{}"}
+    for name, content in contents.items():
+        tag = hashlib.sha256(content).hexdigest()
+        headers = {"ETag": f'"{tag}"', "X-Repo-Commit": commit}
+        for revision in ("main", commit):
+            web.files[f"/org/name/resolve/{revision}/{name}"] = (content, headers)
+    found = Path(hub("hf://org/name").strip())
+    home = tmp_path / "home" / "hub" / "models--org--name"
+    assert found == home / "snapshots" / commit / "model.safetensors.index.json"
+    assert (home / "refs" / "main").read_text() == commit
+    assert {path.name for path in found.parent.iterdir()} == set(contents)
+    assert all((found.parent / n).read_bytes() == c for n, c in contents.items())
+    lacks = {path.name for path in (home / ".no_exist" / commit).iterdir()}
+    assert {"preprocessor_config.json", "processor_config.json"} <= lacks

@@ -27,20 +27,8 @@ def open(
     Raises:
         errors.UserError: a damaged index, or files that are not those it says.
     """
-    index = sidecars.read_json(path)
-    weight_map = index["weight_map"] if index and "weight_map" in index else None
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise errors.UserError(f'{path} has no "weight_map" of names to files.')
-    for name in weight_map.values():
-        named = re.fullmatch(FILE_NAME, str(name), re.ASCII)
-        if not named or not isinstance(name, str) or not name.endswith(suffix):
-            raise errors.UserError(
-                f"{path} names {str(name)[:100]!r}, which is no {suffix} file beside "
-                "it."
-            )
+    weight_map = read_index(path, suffix)
     shards = sorted(set(weight_map.values()))
-    if len(shards) > MAX_FILES:
-        raise errors.UserError(f"{path} names {len(shards):,} files: no checkpoint.")
     with contextlib.ExitStack() as stack:
         files: dict[str, source.Tensors] = {}
         for name in shards:
@@ -69,6 +57,29 @@ def open(
         objects={k: v for file in files.values() for k, v in file.objects.items()},
         close=close,
     )
+
+
+def read_index(path: Path, suffix: str) -> dict[str, str]:
+    """Returns the `weight_map` of an index: the name of a tensor -> that of its file.
+
+    Raises:
+        errors.UserError: it has none, or one that names other files than such with
+            this suffix beside it.
+    """
+    index = sidecars.read_json(path)
+    weight_map = index["weight_map"] if index and "weight_map" in index else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise errors.UserError(f'{path} has no "weight_map" of names to files.')
+    for name in weight_map.values():
+        named = re.fullmatch(FILE_NAME, str(name), re.ASCII)
+        if not named or not isinstance(name, str) or not name.endswith(suffix):
+            raise errors.UserError(
+                f"{path} names {str(name)[:100]!r}, which is no {suffix} file beside "
+                "it."
+            )
+    if (count := len(set(weight_map.values()))) > MAX_FILES:
+        raise errors.UserError(f"{path} names {count:,} files: no checkpoint.")
+    return weight_map
 
 
 def _in_files(files: Mapping[str, source.Tensors]) -> Iterator[str]:

@@ -7,7 +7,8 @@
 The cache is `$VIT_JAX_CACHE`, else `$XDG_CACHE_HOME/vit_jax`, else
 `~/.cache/vit_jax`: a folder for each URL, named by the URL's hash, so that what a URL
 says never decides where something is written. What is there is used without asking
-the network; deleting the folder fetches it anew.
+the network; deleting the folder fetches it anew. Models of Hugging Face's hub are in
+its own cache, `$HF_HUB_CACHE`, where other programs find them too.
 """
 
 from vit_jax.weights.remote.fetching import fetch, is_remote

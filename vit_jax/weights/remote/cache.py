@@ -75,6 +75,15 @@ def digest(path: Path, kind: str) -> str:
         return hashlib.file_digest(stream, kind).hexdigest()
 
 
+def differs(url: str, path: Path, wanted: str, got: str) -> errors.UserError:
+    """The error for a copy with another SHA-256, which was there before."""
+    return errors.UserError(
+        f"{address.shown(url)}: the copy {path} is not what was asked for.\n"
+        f"  wanted sha256 {wanted}\n  got    sha256 {got}\n"
+        "Check the digest; to fetch the file again, delete the copy."
+    )
+
+
 def mismatch(url: str, kind: str, wanted: str, got: str) -> errors.UserError:
     """The error for a file with another content, which was not kept."""
     return errors.UserError(

@@ -4,14 +4,14 @@ import hashlib
 from pathlib import Path
 
 from vit_jax import errors
-from vit_jax.weights.remote import address, cache, hub, server
+from vit_jax.weights.remote import address, cache, hub, hubcache, server
 
-# Who brings a file: `(url, root of the cache, path, expected sha256) -> local path`.
+HUB = "hf"
+# Who brings other files: `(url, root of the cache, path, expected sha256) -> path`.
 GETTERS = {
     "https": server.get,
     "http": server.get,
     "gs": server.get,
-    "hf": hub.get,
 }
 
 
@@ -27,14 +27,15 @@ def fetch(
 
     Beside a `.safetensors` or `.bin` file lie its `config.json` and
     `preprocessor_config.json`, where the server has them. An interrupted download goes
-    on where it stopped; two processes may ask for the same URL at once.
+    on where it stopped; two processes may ask for the same URL at once. Models of the
+    hub lie in Hugging Face's own cache, see `hubcache`.
 
     Args:
         url: `https://...` (`http://` of this machine only), `gs://bucket/object`, or
-            `hf://org/name[@revision][/file]`, by default the `model.safetensors`, or
-            else `pytorch_model.bin`, of the main branch. It may end in `#sha256=HEX`.
+            `hf://org/name[@revision][/file]`, by default the main branch's first of
+            `hub.DEFAULT_FILES`. It may end in `#sha256=HEX`.
         sha256: Of the file, in hexadecimal; another content is an error.
-        cache_dir: Instead of the default cache.
+        cache_dir: Instead of the default caches.
 
     Raises:
         errors.UserError: no such file or no access, another content, no network, an
@@ -42,14 +43,18 @@ def fetch(
     """
     url, expected = address.split_digest(url, sha256)
     scheme = address.scheme(url)
+    root = cache.root() if cache_dir is None else Path(cache_dir)
+    if scheme == HUB:
+        own = root / "hub"  # where we kept them before the hub's cache was read
+        caches = (hubcache.root(), own) if cache_dir is None else (own,)
+        return hub.get(url, caches, expected)
     if scheme not in GETTERS:
         raise errors.UserError(
             f"{address.shown(url)} cannot be fetched: wanted an https, gs or hf URL.\n"
             "Copy the file here by other means and give its path."
         )
-    root = cache.root() if cache_dir is None else Path(cache_dir)
     folder = root / hashlib.sha256(url.encode()).hexdigest()[:32]
-    path = folder / ("hub" if scheme == "hf" else address.file_name(url))
+    path = folder / address.file_name(url)
     found = cache.find(root, path)
     if found is None:
         try:
@@ -64,9 +69,5 @@ def fetch(
                 "Set VIT_JAX_CACHE to a folder with room that can be written to."
             ) from error
     if expected and (got := cache.digest(found, "sha256")) != expected:
-        raise errors.UserError(
-            f"{address.shown(url)}: the copy {found} is not what was asked for.\n"
-            f"  wanted sha256 {expected}\n  got    sha256 {got}\n"
-            "Check the digest; to fetch the file again, delete the copy."
-        )
+        raise cache.differs(url, found, expected, got)
     return found
