@@ -1,13 +1,23 @@
+import dataclasses
+import functools
+import json
+import math
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
+import vit_jax
 from benchmarks import unchanged
-from vit_jax import errors, experiment, models
-from vit_jax.data import augment
+from vit_jax import errors, experiment, models, train, tree
+from vit_jax.checkpoints import checkpoint
+from vit_jax.data import augment, catalog
 from vit_jax.learning import classification, losses, objective
+from vit_jax.parallel import memory, mesh
+from vit_jax.runs import starting
 
 LOGITS = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
 INTS = np.array([0, 4, 2, 2, 1, 3], np.int32)
@@ -88,16 +98,22 @@ def test_an_unknown_loss_names_the_choices():
         loss_of("hinge", INTS)
 
 
+def soft_targets(teacher, pixels, temperature):
+    return jax.nn.softmax(teacher(pixels) / temperature)
+
+
+@dataclasses.dataclass(frozen=True)
 class Distillation:
     """Towards the probabilities of a fixed model, whatever the labels."""
 
-    def __init__(self, info, *, label_smoothing):
-        self.info, self.temperature = info, 1 + label_smoothing
-        teacher = models.architecture("mu/16", num_classes=10, image_size=32)
-        teacher = teacher.replace(posemb_std=1.0, compute_dtype="float32")
-        self.teacher = models.create(teacher, rngs=nnx.Rngs(1))
-        kernel = self.teacher.head.kernel
-        kernel[...] = jax.random.normal(jax.random.key(2), kernel.shape)
+    info: catalog.DatasetInfo
+    path: str
+    label_smoothing: float
+    closed_over: bool = False
+
+    @property
+    def temperature(self):
+        return 1 + self.label_smoothing
 
     def outputs(self, architecture):
         return architecture
@@ -105,15 +121,21 @@ class Distillation:
     def labels(self, rows):
         return losses.labels_of(self.info, rows)
 
-    def targets(self, pixels):
-        return jax.nn.softmax(self.teacher(pixels) / self.temperature)
+    def frozen(self):
+        return () if self.closed_over else (self.path,)
 
     def make_loss(self, bound):
         apply = classification.apply_in_training(bound)
 
-        def loss_fn(params, batch, key):
-            logits = apply(params, batch["image"], key)
-            targets = self.targets(bound.pixels(batch["image"]))
+        def loss_fn(params, batch, key, *frozen):
+            images = batch["image"]
+            if self.closed_over:
+                teacher, pixels = vit_jax.load(self.path).model, bound.pixels(images)
+            else:
+                (beside,) = bound.beside
+                teacher, pixels = beside.model(frozen[0]), beside.pixels(images)
+            logits = apply(params, images, key)
+            targets = soft_targets(teacher, pixels, self.temperature)
             loss = losses.softmax_xent(logits, targets).mean()
             return loss, {"loss": loss}
 
@@ -123,25 +145,122 @@ class Distillation:
         return self
 
 
-def test_an_objective_is_a_file_and_a_row(monkeypatch):
-    """Here one with a second model; the assembly trains it as it is."""
-    row = objective.Row(Distillation, ("label_smoothing",))
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    architecture = models.architecture("mu/16", num_classes=10, image_size=32)
+    architecture = architecture.replace(posemb_std=1.0, compute_dtype="float32")
+    model = models.create(architecture.replace(depth=2), rngs=nnx.Rngs(1))
+    kernel = model.head.kernel
+    kernel[...] = jax.random.normal(jax.random.key(2), kernel.shape)
+    folder = tmp_path_factory.mktemp("teacher")
+    vit_jax.save(model, folder)
+    return model, str(folder)
+
+
+def distilled(monkeypatch, path, *, closed_over=False, devices=None, **changes):
+    """The run, the weights of its teacher, and a batch."""
+    make = functools.partial(Distillation, path=path, closed_over=closed_over)
+    row = objective.Row(make, ("label_smoothing",))
     monkeypatch.setitem(objective.OBJECTIVES, "distillation", row)
     config = unchanged.small_config(
         **{"objective": "distillation", "label_smoothing": 0.5, "optimizer.warmup": ""}
+        | changes
     )
-    exp = experiment.assemble(config, experiment.make_mesh(config))
+    exp = experiment.assemble(config, experiment.make_mesh(config, devices))
+    return exp, starting.frozen(exp), unchanged.drawn_batch(config, 0)
+
+
+def test_an_objective_is_a_file_and_a_row(monkeypatch, teacher):
+    """Here one with a second model; the assembly trains it as it is."""
+    model, path = teacher
+    exp, frozen, batch = distilled(monkeypatch, path)
     assert exp.evaluation.temperature == 1.5
-    state, batch = exp.init(), unchanged.drawn_batch(config, 0)
-    targets = exp.evaluation.targets(jnp.asarray(batch["image"]) / 127.5 - 1)
+    state = exp.init()
+    targets = soft_targets(model, jnp.asarray(batch["image"]) / 127.5 - 1, 1.5)
     logits = exp.forward(state.params, batch["image"])["logits"]
     expected = float(losses.softmax_xent(logits, targets).mean())
     seen = []
     for _ in range(4):
-        state, metrics = exp.train_step(state, batch)
+        state, metrics = exp.train_step(state, batch, *frozen)
         seen.append(float(metrics["loss"]))
     assert seen[0] == pytest.approx(expected, rel=1e-5)
     assert seen == sorted(seen, reverse=True) and seen[-1] < seen[0] - 1e-3
+    # Neither given away nor changed.
+    left = dict(tree.named_leaves(frozen[0]))
+    for name, leaf in tree.named_leaves(models.split(model)[1]):
+        np.testing.assert_array_equal(left[name], leaf)
+
+
+def largest_constant(compiled):
+    """Elements of the largest constant of an optimized program."""
+    shapes = re.findall(r"= \w+\[([\d,]*)\]\S* constant\(", compiled.as_text())
+    assert shapes, "no constants were found at all"
+    return max(math.prod(int(n) for n in shape.split(",") if n) for shape in shapes)
+
+
+def test_frozen_weights_are_arguments_and_no_constants(monkeypatch, teacher):
+    """To the bit the losses of a teacher that is closed over, which a program holds."""
+    one = jax.devices()[:1]
+    found, constants = [], []
+    for closed_over in (False, True):
+        options = {"closed_over": closed_over, "devices": one}
+        exp, frozen, batch = distilled(monkeypatch, teacher[1], **options)
+        compiled = exp.train_step.lower(*exp.arguments).compile()
+        constants.append(largest_constant(compiled))
+        state, seen = exp.init(), []
+        for _ in range(3):
+            state, metrics = compiled(state, batch, *frozen)
+            seen.append(float(metrics["loss"]))
+        found.append(seen)
+    assert constants[0] <= 1024 < constants[1]
+    assert found[0] == found[1]
+
+
+def test_frozen_weights_are_laid_out_as_those_that_are_trained(monkeypatch, teacher):
+    losses_of = {}
+    for layout, microbatches in (("dp", 1), ("fsdp", 1), ("zero1", 2)):
+        sharded = {"mesh.fsdp": 1 if layout == "dp" else 8, "mesh.layout": layout}
+        parts = {"microbatches": microbatches, "model.compute_dtype": "float32"}
+        exp, frozen, batch = distilled(monkeypatch, teacher[1], **sharded, **parts)
+        step, found = memory.compile_step(
+            *(exp.train_step, exp.state, exp.batch, exp.mesh),
+            **{"layout": layout, "remat": "none", "microbatches": microbatches},
+            frozen=[one.params for one in exp.frozen],
+        )
+        beside = [one.params for one in exp.frozen]
+        read = exp.state, exp.batch["image"], beside  # nobody reads labels here
+        assert found.arguments == memory.bytes_per_device(read)
+        assert largest_constant(step) <= 1024
+        kernel = frozen[0]["blocks"]["mlp"]["up"]["kernel"]
+        assert (
+            kernel.sharding
+            == exp.frozen[0].params["blocks"]["mlp"]["up"]["kernel"].sharding
+        )
+        parts_of = math.prod(kernel.shape) // math.prod(
+            kernel.sharding.shard_shape(kernel.shape)
+        )
+        assert parts_of == exp.mesh.shape["fsdp"]
+        state, seen = exp.init(), []
+        for _ in range(3):
+            state, metrics = step(state, mesh.to_global(batch, exp.mesh), *frozen)
+            seen.append(float(metrics["loss"]))
+        losses_of[layout] = seen
+    for layout in ("fsdp", "zero1"):
+        np.testing.assert_allclose(losses_of[layout], losses_of["dp"], rtol=1e-5)
+
+
+def test_a_run_reads_its_teacher_and_saves_nothing_of_it(
+    monkeypatch, teacher, tmp_path
+):
+    exp, _, _ = distilled(monkeypatch, teacher[1], total="2 steps")
+    config = exp.config | {"log_every": "1 steps"}
+    train.run(config, tmp_path, exp.mesh)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert all(math.isfinite(json.loads(line)["loss"]) for line in lines)
+    stored = checkpoint.StoredParams(tmp_path)
+    assert set(stored.shapes) == {
+        name for name, _ in tree.named_leaves(exp.state.params)
+    }
 
 
 def mixup(weight, classes):

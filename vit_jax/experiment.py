@@ -17,8 +17,8 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from vit_jax import errors, models, weights
-from vit_jax.data import augment, catalog, inputs, labels, preprocessing
-from vit_jax.learning import objective, optim, passes, schedules
+from vit_jax.data import augment, catalog, inputs, preprocessing
+from vit_jax.learning import objective, optim, passes, program, schedules
 from vit_jax.learning import step as step_lib
 from vit_jax.parallel import fitting, layouts
 from vit_jax.parallel import mesh as mesh_lib
@@ -29,6 +29,7 @@ from vit_jax.types import Batch, Params, TrainState
 if TYPE_CHECKING:
     from vit_jax.learning.tuning import Tuning
     from vit_jax.weights.files import Weights
+    from vit_jax.weights.frozen import Frozen
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,10 @@ class Experiment:
         schedule: step -> learning rate.
         state: abstract `TrainState` with shardings.
         batch: abstract global batch with shardings: image uint8, label.
+        frozen: models that the loss reads and nobody trains, laid out; mostly none.
         init: () -> TrainState, placed; jitted.
-        train_step: (state, batch) -> (state, metrics); jitted, the state is donated.
+        train_step: (state, batch, *frozen parameters) -> (state, metrics); jitted, the
+            state is donated.
         forward: (params, uint8 images) -> features and logits; jitted.
         evaluation: what only evaluators of the objective measure, or None.
         train_transform: host part of the training preprocessing.
@@ -87,11 +90,17 @@ class Experiment:
     schedule: schedules.Schedule
     state: TrainState
     batch: Batch
+    frozen: "tuple[Frozen, ...]"
     init: Callable[[], TrainState]
     train_step: Any
     forward: passes.Forward
     evaluation: Any
     train_transform: Any
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """What `train_step` is called with, abstract."""
+        return self.state, self.batch, *(one.params for one in self.frozen)
 
     def evaluating(self, names: Collection[str]) -> "Experiment":
         """Returns the same run with these of its evaluations alone."""
@@ -165,6 +174,39 @@ def _tuning(options: Mapping[str, Any], params: Params) -> "Tuning | None":
     return tuning.Tuning.of(params, **{name: options[name] for name in names})
 
 
+def _lay_out(
+    config: Mapping[str, Any],
+    architecture: models.Architecture,
+    state: TrainState,
+    frozen: Sequence[str],
+    mesh: Mesh,
+) -> "tuple[models.Architecture, layouts.Layout, tuple[Frozen, ...]]":
+    """The model as it fits the mesh, and where it and the frozen ones lie there."""
+    model, microbatches = config["model"], config["microbatches"]
+    beside = [
+        weights.frozen.describe(
+            path,
+            image_size=_image_size(config),
+            compute_dtype=model["compute_dtype"],
+            unroll=model["unroll"],
+        )
+        for path in frozen
+    ]
+    architecture, layout = fitting.lay_out(
+        *(architecture, state, mesh),
+        layout=config["mesh"]["layout"],
+        remat=model["remat"],
+        unroll=model["unroll"],
+        batch_size=config["batch_size"],
+        microbatches=microbatches,
+        frozen=[one.params for one in beside],
+    )
+    laid_out = [
+        one.laid_out(layout.name, mesh, microbatches=microbatches) for one in beside
+    ]
+    return architecture, layout, tuple(laid_out)
+
+
 def _abstract_batch(
     config: Mapping[str, Any], trained: objective.Objective, mesh: Mesh
 ) -> Batch:
@@ -218,14 +260,8 @@ def assemble(
         return step_lib.init_state(params, tx, ema=config["ema"] > 0)
 
     abstract = jax.eval_shape(make_state)
-    architecture, layout = fitting.lay_out(
-        *(architecture, abstract, mesh),
-        layout=config["mesh"]["layout"],
-        remat=config["model"]["remat"],
-        unroll=config["model"]["unroll"],
-        batch_size=config["batch_size"],
-        microbatches=config["microbatches"],
-    )
+    fixed = trained.frozen()
+    architecture, layout, beside = _lay_out(config, architecture, abstract, fixed, mesh)
     if opened is not None:
         weights.adapting.check_adapt(
             *(opened.leaves, opened.architecture, architecture, abstract.params),
@@ -238,9 +274,14 @@ def assemble(
     )
     graphdef, _ = models.abstract(architecture)
     bound = passes.Bound(graphdef, architecture, prepared.mean, prepared.std)
+    bound = bound.laid_out(layout, beside=[one.bound for one in beside])
     return Experiment(
         **_settings(config, examples, lengths),
-        **_functions(config, info, mesh, trained, tx, layout, bound, tuned),
+        **program.make(
+            *(trained, tx, tuned, layout, mesh, bound),
+            frozen=[one.params for one in beside],
+            **_of_steps(config, info),
+        ),
         config=sections.recorded(config, dataclasses.asdict(prepared)),
         start=_start(config, info, start, architecture),
         mesh=mesh,
@@ -252,6 +293,7 @@ def assemble(
         schedule=schedule,
         state=mesh_lib.with_shardings(abstract, layout.state),
         batch=_abstract_batch(config, trained, mesh),
+        frozen=beside,
         init=jax.jit(make_state, out_shardings=layout.state),
     )
 
@@ -271,40 +313,13 @@ def _settings(
     }
 
 
-def _functions(
-    config: Mapping[str, Any],
-    info: catalog.DatasetInfo,
-    mesh: Mesh,
-    trained: objective.Objective,
-    tx: optax.GradientTransformation,
-    layout: layouts.Layout,
-    bound: passes.Bound,
-    tuned: "Tuning | None",
-) -> dict[str, Any]:
-    """What is called with the state: the step, and the passes of evaluations."""
-    in_step = dataclasses.replace(bound, enter=layout.enter, placement=layout.placement)
-    outside = dataclasses.replace(
-        in_step, enter=lambda params: layout.enter(layout.gather(params))
-    )
-    trains = in_step if tuned is None else tuned.bind(in_step)
-    train_step = step_lib.make_train_step(
-        trained.make_loss(trains),
-        tx,
-        seed=config["seed"],
-        microbatches=config["microbatches"],
-        ema_decay=config["ema"],
-        augmentations=augment.chosen(config["data"], info.num_classes),
-        gather=layout.gather,
-        scatter=layout.scatter,
-    )
-    if tuned is not None:
-        train_step = tuned.keeping(train_step)
+def _of_steps(config: Mapping[str, Any], info: catalog.DatasetInfo) -> dict[str, Any]:
+    """What a step needs of its configuration."""
     return {
-        "tuning": tuned,
-        "tx": tx,
-        "train_step": layouts.jit_step(train_step, layout, mesh),
-        "forward": passes.make_forward(outside),
-        "evaluation": trained.make_evaluation(outside),
+        "seed": config["seed"],
+        "microbatches": config["microbatches"],
+        "ema_decay": config["ema"],
+        "augmentations": augment.chosen(config["data"], info.num_classes),
     }
 
 
@@ -314,27 +329,14 @@ def _start(
     start: "Weights | None",
     architecture: models.Architecture,
 ) -> sections.Start | None:
-    """Where the first weights are from, and in which order the outputs of a kept head.
-
-    Raises:
-        UserError: a head is kept for other classes.
-    """
     if not config["init_from"]:
         return None
     assert start is not None, "what a run starts from has been opened"
-    path, keep_head = config["init_from"], config["keep_head"]
-    order = None
-    kept = keep_head and architecture.num_classes
-    if kept and weights.adapting.keeps_head(start.architecture, architecture):
-        order = labels.align(
-            labels.Side(
-                *(path, architecture.num_classes),
-                *(start.label_names, start.label_ids),
-            ),
-            labels.Side(info.name, info.num_classes, info.label_names),
-            config["labels"],
-        )
-    return sections.Start(path, keep_head, order)
+    return weights.starts.of(
+        *(start, architecture, info, config["init_from"]),
+        keep_head=config["keep_head"],
+        mode=config["labels"],
+    )
 
 
 def make_mesh(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from vit_jax.runs import (
 )
 from vit_jax.runs import workdir as workdir_lib
 from vit_jax.settings import durations, validation
-from vit_jax.types import Batch, TrainState
+from vit_jax.types import Batch, Params, TrainState
 
 
 def _loop(
@@ -33,6 +33,7 @@ def _loop(
     state: TrainState,
     batches: Iterator[Batch],
     tracing: profiling.Trace,
+    frozen: Sequence[Params],
 ) -> None:
     """Takes the steps of a run, from where it stands to its end.
 
@@ -51,7 +52,7 @@ def _loop(
     with run_.listening(), tracing, jax.transfer_guard("disallow"):
         for step in range(run_.start + 1, run_.total + 1):
             tracing.before(step - run_.start)
-            state, values = exp.train_step(state, run_.next_batch(batches))
+            state, values = exp.train_step(state, run_.next_batch(batches), *frozen)
             run_.started(step, values)
             run_.log()  # the previous step: the device is busy with this one
             run_.log_later(step, values)
@@ -74,6 +75,7 @@ def _compiled(exp: experiment.Experiment) -> experiment.Experiment:
         layout=exp.layout.name,
         remat=exp.architecture.remat,
         microbatches=exp.microbatches,
+        frozen=[one.params for one in exp.frozen],
     )
     logging.info(memory.describe(found, exp.mesh.devices.flat[0]))
     return dataclasses.replace(exp, train_step=step)
@@ -81,7 +83,7 @@ def _compiled(exp: experiment.Experiment) -> experiment.Experiment:
 
 def _prepare(
     exp: experiment.Experiment, checkpoints: manager.Checkpoints, source: Any
-) -> tuple[experiment.Experiment, TrainState, int, Any]:
+) -> tuple[experiment.Experiment, TrainState, int, Any, list[Params]]:
     """Compiles, restores or starts, and opens the batches: what takes time and memory.
 
     Raises:
@@ -90,7 +92,8 @@ def _prepare(
     try:
         exp = _compiled(exp)
         state, start = starting.restore_or_start(exp, checkpoints)
-        return exp, state, start, starting.train_batches(exp, source)
+        batches = starting.train_batches(exp, source)
+        return exp, state, start, batches, starting.frozen(exp)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         sizes = exp.batch_size, exp.microbatches
         raise memory.out_of_memory(error, *sizes) from error
@@ -155,14 +158,14 @@ def run(
     with workdir_lib.started(workdir, exp.config):
         logging.info("workdir %s", workdir)
         logging.info(overview.overview(exp, parameters=parameters))
-        exp, state, start, batches = _prepare(exp, checkpoints, source)
+        exp, state, start, batches, frozen = _prepare(exp, checkpoints, source)
     watch = watchdog.Watchdog(stall_timeout)
     run_ = companions.Run(exp, workdir, checkpoints, evaluators, start, watch)
     tracing = profiling.Trace(workdir / "profile", profile, total - start)
     try:
         if start:  # it may have stopped between saving and evaluating
             run_.evaluate(start, state, skip=workdir_lib.figures_at(workdir, start))
-        _loop(run_, state, batches.iterate(start), tracing)
+        _loop(run_, state, batches.iterate(start), tracing, frozen)
     finally:
         watch.close()
         batches.close()

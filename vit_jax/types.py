@@ -12,8 +12,9 @@ Params = dict[str, Any]
 Batch = dict[str, jax.Array]
 # Scalars by name, and `grad_squares` [leaves].
 Metrics = dict[str, jax.Array]
-# (params, batch, key) -> (loss, metrics), means over the batch.
-LossFn = Callable[[Params, Batch, jax.Array], tuple[jax.Array, Metrics]]
+# (params, batch, key, *frozen) -> (loss, metrics), means over the batch. `frozen` are
+# the parameters of models that are not trained, one for each of `Objective.frozen`.
+LossFn = Callable[..., tuple[jax.Array, Metrics]]
 # (batch, key) -> the batch changed at random, inside the step
 Augmentation = Callable[[Batch, jax.Array], Batch]
 # (loss, global gradient norm) -> bool scalar: take the update of this step?

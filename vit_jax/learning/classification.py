@@ -39,6 +39,10 @@ class Classification:
         """Returns the labels as the dataset has them."""
         return losses.labels_of(self.info, rows)
 
+    def frozen(self) -> tuple[str, ...]:
+        """Returns none: there is no model beside the one that is trained."""
+        return ()
+
     def make_loss(self, bound: passes.Bound) -> LossFn:
         """Returns the loss over raw batches; see `make_loss`."""
         return make_loss(

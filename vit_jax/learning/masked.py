@@ -298,6 +298,10 @@ class MaskedPatches:
         """Returns the labels as the dataset has them."""
         return losses.labels_of(self.info, rows)
 
+    def frozen(self) -> tuple[str, ...]:
+        """Returns none: there is no model beside the one that is trained."""
+        return ()
+
     def make_loss(self, bound: passes.Bound) -> LossFn:
         """Returns the loss over raw batches; see `make_loss`."""
         return make_loss(self.make_evaluation(bound))
@@ -311,13 +315,8 @@ class MaskedPatches:
             corruption: Corruption,
             key: jax.Array | None,
         ) -> jax.Array:
-            return predict(
-                bound.model(params),
-                bound.pixels(images),
-                corruption,
-                key,
-                placement=bound.placement,
-            )
+            model, pixels = bound.model(params), bound.pixels(images)
+            return predict(model, pixels, corruption, key, placement=bound.placement)
 
         return Masked(self._task(bound.architecture), apply)
 

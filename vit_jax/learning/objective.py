@@ -30,10 +30,18 @@ class Objective(Protocol):
     def labels(self, rows: int) -> jax.ShapeDtypeStruct:
         """Returns the shape and type of "label" in a batch, as the loader gives it."""
 
+    def frozen(self) -> tuple[str, ...]:
+        """Returns checkpoints of models that the loss reads and nobody trains.
+
+        Each as `vit_jax.load` takes it: a teacher, for instance. The assembly lays
+        their weights out over the mesh and hands them to the step.
+        """
+
     def make_loss(self, bound: passes.Bound) -> LossFn:
         """Returns the loss of a step, over batches as the loader gives them.
 
-        Its metrics hold "loss". A second model that it reads is its own to open.
+        Its metrics hold "loss". Of `bound.beside` it is handed the parameters behind
+        the key, one after the other.
         """
 
     def make_evaluation(self, bound: passes.Bound) -> Any:

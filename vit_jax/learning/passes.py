@@ -1,6 +1,7 @@
 """How a run calls its model: on raw images, with parameters as they are stored."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import jax
 from vit_jax import models
 from vit_jax.data import augment
 from vit_jax.models.placement import NOWHERE, Placement
+from vit_jax.parallel import layouts
 from vit_jax.types import Forward, Params
 
 
@@ -26,7 +28,9 @@ class Bound:
         mean: What is subtracted from each channel of the pixels, in units of 0..255.
         std: What they are divided by then.
         enter: Goes from stored parameters to those the model is called with.
+        gather: Goes before `enter`, once for all calls of a step.
         placement: Says where tokens and weights are on a mesh.
+        beside: Models that the loss reads too, as `Objective.frozen` names them.
     """
 
     graphdef: Any
@@ -34,7 +38,26 @@ class Bound:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     enter: Callable[[Params], Params] = _same
+    gather: Callable[[Params], Params] = _same
     placement: Placement = NOWHERE
+    beside: "tuple[Bound, ...]" = ()
+
+    def laid_out(
+        self, layout: layouts.Layout, *, beside: "Sequence[Bound]" = ()
+    ) -> "Bound":
+        """Returns it for parameters that lie on a mesh.
+
+        Args:
+            layout: Of its parameters.
+            beside: Models that its loss reads too, laid out.
+        """
+        return dataclasses.replace(
+            self,
+            enter=layout.enter,
+            gather=layout.gather,
+            placement=layout.placement,
+            beside=tuple(beside),
+        )
 
     def model(self, params: Params) -> Any:
         """Returns the module with these parameters; cheap, also inside `jax.jit`."""

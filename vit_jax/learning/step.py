@@ -37,6 +37,7 @@ def _accumulate(
     params: Params,
     batch: Batch,
     key: jax.Array,
+    frozen: Sequence[Params],
     microbatches: int,
     scatter: Callable[[Params], Params],
 ) -> tuple[Params, Metrics]:
@@ -49,7 +50,8 @@ def _accumulate(
     """
 
     def grad_fn(params: Params, rows: Batch, key: jax.Array) -> tuple[Params, Metrics]:
-        grads, metrics = jax.grad(loss_fn, has_aux=True)(params, rows, key)
+        grad = jax.grad(loss_fn, has_aux=True)
+        grads, metrics = grad(params, rows, key, *frozen)
         return scatter(grads), metrics
 
     if microbatches == 1:
@@ -92,11 +94,15 @@ def make_train_step(
     verdict: Verdict | None = None,
     gather: Callable[[Params], Params] = lambda params: params,
     scatter: Callable[[Params], Params] = lambda grads: grads,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    gather_frozen: Callable[[Sequence[Params]], Sequence[Params]] = tuple,
+) -> Callable[..., tuple[TrainState, Metrics]]:
     """Returns the pure step function.
 
+    It is called with the state, a batch, and what else `loss_fn` reads.
+
     Args:
-        loss_fn: `(params, batch, key) -> (loss, metrics)`, a mean over the batch.
+        loss_fn: `(params, batch, key, *frozen) -> (loss, metrics)`, a mean over the
+            batch; only `params` are trained.
         tx: The optimizer.
         seed: The seed of all randomness in the step (augmentation, dropout).
         microbatches: How many parts of a batch gradients are accumulated over; they
@@ -110,6 +116,7 @@ def make_train_step(
             the next one has other data. None: every update is taken.
         gather: Goes, once a step, from stored parameters to those of `loss_fn`.
         scatter: Goes from gradients of those to the ones the optimizer reads.
+        gather_frozen: What `gather` is, of the parameters of frozen models.
 
     The metrics hold `loss`, those of `loss_fn`, `grad_norm` (global, before clipping)
     and `grad_squares` [leaves]: the squared norm of each leaf's gradient, whose
@@ -117,13 +124,16 @@ def make_train_step(
     `skipped`, 1 where the update was not taken, else 0.
     """
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def train_step(
+        state: TrainState, batch: Batch, *frozen: Params
+    ) -> tuple[TrainState, Metrics]:
         count = max(1, len(augmentations))
         first, loss_key, *more = jax.random.split(step_key(seed, state.step), count + 1)
         for augment, key in zip(augmentations, (first, *more)):
             batch = augment(batch, key)
         grads, metrics = _accumulate(
-            loss_fn, gather(state.params), batch, loss_key, microbatches, scatter
+            *(loss_fn, gather(state.params), batch, loss_key),
+            *(gather_frozen(frozen), microbatches, scatter),
         )
         squares = jnp.stack(
             [jnp.sum(jnp.square(g.astype(jnp.float32))) for g in jax.tree.leaves(grads)]

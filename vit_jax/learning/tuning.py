@@ -10,7 +10,7 @@ from vit_jax.learning import passes, rates
 from vit_jax.types import Batch, Metrics, Params, TrainState
 
 # As `step.make_train_step` returns it.
-Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+Step = Callable[..., tuple[TrainState, Metrics]]
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,10 @@ class Tuning:
     def keeping(self, train_step: Step) -> Step:
         """Returns the step with averages of frozen parameters that are not rounded."""
 
-        def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-            new, metrics = train_step(state, batch)
+        def step(
+            state: TrainState, batch: Batch, *frozen: Params
+        ) -> tuple[TrainState, Metrics]:
+            new, metrics = train_step(state, batch, *frozen)
             if new.ema is None or state.ema is None:
                 return new, metrics
             ema = self.rates.kept(new.ema, state.ema)

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from vit_jax import errors, models
 from vit_jax.parallel import axes, hardware, layouts
 from vit_jax.parallel import mesh as mesh_lib
-from vit_jax.types import TrainState
+from vit_jax.types import Params, TrainState
 
 AUTO = "auto"
 # From the fastest to the smallest.
@@ -48,6 +48,7 @@ def choose(
     state: TrainState,
     mesh: Mesh,
     examples: int,
+    frozen: Sequence[Params] = (),
 ) -> Choice:
     """Returns the first that fits, from the fastest to the smallest.
 
@@ -61,6 +62,7 @@ def choose(
         state: Shapes of the training state.
         mesh: From `mesh.make_mesh`.
         examples: Of one microbatch on one device.
+        frozen: Shapes of the parameters of models that are not trained.
 
     Raises:
         errors.UserError: an unknown layout.
@@ -70,7 +72,7 @@ def choose(
     # One by one: a peak costs a trace of the model.
     tried = []
     for name, kept in _candidates(layout, remat, architecture, mesh):
-        peak = _peak(architecture, name, kept, state, mesh, examples)
+        peak = _peak(architecture, name, kept, (state, frozen), mesh, examples)
         tried.append(Choice(name, kept, peak))
         if limit is None or peak <= limit:
             break
@@ -96,16 +98,16 @@ def _peak(
     architecture: models.Architecture,
     layout: str,
     remat: str,
-    state: TrainState,
+    arrays: Any,
     mesh: Mesh,
     examples: int,
 ) -> int:
-    """Bytes of the state, of gathered weights, of gradients and of activations."""
+    """Bytes of what is kept, of gathered weights, of gradients and of activations."""
     kind = layouts.LAYOUTS[layout]
-    placed = axes.shardings(state, mesh, kind.rules, quiet=True)
+    placed = axes.shardings(arrays, mesh, kind.rules, quiet=True)
     held = sum(
         math.prod(s.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf, s in zip(jax.tree.leaves(state), jax.tree.leaves(placed))
+        for leaf, s in zip(jax.tree.leaves(arrays), jax.tree.leaves(placed))
     )
     # Along tensor. What it saves of the activations is left out: an upper bound.
     weights = models.count_parameters(architecture) // mesh.shape["tensor"]
@@ -153,6 +155,7 @@ def lay_out(
     unroll: int,
     batch_size: int,
     microbatches: int,
+    frozen: Sequence[Params] = (),
 ) -> tuple[models.Architecture, layouts.Layout]:
     """Decides what is "auto", says so, and lays out the state.
 
@@ -165,6 +168,7 @@ def lay_out(
         unroll: of the model as it is asked for, 0 where nothing says it.
         batch_size: over all devices.
         microbatches: parts of a batch.
+        frozen: as `choose` takes it.
 
     Returns:
         The architecture with its rematerialisation, and the layout.
@@ -179,6 +183,7 @@ def lay_out(
         state=state,
         mesh=mesh,
         examples=batch_size // microbatches // mesh_lib.batch_parts(mesh),
+        frozen=frozen,
     )
     if remat == AUTO and choice.remat != "none":
         # A flat program gains nothing where blocks are computed again.

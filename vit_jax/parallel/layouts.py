@@ -11,7 +11,7 @@ once in both.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -176,12 +176,25 @@ def make(
     return Layout(name, state, placement, enter, _same, scatter)
 
 
-def jit_step(train_step: Callable[..., Any], layout: Layout, mesh: Mesh) -> Any:
-    """Returns `(state, batch) -> (state, metrics)` compiled; the state is donated."""
+def jit_step(
+    train_step: Callable[..., Any],
+    layout: Layout,
+    mesh: Mesh,
+    frozen: Sequence[Params] = (),
+) -> Any:
+    """Returns a step compiled, to be called as it is; the state is donated.
+
+    Args:
+        train_step: `(state, batch, *frozen) -> (state, metrics)`.
+        layout: Of the state.
+        mesh: Of all devices.
+        frozen: Shapes with shardings.
+    """
+    beside = [jax.tree.map(lambda leaf: leaf.sharding, params) for params in frozen]
     return jax.jit(
         train_step,
         donate_argnums=0,
-        in_shardings=(layout.state, mesh_lib.batch_sharding(mesh)),
+        in_shardings=(layout.state, mesh_lib.batch_sharding(mesh), *beside),
         out_shardings=(layout.state, mesh_lib.replicated(mesh)),
         compiler_options=xla.options(mesh),
     )

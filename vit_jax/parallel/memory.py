@@ -4,6 +4,7 @@ A trainer compiles its step here before anything is placed on a device.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,6 +117,7 @@ def compile_step(
     layout: str,
     remat: str,
     microbatches: int,
+    frozen: Sequence[Any] = (),
 ) -> tuple[jax.stages.Compiled, Memory | None]:
     """Returns a compiled training step, to be called like it, and its memory.
 
@@ -127,6 +129,7 @@ def compile_step(
         layout: Key of `layouts.LAYOUTS`, for the advice where the step does not fit.
         remat: Of the architecture, for the advice.
         microbatches: Of a step, for the advice.
+        frozen: What else the step is called with: shapes with shardings.
 
     Raises:
         UserError: it needs more memory than a device has; with what would help.
@@ -142,11 +145,11 @@ def compile_step(
             batch_parts=mesh_lib.batch_parts(mesh),
             devices=mesh.size,
         )
-        kind, held = mesh.devices.flat[0].device_kind, bytes_per_device(state)
+        kind, held = mesh.devices.flat[0].device_kind, bytes_per_device((state, frozen))
         return errors.UserError(refuse(demand, kind, held, peak, limit))
 
     try:
-        compiled = train_step.lower(state, batch).compile()
+        compiled = train_step.lower(state, batch, *frozen).compile()
     except jax.errors.JaxRuntimeError as error:
         peak = wanted(str(error))
         if peak is None:

@@ -43,7 +43,7 @@ def _experiment(job: dict[str, Any]) -> experiment.Experiment:
 def _compile(folder: Path, job: dict[str, Any]) -> None:
     exp = _experiment(job)
     _write(folder / "facts.json", facts.of(exp))
-    compiled = exp.train_step.lower(exp.state, exp.batch).compile()
+    compiled = exp.train_step.lower(*exp.arguments).compile()
     (folder / "compiled.hlo").write_text(compiled.as_text())
     cost = compiled.cost_analysis() or {}
     found = memory.of_compiled(compiled)

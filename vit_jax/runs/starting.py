@@ -9,7 +9,7 @@ from vit_jax import errors, experiment, tree, weights
 from vit_jax.checkpoints import manager
 from vit_jax.data import catalog, loader
 from vit_jax.parallel import mesh as mesh_lib
-from vit_jax.types import TrainState
+from vit_jax.types import Params, TrainState
 
 
 def begin(exp: experiment.Experiment) -> TrainState:
@@ -31,6 +31,11 @@ def begin(exp: experiment.Experiment) -> TrainState:
     logging.info("weights of %s:\n%s", exp.start.path, report)
     ema = None if state.ema is None else jax.tree.map(lambda x: x.copy(), params)
     return TrainState(state.step, params, state.opt_state, ema)
+
+
+def frozen(exp: experiment.Experiment) -> list[Params]:
+    """Returns what the step is called with beside its state and batch, read anew."""
+    return [weights.frozen.load(one) for one in exp.frozen]
 
 
 def restore_or_start(

@@ -12,9 +12,9 @@ import types
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vit_jax.weights import adapting, loaded, pretrained
+    from vit_jax.weights import adapting, frozen, loaded, pretrained, starts
 
-__all__ = ["adapting", "loaded", "pretrained"]
+__all__ = ["adapting", "frozen", "loaded", "pretrained", "starts"]
 
 
 def __getattr__(name: str) -> types.ModuleType:
