@@ -12,7 +12,7 @@ from absl import flags
 from vit_jax import __main__ as front
 from vit_jax import cli
 
-OF_A_RECIPE = ("main", "plan")
+OF_A_RECIPE = ("main", "train", "plan")
 
 
 @contextmanager
@@ -39,14 +39,14 @@ def own_flags(command: str) -> Iterator[ModuleType]:
 
 
 def _module(command: str) -> ModuleType:
-    if command == "main":
-        sys.modules.pop("vit_jax.main", None)  # its flags are defined on import
     table = {"main": front.COMMANDS["train"], **front.COMMANDS}
     name = table[command].module
+    if name == "vit_jax.main":
+        sys.modules.pop(name, None)  # its flags are defined on import
     if importlib.util.find_spec(name).submodule_search_locations is not None:
         name += ".__main__"
     module = importlib.import_module(name)
-    if command != "main":
+    if name != "vit_jax.main":
         module._define_flags()
     return module
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from vit_jax import __main__ as front
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 WORKFLOWS = sorted((REPOSITORY / ".github/workflows").glob("*.y*ml"))
 TARGETS = re.findall(r"^([\w-]+):", (REPOSITORY / "Makefile").read_text(), re.M)
@@ -35,13 +37,21 @@ def check_command(script):
     for word in re.findall(r"[\w./-]+", script):
         if word.startswith((".github/", "configs/", "tests/", "benchmarks/")):
             assert (REPOSITORY / word).exists(), word
+    for name in re.findall(r"^ *vit_jax (\w+)", script, re.M):
+        assert name in front.COMMANDS, name
     for module in re.findall(r"-m (vit_jax[\w.]*)", script):
         assert (REPOSITORY / f"{module.replace('.', '/')}.py").exists(), module
 
 
 def test_what_has_to_pass_is_run():
     run = "\n".join(script for job in jobs() for script in commands(job.values[0]))
-    for wanted in ("make lint", "make types", "make test", "make test-slow", "--wheel"):
+    for wanted in (
+        "make lint",
+        "make types",
+        "make test",
+        "make test-slow",
+        "-m build",
+    ):
         assert wanted in run
 
 

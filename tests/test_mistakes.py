@@ -67,7 +67,7 @@ MAIN = {
     "empty config": ("--config=", "--config=FILE"),
     "config without a value": ("--config", "--config"),
     "a file that is not there": ("--config=configs/vit_b17.py", "vit_b16.py"),
-    "a recipe by its name": ("--config=vit_b16", "configs/vit_b16.py"),
+    "a recipe by a wrong name": ("--config=vit_b17", '"vit_b16"'),
     "a recipe in the wrong folder": ("--config=vit_b16.py", "configs/vit_b16.py"),
     "a folder": ("--config={repository}/configs", "is a folder"),
     "a recipe that is text": ("--config={text}", "text.txt, line 1"),

@@ -8,6 +8,8 @@ from pathlib import Path
 import commands
 import pytest
 
+from vit_jax import __main__ as front
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = (REPOSITORY / "README.md").read_text()
 
@@ -19,8 +21,10 @@ def shell_lines():
             yield re.sub(r"[\[\]]", "", line.split(" #")[0]).strip()
 
 
-LINES = [line for line in shell_lines() if re.match(r"(python|make|pip) ", line)]
-SPOKEN = re.findall(r"`((?:python|pytest|make|pip) [^`]+)`", README)
+LINES = [
+    line for line in shell_lines() if re.match(r"(python|make|pip|vit_jax) ", line)
+]
+SPOKEN = re.findall(r"`((?:python|pytest|make|pip|vit_jax) [^`]+)`", README)
 
 
 def test_there_are_commands():
@@ -33,6 +37,9 @@ def test_a_command_is_one(line, monkeypatch):
     words = shlex.split(line)
     if module := re.fullmatch(r"vit_jax\.(\w+)", words[2] if len(words) > 2 else ""):
         parses(module[1], words[3:], monkeypatch)
+    if words[0] == "vit_jax" and not words[1].isupper():  # `vit_jax COMMAND`
+        assert words[1] in front.COMMANDS, words[1]
+        parses(words[1], words[2:], monkeypatch)
     for word in words:
         if word.startswith(("tests/", "benchmarks/", "configs/", "launch/")):
             assert Path(word).exists(), word

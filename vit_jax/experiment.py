@@ -22,7 +22,7 @@ from vit_jax.learning import objective, optim, passes, program, schedules
 from vit_jax.learning import step as step_lib
 from vit_jax.parallel import fitting, layouts
 from vit_jax.parallel import mesh as mesh_lib
-from vit_jax.settings import durations, recipe, sections, validation
+from vit_jax.settings import durations, packaged, recipe, sections, validation
 from vit_jax.settings.durations import Durations
 from vit_jax.types import Batch, Params, TrainState
 
@@ -134,7 +134,7 @@ def _architecture(
             "want --config.init_from=PATH"
         )
     weights.loaded.check_color(start.architecture)
-    defaults = recipe.defaults()["model"]
+    defaults = packaged.defaults()["model"]
     return weights.adapting.of_a_run(start.architecture, options, defaults)
 
 

@@ -21,7 +21,7 @@ from vit_jax.learning import losses, passes
 from vit_jax.parallel import mesh as mesh_lib
 from vit_jax.runs import metrics
 from vit_jax.runs import workdir as workdir_lib
-from vit_jax.settings import recipe, sections, validation
+from vit_jax.settings import packaged, recipe, sections, validation
 
 # What a run of no steps reads; the rest of a configuration is about training, or is
 # the checkpoint's to say.
@@ -127,7 +127,7 @@ def _check(config: Mapping[str, Any], mesh: Mesh) -> None:
 
 def _without_effect(config: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of training and of models that differ from the defaults."""
-    defaults = recipe.defaults()
+    defaults = packaged.defaults()
     defaults["model"]["name"] = "checkpoint"
     return {
         key: ours

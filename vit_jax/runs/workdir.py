@@ -11,7 +11,7 @@ import jax
 
 from vit_jax import errors
 from vit_jax.runs import metrics
-from vit_jax.settings import recipe, validation
+from vit_jax.settings import packaged, validation
 
 # What may change between the calls that make up one run: nothing but rounding depends
 # on it.
@@ -112,7 +112,7 @@ def check_same(
         theirs: that `read_config` found.
         besides: keys that may differ as well, if no other does.
     """
-    defaults = validation.flatten(recipe.defaults())
+    defaults = validation.flatten(packaged.defaults())
     known = {k: v for k, v in defaults.items() if not k.startswith("evals.")}
     theirs = known | validation.flatten(theirs)
     differing = {

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vit_jax import errors
+from vit_jax.settings import packaged
 
 NONE = "none"
 _FLAG = re.compile(
@@ -124,8 +125,8 @@ def _changed(
 
 
 def _defaults(name: str, kind: str, dataset: str, run_dataset: str) -> dict[str, Any]:
-    from configs import base  # which `recipe.load` made importable
-
+    with packaged.importable():
+        from configs import base
     if kind not in base.EVALUATIONS:
         known = ", ".join(base.EVALUATIONS)
         raise errors.UserError(

@@ -5,9 +5,7 @@ file, the line and the nearest key.
 """
 
 import inspect
-import re
 import sys
-import traceback
 import types
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,12 +15,9 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from vit_jax import errors
-from vit_jax.settings import validation
+from vit_jax.settings import packaged, validation
 
-ROOT = Path(__file__).resolve().parents[2]  # where configs/ is
 _MODULE = "vit_jax_recipe"
-# How ml_collections names a key that is not there, reading and writing.
-_NO_KEY = re.compile(r"""^['"]*Key "(\w+)" does not exist|^['"\\]*(\w+)['"\\]""")
 
 
 class _Parser(flags.ArgumentParser):
@@ -52,24 +47,6 @@ def hand_over(path: str, config: ConfigDict) -> None:
         parser.loaded[path] = config
 
 
-def defaults() -> dict[str, Any]:
-    """Returns the nested dict of `configs/base.py`: every key, with its default.
-
-    Raises:
-        UserError: another package `configs` comes before ours.
-    """
-    _make_importable(ROOT)
-    try:
-        from configs import base
-    except ImportError as error:
-        raise errors.UserError(
-            f"{error}: a package configs/ of yours hides ours and its base.py; rename "
-            "it, or remove its __init__.py"
-        ) from error
-
-    return base.get_config().to_dict()
-
-
 def plain(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
     """Returns a configuration, a recipe's or a record of one, as nested dicts."""
     return config.to_dict() if isinstance(config, ConfigDict) else dict(config)
@@ -79,16 +56,29 @@ def load(path: str) -> ConfigDict:
     """Runs a recipe.
 
     Args:
-        path: FILE or FILE:ARGUMENT.
+        path: FILE or FILE:ARGUMENT; FILE is as `packaged.find` takes it.
 
     Raises:
         UserError: no such file, no Python, an exception in it, or anything but a
             ConfigDict with the keys and types of `configs/base.py`.
     """
-    file, *argument = path.split(":", 1)
-    _check_file(path, file)
-    # Recipes import configs.base and their neighbours, wherever the command starts.
-    _make_importable(Path(file).resolve().parent.parent, ROOT)
+    name, *argument = path.split(":", 1)
+    found = packaged.find(name)
+    if not found.is_file():
+        from vit_jax.settings import explained
+
+        raise explained.no_file(path, name)
+    folder = found.resolve().parent
+    if str(folder.parent) not in sys.path:  # recipes import their neighbours
+        sys.path.append(str(folder.parent))
+    with packaged.importable(folder):
+        config = _made(path, str(found), argument)
+    check(config, path)
+    return config
+
+
+def _made(path: str, file: str, argument: list[str]) -> Any:
+    """What the `get_config` of a file returns."""
     get_config = _run(file)
     try:
         inspect.signature(get_config).bind(*argument)
@@ -98,11 +88,11 @@ def load(path: str) -> ConfigDict:
             f"--config={path}: get_config() of {file} takes {wanted}"
         ) from error
     try:
-        config = get_config(*argument)
+        return get_config(*argument)
     except (Exception, SystemExit) as error:
-        raise _explained(error, path, file) from error
-    check(config, path)
-    return config
+        from vit_jax.settings import explained
+
+        raise explained.mistake(error, path, file) from error
 
 
 def check(config: Any, path: str) -> None:
@@ -114,7 +104,7 @@ def check(config: Any, path: str) -> None:
             "ConfigDict of base.get_config(), changed, as the recipes in configs/ do"
         )
     try:
-        validation.check_keys(config.to_dict(), defaults())
+        validation.check_keys(config.to_dict(), packaged.defaults())
     except errors.UserError as error:
         raise errors.UserError(f"--config={path}: {error}") from error
 
@@ -122,37 +112,6 @@ def check(config: Any, path: str) -> None:
 def _short(value: Any) -> str:
     text = repr(value).splitlines()[0] if isinstance(value, str | None) else ""
     return text[:60] or f"a {type(value).__name__}"
-
-
-def _make_importable(*folders: Path) -> None:
-    sys.path.extend(str(f) for f in folders if str(f) not in sys.path)
-
-
-def _check_file(path: str, file: str) -> None:
-    if Path(file).is_file():
-        return
-    folder = Path(file).parent
-    known = {p.stem: str(p) for p in _recipes(ROOT / "configs")}
-    known |= {p.stem: str(p) for p in _recipes(folder)}
-    known = {name: _relative(place) for name, place in known.items()}
-    hint = errors.nearest(Path(file).stem, known)
-    found = f' Did you mean "{known[hint]}"?' if hint else ""
-    what = "is a folder" if Path(file).is_dir() else "is no file"
-    raise errors.UserError(
-        f"--config={path}: {file} {what}.{found} Recipes are in configs/"
-    )
-
-
-def _recipes(folder: Path) -> list[Path]:
-    """The Python files of a folder that look like recipes."""
-    files = sorted(folder.glob("*.py")) if folder.is_dir() else []
-    return [p for p in files if "def get_config" in p.read_text(errors="replace")]
-
-
-def _relative(place: str) -> str:
-    here = Path.cwd()
-    path = Path(place).resolve()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else place
 
 
 def _run(file: str) -> Any:
@@ -164,7 +123,9 @@ def _run(file: str) -> Any:
         code = compile(Path(file).read_bytes(), file, "exec")
         exec(code, module.__dict__)  # noqa: S102 the user's own file
     except (Exception, SystemExit) as error:
-        raise _explained(error, file, file) from error
+        from vit_jax.settings import explained
+
+        raise explained.mistake(error, file, file) from error
     found = vars(module)
     if callable(found.get("get_config")):
         return found["get_config"]
@@ -173,49 +134,3 @@ def _run(file: str) -> Any:
         f"{file} defines no get_config().{errors.suggest('get_config', functions)} "
         "Want a function of that name that returns the configuration, see configs/"
     )
-
-
-def _explained(error: BaseException, path: str, file: str) -> errors.UserError:
-    """One error for an exception in a recipe: where, what, and the nearest key."""
-    if isinstance(error, SyntaxError):
-        where = f"{error.filename}, line {error.lineno}" if error.lineno else file
-        line = f": {error.text.strip()[:80]}" if error.text else ""
-        return errors.UserError(f"{where}: {error.msg}{line}")
-    own = {file, str(Path(file).resolve())}
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename in own or Path(frame.filename).parent == ROOT / "configs"
-    ]
-    message = (str(error).strip().splitlines() or [""])[0]
-    deliberate = frames and (frames[-1].line or "").startswith("raise ")
-    if isinstance(error, ValueError) and deliberate:  # it says what it wants
-        prefix = "" if message.startswith(path) else f"--config={path}: "
-        return errors.UserError(f"{prefix}{message}")
-    where = file
-    if frames:
-        where = f"{frames[-1].filename}, line {frames[-1].lineno}: {frames[-1].line}"
-    if isinstance(error, KeyError | AttributeError) and (key := _unknown_key(error)):
-        return errors.UserError(
-            f"{where}\nno key {key!r} in the configuration.{_did_you_mean(key)} "
-            "configs/base.py has all keys"
-        )
-    return errors.UserError(f"{where}\n{type(error).__name__}: {message[:300]}")
-
-
-def _unknown_key(error: BaseException) -> str:
-    """The key that a ConfigDict of ours does not have; "": something else is wrong."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    if "ml_collections" not in last.filename or not error.args:
-        return ""
-    match = _NO_KEY.match(str(error.args[0]))
-    return next((group for group in match.groups() if group), "") if match else ""
-
-
-def _did_you_mean(key: str) -> str:
-    known = defaults()
-    sections = [name for name, value in known.items() if isinstance(value, Mapping)]
-    words = {name: name for name in sections}
-    words |= {name.split(".")[-1]: name for name in validation.flatten(known)}
-    found = errors.nearest(key, words)
-    return f' Did you mean "{words[found]}"?' if found else ""
