@@ -2,11 +2,13 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vit_jax import errors
-from vit_jax.data import transforms
 from vit_jax.data.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from vit_jax.data.transforms import Transform
 
 # data.eval.filter for the filter of a run without a checkpoint, where one has another.
 OURS = "default"
@@ -131,7 +133,7 @@ def of_a_run(
 
 def train_transform(
     image_size: tuple[int, int], *, transform: str, exif: str, **options: Any
-) -> transforms.Transform:
+) -> "Transform":
     """Returns the host part of the training preprocessing.
 
     Args:
@@ -143,6 +145,8 @@ def train_transform(
     Raises:
         errors.UserError: unknown transform.
     """
+    from vit_jax.data import transforms
+
     names = errors.lookup(TRANSFORM_PARAMETERS, transform, "data.train.transform")
     return transforms.make(
         *("train", transform),

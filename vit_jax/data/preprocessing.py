@@ -1,12 +1,17 @@
-"""How a checkpoint wants its images at evaluation; travels inside checkpoints."""
+"""How a checkpoint wants its images at evaluation; travels inside checkpoints.
+
+The transforms themselves are imported by the first `Preprocessing` that is made.
+"""
 
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vit_jax import errors
-from vit_jax.data import render, transforms
+
+if TYPE_CHECKING:
+    from vit_jax.data.transforms import Transform
 
 _HALF = (127.5, 127.5, 127.5)
 
@@ -43,10 +48,12 @@ class Preprocessing:
     mean: tuple[float, float, float] = _HALF
     std: tuple[float, float, float] = _HALF
     rounding: str = "google"
-    fill: tuple[int, int, int] = render.BLACK
+    fill: tuple[int, int, int] = (0, 0, 0)
     exif: str = "turn"
 
     def __post_init__(self) -> None:
+        from vit_jax.data import transforms
+
         size = self.image_size
         size = (size, size) if isinstance(size, int) else size
         values = {
@@ -68,12 +75,14 @@ class Preprocessing:
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         self.eval_transform()
 
-    def eval_transform(self, exif: str = "") -> transforms.Transform:
+    def eval_transform(self, exif: str = "") -> "Transform":
         """Returns the transform: image -> uint8 [height, width, 3].
 
         Args:
             exif: Instead of the field; "": as that says.
         """
+        from vit_jax.data import transforms
+
         errors.lookup(transforms.EVAL, self.transform, "eval transform")
         known = transforms.takes("eval", self.transform)
         params = {}

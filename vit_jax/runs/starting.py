@@ -1,15 +1,18 @@
 """What a run starts with: its state, restored or new, and its training images."""
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 
 from vit_jax import errors, experiment, tree, weights
 from vit_jax.checkpoints import manager
-from vit_jax.data import catalog, loader
+from vit_jax.data import catalog
 from vit_jax.parallel import mesh as mesh_lib
 from vit_jax.types import Params, TrainState
+
+if TYPE_CHECKING:
+    from vit_jax.data.loader import TrainLoader
 
 
 def begin(exp: experiment.Experiment) -> TrainState:
@@ -80,8 +83,10 @@ def train_source(exp: experiment.Experiment) -> Any:
         raise errors.UserError(f"{error}\n{_try_digits(exp)}") from error
 
 
-def train_batches(exp: experiment.Experiment, source: Any) -> loader.TrainLoader:
+def train_batches(exp: experiment.Experiment, source: Any) -> "TrainLoader":
     """Returns the loader of this process's part of the training batches."""
+    from vit_jax.data import loader
+
     data = exp.data
     return loader.train_loader(
         source,
