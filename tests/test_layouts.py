@@ -8,7 +8,7 @@ from jax.sharding import PartitionSpec as P
 
 from configs import base
 from vit_jax import experiment, models, tree
-from vit_jax.parallel import fitting, hardware, layouts, mesh
+from vit_jax.parallel import choosing, hardware, layouts, mesh
 from vit_jax.plan import collectives, hlo
 
 NAMES = tuple(layouts.LAYOUTS)
@@ -194,7 +194,7 @@ def test_gathered_leaves_are_cast_where_the_model_casts_them():
 
 def test_what_is_kept_falls_with_what_is_computed_again():
     arch = models.architecture("S/16", num_classes=10, compute_dtype="bfloat16")
-    kept = [fitting.bytes_per_example(arch, remat) for remat in fitting.REMATS]
+    kept = [choosing.bytes_per_example(arch, remat) for remat in choosing.REMATS]
     assert kept[0] > 2 * kept[1] > 4 * kept[2] > 0
     tokens, width, depth, pixels = 197, 384, 12, 3 * 224 * 224
     assert kept[2] == pytest.approx(2 * (tokens * width * (depth + 1) + pixels), 0.01)

@@ -58,6 +58,7 @@ _FSDP = (
     *(("embed", "fsdp"), ("filters", "fsdp")),
 )
 
+AUTO = "auto"  # in the place of a key: what fits is chosen, see `choosing`
 # Another layout is a row here, and a word on it at `mesh.layout` in configs/base.py.
 LAYOUTS: dict[str, Kind] = {
     "dp": Kind(_TENSOR),
