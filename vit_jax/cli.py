@@ -15,7 +15,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from vit_jax import errors, host
-from vit_jax.settings import evals_flags, validation
+from vit_jax.settings import validation
 
 
 def print_figures(figures: dict[str, Any]) -> None:
@@ -153,7 +153,7 @@ def _parsed(argv: list[str]) -> list[str]:
 
 def parse_recipe(argv: list[str]) -> list[str]:
     """Parses the flags of a command with a recipe; a wrong one is a `UserError`."""
-    from vit_jax.settings import recipe
+    from vit_jax.settings import evals_flags, recipe
 
     argv, evaluations = evals_flags.split(_whole(argv))
     path = config_path(argv)

@@ -123,7 +123,7 @@ def _architecture(
 ) -> models.Architecture:
     options = dict(config["model"])
     name = options.pop("name")
-    if options["remat"] == fitting.AUTO:  # `fitting.lay_out` decides
+    if options["remat"] == layouts.AUTO:  # `fitting.lay_out` decides
         options["remat"] = "none"
     options |= {"num_classes": info.num_classes, "image_size": _image_size(config)}
     if name != "checkpoint":

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict, config_flags
 
 from vit_jax import cli, errors
 from vit_jax.runs import distributed
-from vit_jax.settings import evals_flags, recipe, validation
+from vit_jax.settings import recipe, validation
 
 _CONFIG = recipe.define_flag("configs/vit_b16.py:i21k")
 flags.declare_key_flag("config")
@@ -61,6 +61,8 @@ def as_flags(config: Mapping[str, Any]) -> list[str]:
 
     Evaluations are all of them: what a recipe has beside them is taken away.
     """
+    from vit_jax.settings import evals_flags
+
     return [
         f"--config.evals={evals_flags.NONE}",
         *(

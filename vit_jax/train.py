@@ -11,7 +11,6 @@ from jax.sharding import Mesh
 
 from vit_jax import cli, experiment
 from vit_jax.checkpoints import manager
-from vit_jax.evaluators import available
 from vit_jax.parallel import memory
 from vit_jax.runs import (
     companions,
@@ -139,7 +138,7 @@ def run(
     workdir = Path(workdir)
     began = extension.began(config, workdir)
     exp = experiment.assemble(config, mesh, start=began)
-    exp = exp.evaluating(available.available(exp.evals, data_dir=exp.data.data_dir))
+    exp = exp.evaluating(evaluations.available(exp.evals, data_dir=exp.data.data_dir))
     total = exp.durations.total
     checkpoints = manager.Checkpoints(workdir, keep=exp.keep)
     reached = checkpoints.latest()

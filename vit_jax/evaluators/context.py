@@ -1,13 +1,16 @@
 """What every evaluator is handed: the model, its run and how datasets are opened."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jax.sharding import Mesh
 
-from vit_jax.data import catalog, labels, sources
+from vit_jax.data import catalog, sources
 from vit_jax.data.preprocessing import Preprocessing
 from vit_jax.types import Forward
+
+if TYPE_CHECKING:
+    from vit_jax.data import labels
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Context:
     datasets: Datasets
     forward: Forward
     preprocessing: Preprocessing
-    outputs: labels.Side
+    outputs: "labels.Side"
     batch_size: int
     mesh: Mesh
     loss: str | None = "softmax"

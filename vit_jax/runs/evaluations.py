@@ -1,12 +1,55 @@
-"""A run's evaluations: what measures it, how often, and whose figures still hold."""
+"""A run's evaluations: which have data, what measures them, whose figures still hold.
 
+Evaluators load when a run makes its own.
+"""
+
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vit_jax import evaluators, experiment
-from vit_jax.data import labels
-from vit_jax.evaluators import available
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from vit_jax import experiment
+from vit_jax.data import catalog
 from vit_jax.runs import workdir as workdir_lib
+from vit_jax.settings.sections import EvalSettings
+from vit_jax.types import Evaluator
+
+
+def available(evals: Sequence[EvalSettings], *, data_dir: str) -> list[str]:
+    """Leaves out optional evaluations whose data is not prepared, with one line.
+
+    An evaluation that is not optional stays, and fails where its data is opened. All
+    processes leave out what any of them lacks, since they evaluate together.
+
+    Args:
+        evals: of the run.
+        data_dir: of TFDS, or "".
+
+    Returns:
+        The names of the others.
+
+    Raises:
+        UserError: a dataset that is neither prepared nor known: a name misspelt.
+    """
+    missing = on_any_process(
+        [
+            one.optional
+            and not catalog.describe(one.dataset, data_dir=data_dir).prepared
+            for one in evals
+        ]
+    )
+    left_out = [
+        f"{one.name} ({one.dataset})" for one, lacks in zip(evals, missing) if lacks
+    ]
+    if left_out and jax.process_index() == 0:
+        logging.info(
+            "evaluations left out, their data is not prepared: %s", ", ".join(left_out)
+        )
+    return [one.name for one, lacks in zip(evals, missing) if not lacks]
 
 
 @dataclass
@@ -15,11 +58,14 @@ class Evaluation:
 
     name: str
     every: int
-    run: evaluators.Evaluator
+    run: Evaluator
 
 
 def make(exp: experiment.Experiment) -> list[Evaluation]:
     """Opens the datasets of a run's evaluations and returns their evaluators."""
+    from vit_jax import evaluators
+    from vit_jax.data import labels
+
     context = evaluators.Context(
         datasets=evaluators.Datasets(exp.data.dataset, exp.data.data_dir),
         forward=exp.forward,
@@ -50,5 +96,16 @@ def changed(exp: experiment.Experiment, workdir: Path) -> set[str]:
     """
     names = [settings.name for settings in exp.evals]
     seen = workdir_lib.changed_evals(workdir, exp.config)
-    changed = available.on_any_process([name in seen for name in names])
+    changed = on_any_process([name in seen for name in names])
     return {name for name, is_changed in zip(names, changed) if is_changed}
+
+
+def on_any_process(flags: Sequence[bool]) -> list[bool]:
+    """Returns each flag as it is where any process has it set.
+
+    All processes call it, with as many flags; none returns before all have come.
+    """
+    if jax.process_count() == 1:
+        return list(flags)
+    gathered = multihost_utils.process_allgather(np.array([*flags, False]))
+    return [bool(flag) for flag in gathered.any(axis=0)[:-1]]

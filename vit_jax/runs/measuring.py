@@ -16,10 +16,9 @@ from jax.sharding import Mesh
 from vit_jax import errors, evaluators, models, weights
 from vit_jax.checkpoints import checkpoint
 from vit_jax.data import labels
-from vit_jax.evaluators import available
 from vit_jax.learning import losses, passes
 from vit_jax.parallel import mesh as mesh_lib
-from vit_jax.runs import metrics
+from vit_jax.runs import evaluations, metrics
 from vit_jax.runs import workdir as workdir_lib
 from vit_jax.settings import packaged, recipe, sections, validation
 
@@ -49,7 +48,7 @@ def run(
     config = recipe.plain(config)
     _check(config, mesh)
     data = config["data"]
-    there = available.available(
+    there = evaluations.available(
         sections.evals(config["evals"], dataset=data["dataset"]),
         data_dir=data["data_dir"],
     )
@@ -65,7 +64,7 @@ def run(
         workdir_lib.check_same(workdir, config, started)
     changed = workdir_lib.changed_evals(workdir, config)
     stored = workdir_lib.figures_at(workdir, 0)
-    again = available.on_any_process(
+    again = evaluations.on_any_process(
         [name not in stored or name in changed for name in evals]
     )
     missing = [name for name, wanted in zip(evals, again) if wanted]
