@@ -1,14 +1,17 @@
 """Which files of a folder are images, and which are left out."""
 
+import errno
 import functools
 import logging
 import os
+import stat
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from vit_jax import errors
+from vit_jax.data import levels
 
 # What Pillow decodes and datasets are made of; case does not matter. Of an animation
 # or a file of several pages the first is read.
@@ -103,7 +106,9 @@ class Walk:
 def _sort_in(entry: os.DirEntry, found: Listing) -> None:
     name = entry.name
     hidden = name.startswith(".")
-    if entry.is_dir():
+    if _links_to_itself(entry):
+        found.left_out.append(name)
+    elif entry.is_dir():
         if hidden or name.lower() in LITTER:
             found.left_out.append(f"{name}/")
         else:
@@ -116,6 +121,47 @@ def _sort_in(entry: os.DirEntry, found: Listing) -> None:
         found.images.append(name)
     else:
         found.left_out.append(name)
+
+
+def _links_to_itself(entry: os.DirEntry) -> bool:
+    try:
+        entry.is_dir()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return True
+        raise
+    return False
+
+
+# What is no file and no folder, by the bits of its mode.
+_KINDS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+
+
+def kind(mode: int) -> str:
+    """Returns what something that is no file is, from the mode of its status."""
+    return _KINDS.get(stat.S_IFMT(mode), "no file")
+
+
+def read_file(path: str | Path) -> bytes:
+    """Returns what a file holds; what would wait for ever or never end is refused.
+
+    Raises:
+        levels.BadImage: it is no file.
+        OSError: it cannot be read.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except ValueError as error:  # a zero in its name
+        raise levels.BadImage(str(error)) from error
+    if not stat.S_ISREG(mode):
+        raise levels.BadImage(f"it is {kind(mode)}")
+    return Path(path).read_bytes()
 
 
 def _identity(place: Path) -> tuple[int, int]:

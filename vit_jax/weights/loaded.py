@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from vit_jax import errors, models
-from vit_jax.data import decode
+from vit_jax.data import decode, walking
 from vit_jax.data import preprocessing as preprocessing_lib
 from vit_jax.parallel import mesh as mesh_lib
 from vit_jax.types import Params
@@ -149,4 +149,4 @@ def _several(images: Any) -> list[Any]:
 
 
 def _content(image: Any) -> Any:
-    return Path(image).read_bytes() if isinstance(image, str | Path) else image
+    return walking.read_file(image) if isinstance(image, str | Path) else image
