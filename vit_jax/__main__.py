@@ -33,7 +33,15 @@ COMMANDS = {
     "evaluate": Command(
         "vit_jax.evaluate", "Measures a checkpoint on a split of a dataset.", USE
     ),
-    "predict": Command("vit_jax.predict", "Classifies image files.", USE),
+    "predict": Command(
+        "vit_jax.predict", "Classifies images, a few or a folder into a table.", USE
+    ),
+    "features": Command(
+        "vit_jax.commands.features", "Writes an embedding of each image.", USE
+    ),
+    "neighbours": Command(
+        "vit_jax.commands.neighbours", "Finds the images nearest to one.", USE
+    ),
     "convert": Command(
         "vit_jax.convert", "Writes weights for timm, transformers, ... or back.", USE
     ),

@@ -1,12 +1,18 @@
-"""`python -m vit_jax.predict --checkpoint=PATH [--top_k=5] IMAGE ...`.
+"""`python -m vit_jax.predict --checkpoint=PATH [--top_k=5] [--out=FILE] IMAGE ...`.
 
-Classifies image files with the checkpoint's own preprocessing and label names. The
-last line of standard output is JSON. A file that is no image gets an "error" in its
-place, the others their prediction, and the exit code is 2.
+Classifies image files with the checkpoint's own preprocessing and label names. An IMAGE
+is a file, a folder, a pattern or `@LIST`, a file with a path on each line. The last
+line of standard output is JSON. A file that is no image gets an "error" in its place,
+the others their prediction, and the exit code is 2.
+
+With `--out=FILE.csv`, `.jsonl` or `.parquet` any number of images (or `--dataset` and
+`--split`) becomes a row each: on all devices of the machine, decoded ahead by threads,
+with what went wrong in the column `error`. The same command again goes on where it
+ended; the exit code is 0 once all rows are there.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -14,42 +20,11 @@ import numpy as np
 from absl import flags
 
 from vit_jax import cli, errors
-from vit_jax.learning import losses
-from vit_jax.runs import metrics
+from vit_jax.bulk import bulk_flags, inputs, predictions, tables
 from vit_jax.weights import loaded as loaded_lib
 from vit_jax.weights import pretrained
 
 BATCH = 32
-
-
-def _top(
-    scores: np.ndarray, names: Sequence[str] | None, problem: str, top_k: int
-) -> dict[str, Any]:
-    """Returns the best classes of one image, best first, or all numbers in order."""
-    if problem == "regression":
-        key, value, shown = "values", "value", np.arange(len(scores))
-    else:
-        best = np.argsort(-scores, kind="stable")
-        key, value, shown = "top", "probability", best[:top_k]
-    entries = [
-        {
-            "label": label,
-            "name": names[label] if names else None,
-            value: metrics.json_number(scores[label]),
-        }
-        for label in map(int, shown)
-    ]
-    return {key: entries}
-
-
-def _as_is(logits: jax.Array) -> jax.Array:
-    return logits
-
-
-def _meaning(problem: str) -> Callable[[jax.Array], jax.Array]:
-    """From logits to what they say: probabilities, or the numbers themselves."""
-    loss = losses.PROBLEMS[problem]
-    return _as_is if loss is None else losses.LOSSES[loss].probabilities
 
 
 def _read(loaded: pretrained.Loaded, paths: Sequence[str]) -> Iterator[Any]:
@@ -88,11 +63,8 @@ def run(
         raise errors.UserError(f"--top_k={top_k}; want at least 1")
     loaded = pretrained.load(checkpoint)
     loaded_lib.check_color(loaded.architecture)
-    if not loaded.architecture.num_classes:
-        raise errors.UserError(
-            f"{checkpoint} has no head, so it predicts no classes; fine-tune one first"
-        )
-    meaning = _meaning(loaded.problem)
+    predictions.check_classifies(loaded)
+    meaning = predictions.meaning(loaded.problem)
     result = []
     for start in range(0, len(paths), BATCH):
         part = paths[start : start + BATCH]
@@ -108,7 +80,9 @@ def run(
                 named = reason if path in reason else f"{path}: {reason}"
                 result.append({"image": path, "error": named})
             else:
-                found = _top(next(scores), loaded.label_names, loaded.problem, top_k)
+                found = predictions.entry(
+                    next(scores), loaded.label_names, loaded.problem, top_k
+                )
                 result.append({"image": path} | found)
     return result
 
@@ -126,20 +100,37 @@ def _line(entry: dict[str, Any]) -> str:
 def _define_flags() -> None:
     flags.DEFINE_string("checkpoint", None, "Workdir, file, folder or URL.")
     flags.DEFINE_integer("top_k", 5, "Classes to show of each image.")
+    flags.DEFINE_bool("logits", False, "With --out: all logits instead of the best.")
+    bulk_flags.define(", ".join(tables.FORMATS))
+    flags.adopt_module_key_flags(bulk_flags)  # so that --help lists them
 
 
 def _main(argv: list[str]) -> int:
-    if not flags.FLAGS.checkpoint:
+    given = flags.FLAGS
+    if not given.checkpoint:
         raise errors.UserError("want --checkpoint=...; --help lists the flags")
-    predictions = run(flags.FLAGS.checkpoint, argv[1:], top_k=flags.FLAGS.top_k)
+    if given.out:
+        figures = predictions.run(
+            given.checkpoint,
+            bulk_flags.inputs(argv[1:]),
+            given.out,
+            top_k=given.top_k,
+            logits=given.logits,
+            **bulk_flags.options(),
+        )
+        cli.print_figures(figures)
+        return errors.EXIT_DONE
+    bulk_flags.check_unused()
+    paths = inputs.paths(argv[1:], missing=True)
+    entries = run(given.checkpoint, paths, top_k=given.top_k)
     failed = 0
-    for entry in predictions:
+    for entry in entries:
         if "error" in entry:
             failed += 1
             logging.error("%s", entry["error"])
             continue
         logging.info("%s: %s", entry["image"], _line(entry))
-    cli.print_figures({"predictions": predictions})
+    cli.print_figures({"predictions": entries})
     return errors.EXIT_BAD_INPUT if failed else errors.EXIT_DONE
 
 

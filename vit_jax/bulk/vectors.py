@@ -1,0 +1,132 @@
+"""Files of features as `vit_jax features` writes them, read a piece at a time."""
+
+import json
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vit_jax import errors
+from vit_jax.bulk import arrays, parquet
+
+# Rows that are in memory at a time.
+CHUNK = 8192
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """One vector an image.
+
+    Attributes:
+        path: The file.
+        names: Of the rows.
+        width: Of a vector.
+        chunks: Yields the rows in their order, [n, width] of floats; what could not be
+            read is NaN.
+    """
+
+    path: Path
+    names: list[str]
+    width: int
+    chunks: Callable[[], Iterator[np.ndarray]]
+
+    def row(self, index: int) -> np.ndarray:
+        """Returns one vector."""
+        for chunk in self.chunks():
+            if index < len(chunk):
+                return np.asarray(chunk[index], np.float32)
+            index -= len(chunk)
+        raise IndexError(index)
+
+
+def open_vectors(path: str | Path) -> Vectors:
+    """Opens a file; the names are read, the vectors only when asked for.
+
+    Args:
+        path: `.npy` with its names beside it, `.safetensors` or `.parquet`.
+
+    Raises:
+        errors.UserError: no such file, a damaged one, or one of several vectors an
+            image.
+    """
+    path = Path(path).expanduser()
+    read = errors.lookup(_READERS, path.suffix, f"suffix of {path}")
+    try:
+        found = read(path)
+    except errors.UserError:
+        raise
+    except (OSError, ValueError, KeyError, struct.error) as error:
+        raise errors.UserError(
+            f"{path} cannot be read as features: {error}; want a file of vit_jax "
+            "features"
+        ) from error
+    return found
+
+
+def _of_array(path: Path, array: np.ndarray, ids: bytes) -> Vectors:
+    names = [json.loads(line)["image"] for line in ids.splitlines()]
+    if array.ndim != 2 or len(names) != len(array):
+        raise errors.UserError(
+            f"{path}: shape {array.shape} with {len(names)} names; want one vector an "
+            "image, as vit_jax features writes them without --tokens"
+        )
+
+    def chunks() -> Iterator[np.ndarray]:
+        for start in range(0, len(array), CHUNK):
+            yield array[start : start + CHUNK]
+
+    return Vectors(path, names, array.shape[1], chunks)
+
+
+def _npy(path: Path) -> Vectors:
+    ids = path.with_name(path.name + arrays.IDS)
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    return _of_array(path, array, ids.read_bytes())
+
+
+def _safetensors(path: Path) -> Vectors:
+    with open(path, "rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(min(length, path.stat().st_size)))
+    kinds = {kind: dtype for dtype, kind in arrays.Safetensors.KINDS.items()}
+
+    def tensor(name: str, dtype: Any) -> np.ndarray:
+        place = 8 + length + header[name]["data_offsets"][0]
+        shape = tuple(header[name]["shape"])
+        return np.memmap(path, dtype, "r", place, shape)
+
+    features = tensor("features", kinds[header["features"]["dtype"]])
+    return _of_array(path, features, tensor("ids", np.uint8).tobytes())
+
+
+def _parquet(path: Path) -> Vectors:
+    pa = parquet.arrow()
+    try:
+        file = pa.parquet.ParquetFile(path)
+        names = file.read(["image"])["image"].to_pylist()
+        width = file.schema_arrow.field("features").type.list_size
+        shape = json.loads(file.schema_arrow.metadata[b"shape"])
+    except (pa.ArrowException, AttributeError, TypeError) as error:
+        raise ValueError(str(error)) from error
+    if len(shape) != 1:
+        raise errors.UserError(
+            f"{path} has features of shape {shape}; want one vector an image, as "
+            "vit_jax features writes them without --tokens"
+        )
+
+    def chunks() -> Iterator[np.ndarray]:
+        for batch in file.iter_batches(CHUNK, columns=["features"]):
+            column = batch.column(0)
+            found = np.full((len(column), width), np.nan, np.float32)
+            there = np.array(column.is_valid())
+            flat = column.flatten().to_numpy(zero_copy_only=False)
+            found[there] = flat.reshape(-1, width)
+            yield found
+
+    return Vectors(path, names, width, chunks)
+
+
+_READERS = {".npy": _npy, ".safetensors": _safetensors, ".parquet": _parquet}
