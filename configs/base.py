@@ -147,6 +147,13 @@ def get_config() -> ConfigDict:
         "float32"  # of the momentum; bfloat16 halves it
     )
 
+    # Low-rank changes of frozen weights (LoRA): W + alpha / rank * A B. The head is
+    # trained as well; optimizer.freeze says it otherwise. --dialect=peft saves them.
+    config.lora = ConfigDict()
+    config.lora.rank = 0  # 0: none
+    config.lora.alpha = 8.0
+    config.lora.targets = ("query", "value")  # query, key, value, out, mlp
+
     config.mesh = ConfigDict()
     config.mesh.data = -1  # devices along the data axis; -1: all the others leave
     # Devices that share one copy of weights and optimizer state; 0: 1 on CPUs, on

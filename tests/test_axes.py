@@ -152,6 +152,8 @@ def test_every_row_is_somebodys():
     assert [r for r, _ in axes.LEAVES if r not in found] == [
         r"/v_(row|col)/",
         r"/count$",
+        r"lora/.*/a$",  # of runs that have it, tests/test_lora.py
+        r"lora/.*/b$",
     ]
 
 

@@ -311,5 +311,5 @@ def test_a_run_says_what_it_trains():
 def test_defaults_take_the_code_of_a_plain_run():
     assert assembled()[1].tuning is None
     many = [rates.Group(f"blocks[{i}]", 1, 0.5) for i in range(50)]
-    lines = overview.groups(many).splitlines()
-    assert len(lines) == overview.GROUPS and "... 27 more" in "".join(lines)
+    lines = rates.table(many).splitlines()
+    assert len(lines) == rates.GROUPS and "... 27 more" in "".join(lines)

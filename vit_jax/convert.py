@@ -19,7 +19,7 @@ from absl import flags
 from vit_jax import cli, errors, models, tree
 from vit_jax.checkpoints import checkpoint
 from vit_jax.settings import validation
-from vit_jax.weights import adapting, dialects, files, pretrained
+from vit_jax.weights import adapters, adapting, dialects, files, pretrained
 from vit_jax.weights.source import Tensors
 
 OURS = "vit_jax"
@@ -43,7 +43,8 @@ def run(
     Args:
         source: A path or URL that `pretrained.load` takes.
         target: File or folder to write.
-        dialect: Key of `dialects.DIALECTS`, or "vit_jax" for a checkpoint of ours.
+        dialect: Key of `dialects.DIALECTS`, "vit_jax" for a checkpoint of ours, or
+            "peft" for what a run with `lora` has learned, alone.
         image_size: Pixels (one number, height and width, or "48x64") to resample the
             position table for; None: as it is.
         num_classes: 0 takes the head off, another number than the source's puts a new
@@ -65,6 +66,9 @@ def run(
         image_size = models.pair(image_size)
     if target.exists() and not overwrite:
         raise errors.UserError(f"{target} exists; --overwrite replaces it.")
+    if dialect == adapters.DIALECT:
+        written = adapters.write(source, target)
+        return {"source": source, "target": str(target), "to": dialect} | written
     with pretrained.open_weights(source, image_size=image_size, **options) as weights:
         check_dialect(dialect, weights.architecture.family)
         weights = _changed(weights, image_size, num_classes)
@@ -81,7 +85,8 @@ def run(
     }
     if verify:
         again = {"num_classes": num_classes} | size | options
-        back = size | {k: v for k, v in options.items() if k != "grid"}
+        of_the_source = {"grid", "adapter"}
+        back = size | {k: v for k, v in options.items() if k not in of_the_source}
         if dialect != OURS:
             back |= _untold(weights.architecture)
         figures |= compare(source, target, again, back)
@@ -229,7 +234,7 @@ def _define_flags() -> None:
 def _main(argv: list[str]) -> int:
     values = flags.FLAGS
     if len(argv) != 3 or not values.dialect:
-        known = ", ".join([OURS, *dialects.DIALECTS])
+        known = ", ".join([OURS, adapters.DIALECT, *dialects.DIALECTS])
         raise errors.UserError(
             f"want SOURCE TARGET --dialect=NAME, one of: {known}; --help lists the "
             "flags"

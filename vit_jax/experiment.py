@@ -164,14 +164,13 @@ def _optimizer(
     )
 
 
-def _tuning(options: Mapping[str, Any], params: Params) -> "Tuning | None":
-    """What is trained, and how fast, where `optimizer` asks for more than lr_rules."""
-    if options["layer_decay"] == 1.0 and not options["freeze"]:
+def _tuning(config: Mapping[str, Any], params: Params) -> "Tuning | None":
+    """What is trained, and how fast, where it is not all of the model's parameters."""
+    if not sections.is_tuned(config):
         return None
     from vit_jax.learning import tuning  # which most runs do not need
 
-    names = "layer_decay", "freeze", "lr_rules"
-    return tuning.Tuning.of(params, **{name: options[name] for name in names})
+    return tuning.Tuning.of(params, config["optimizer"], config["lora"])
 
 
 def _lay_out(
@@ -244,19 +243,20 @@ def assemble(
     _check(config, mesh)
     data = config["data"]
     info = catalog.describe(data["dataset"], data_dir=data["data_dir"])
-    examples = catalog.num_examples(info, data["train_split"])
-    lengths = durations.of(config, examples)
+    lengths, schedule = schedule_of(config, info)
     opened = None
     if start is None and config["init_from"]:
         start = opened = weights.pretrained.describe(config["init_from"])
     trained = objective.make(config["objective"], info, config)
     architecture = trained.outputs(_architecture(config, info, start))
-    tuned = _tuning(config["optimizer"], models.abstract(architecture)[1])
-    tx, schedule = _optimizer(config["optimizer"], lengths, tuned)
+    shapes = models.abstract(architecture)[1]
+    tuned = _tuning(config, shapes)
+    tx, _ = _optimizer(config["optimizer"], lengths, tuned)
 
     def make_state() -> TrainState:
         key = step_lib.step_key(config["seed"], lengths.total)
         _, params = models.split(models.create(architecture, rngs=nnx.Rngs(key)))
+        params |= {} if tuned is None else tuned.added(key)
         return step_lib.init_state(params, tx, ema=config["ema"] > 0)
 
     abstract = jax.eval_shape(make_state)
@@ -264,7 +264,7 @@ def assemble(
     architecture, layout, beside = _lay_out(config, architecture, abstract, fixed, mesh)
     if opened is not None:
         weights.adapting.check_adapt(
-            *(opened.leaves, opened.architecture, architecture, abstract.params),
+            *(opened.leaves, opened.architecture, architecture, shapes),
             keep_head=config["keep_head"],
         )
     prepared = inputs.of_a_run(
@@ -276,7 +276,7 @@ def assemble(
     bound = passes.Bound(graphdef, architecture, prepared.mean, prepared.std)
     bound = bound.laid_out(layout, beside=[one.bound for one in beside])
     return Experiment(
-        **_settings(config, examples, lengths),
+        **_settings(config, info, lengths),
         **program.make(
             *(trained, tx, tuned, layout, mesh, bound),
             frozen=[one.params for one in beside],
@@ -289,7 +289,6 @@ def assemble(
         layout=layout,
         preprocessing=prepared,
         info=info,
-        durations=lengths,
         schedule=schedule,
         state=mesh_lib.with_shardings(abstract, layout.state),
         batch=_abstract_batch(config, trained, mesh),
@@ -299,13 +298,15 @@ def assemble(
 
 
 def _settings(
-    config: Mapping[str, Any], examples: int, lengths: Durations
+    config: Mapping[str, Any], info: catalog.DatasetInfo, lengths: Durations
 ) -> dict[str, Any]:
     """What a run needs of its configuration as it stands there."""
     names = ("batch_size", "microbatches", "seed", "keep", "loss", "labels")
     data = config["data"]
+    examples = catalog.num_examples(info, data["train_split"])
     return {name: config[name] for name in names} | {
         "data": sections.Data.of(data),
+        "durations": lengths,
         "train_transform": inputs.train_transform(
             _image_size(config), exif=data["exif"], **data["train"]
         ),

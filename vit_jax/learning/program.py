@@ -43,9 +43,10 @@ def make(
     def gather_frozen(params: Sequence[Params]) -> Sequence[Params]:
         return [one.gather(p) for one, p in zip(bound.beside, params, strict=True)]
 
-    trains = bound if tuned is None else tuned.bind(bound)
+    if tuned is not None:
+        bound = tuned.bind(bound)
     train_step = step.make_train_step(
-        trained.make_loss(trains),
+        trained.make_loss(bound),
         tx,
         gather=layout.gather,
         scatter=layout.scatter,

@@ -33,6 +33,7 @@ PARTS: dict[str, str] = {
     "head": r"^(head|head_dist|patch_head)/",
     "lora": r"^lora/",
 }
+GROUPS = 24  # of the table
 _WORD = re.compile(r"([+-]?)([a-z]+)(?:\[(\d*)(:?)(\d*)\])?")
 _STAGE = re.compile(r"^stage(\d+)/")
 
@@ -147,6 +148,26 @@ def _slice(layers: set[int], depth: int) -> str:
 
 def _only(names: set[str], every: set[str]) -> str:
     return "" if names == every else f" ({', '.join(sorted(names))})"
+
+
+def table(some: Sequence[Group]) -> str:
+    """Returns a table of parameters and their shares of the learning rate.
+
+    Of more than `GROUPS` groups, those in the middle are one line.
+    """
+    rows = [
+        (group.name, f"{group.parameters:,}", f"{group.factor:.6g} of the rate")
+        if group.factor
+        else (group.name, f"{group.parameters:,}", "frozen")
+        for group in some
+    ]
+    if len(rows) > GROUPS:
+        left = len(rows) - GROUPS + 1
+        middle = GROUPS // 2
+        rows[middle : middle + left] = [(f"... {left} more", "", "")]
+    width = max(len(name) for name, _, _ in rows)
+    lines = [f"  {name.ljust(width)} {n:>15}  {rate}" for name, n, rate in rows]
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def make(

@@ -34,6 +34,9 @@ _CONVOLUTION = ("kernel_rows", "kernel_columns", "channels")
 LEAVES: tree.Rules[tuple[str, ...]] = (
     (r"/v_(row|col)/", WHOLE),  # Adafactor's: small, and without the leaf's dimensions
     (r"/count$", WHOLE),  # of updates, one a layer
+    # Low-rank changes of the blocks' weights: small, and needed whole everywhere.
+    (r"lora/.*/a$", ("layer", "changed_inputs", "rank")),
+    (r"lora/.*/b$", ("layer", "rank", "changed_outputs")),
     # The head that pools by attention.
     (r"map/attn/(query|key|value)/kernel$", ("embed", "pool_heads", "head_width")),
     (r"map/attn/(query|key|value)/bias$", ("pool_heads", "head_width")),

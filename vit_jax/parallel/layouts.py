@@ -210,11 +210,11 @@ def _by_block(
     stored: Params, shapes: Params, dtype: jnp.dtype
 ) -> tuple[Callable[[Params], Params], Callable[[Params], Params]]:
     """Functions that gather what is outside the blocks, and one block."""
-    outside = {name: value for name, value in stored.items() if name != BLOCKS}
 
     def enter(params: Params) -> Params:
-        rest = {name: params[name] for name in outside}
-        rest = _gather_tree(rest, outside, {n: shapes[n] for n in outside}, dtype)
+        rest = {name: value for name, value in params.items() if name != BLOCKS}
+        outside = {name: stored[name] for name in rest}
+        rest = _gather_tree(rest, outside, {n: shapes[n] for n in rest}, dtype)
         if BLOCKS not in stored:
             return rest
         # All layers at once: compilers put the view of one behind its gather.

@@ -1,18 +1,11 @@
 """What a run is, on a screen: its parameters and a line about its length."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
 import clu.parameter_overview
 import jax
 
 from vit_jax import experiment, models, tree
 
-if TYPE_CHECKING:
-    from vit_jax.learning import rates
-
 ROWS = 8  # of the summary
-GROUPS = 24  # of one rate
 
 
 def summary(params: object) -> str:
@@ -32,26 +25,6 @@ def summary(params: object) -> str:
     )
 
 
-def groups(some: Sequence["rates.Group"]) -> str:
-    """Returns a table of parameters and their shares of the learning rate.
-
-    Of more than `GROUPS` groups, those in the middle are one line.
-    """
-    rows = [
-        (group.name, f"{group.parameters:,}", f"{group.factor:.6g} of the rate")
-        if group.factor
-        else (group.name, f"{group.parameters:,}", "frozen")
-        for group in some
-    ]
-    if len(rows) > GROUPS:
-        left = len(rows) - GROUPS + 1
-        middle = GROUPS // 2
-        rows[middle : middle + left] = [(f"... {left} more", "", "")]
-    width = max(len(name) for name, _, _ in rows)
-    lines = [f"  {name.ljust(width)} {n:>15}  {rate}" for name, n, rate in rows]
-    return "\n".join(line.rstrip() for line in lines)
-
-
 def overview(exp: experiment.Experiment, *, parameters: bool) -> str:
     """Returns the table of parameters and one line about the run.
 
@@ -65,7 +38,7 @@ def overview(exp: experiment.Experiment, *, parameters: bool) -> str:
             exp.state.params, include_stats=False
         )
     if exp.tuning is not None:
-        table += f"\nwhat is trained:\n{groups(exp.tuning.rates.groups())}"
+        table += f"\nwhat is trained:\n{exp.tuning.table()}"
     count = models.count_parameters(exp.architecture)
     macs = models.forward_macs(exp.architecture)
     devices = jax.devices()

@@ -17,21 +17,26 @@ if TYPE_CHECKING:
 
 def begin(exp: experiment.Experiment) -> TrainState:
     """The state before the first step: from `init_from`, or from scratch."""
-    state = exp.init()
+    state, like = exp.init(), exp.state.params
     if exp.start is None:
         return state
+    if exp.tuning is not None:  # what it adds is in no checkpoint of another run
+        like = {name: like[name] for name in exp.tuning.model}
     with weights.pretrained.open_weights(exp.start.path) as opened:
         params, report = weights.adapting.adapt(
             opened.leaves,
             opened.architecture,
             exp.architecture,
-            exp.state.params,
+            like,
             keep_head=exp.start.keep_head,
             head_order=exp.start.head_order,
             place=lambda array, like: mesh_lib.place(array, like.sharding),
             fresh=dict(tree.named_leaves(state.params)),
         )
+    if exp.tuning is not None:
+        exp.tuning.check_new([text.split()[0] for text in report.made_new])
     logging.info("weights of %s:\n%s", exp.start.path, report)
+    params = state.params | params
     ema = None if state.ema is None else jax.tree.map(lambda x: x.copy(), params)
     return TrainState(state.step, params, state.opt_state, ema)
 

@@ -134,6 +134,13 @@ def evals_of(
     return evals(config["evals"], dataset=config["data"]["dataset"], every=every)
 
 
+def is_tuned(config: Mapping[str, Any]) -> bool:
+    """Whether a run trains its parameters otherwise than all of them at one rate."""
+    optimizer = config["optimizer"]
+    by_layer = optimizer["layer_decay"] != 1.0 or optimizer["freeze"] != ""
+    return by_layer or config["lora"]["rank"] > 0
+
+
 def recorded(config: Mapping[str, Any], prepared: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a configuration with what it left to us of the images.
 

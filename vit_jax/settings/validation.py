@@ -209,6 +209,13 @@ CHECKS: list[tuple[str, Callable[[Any], bool], str]] = [
     (r"^optimizer\.timescale$", *_number(1, 1e9)),
     (r"^optimizer\.factor_from$", *_number(1, 2**20)),
     (r"^optimizer\.accumulator_dtype$", *_one_of("float32", "bfloat16")),
+    (r"^lora\.rank$", *_number(0, 2**12)),
+    (r"^lora\.alpha$", *_number(1e-6, 1e6)),
+    (
+        r"^lora\.targets$",
+        lambda x: len(x) > 0 and len(set(x)) == len(x),
+        'names without repetition, as in ("query", "value")',
+    ),
     (
         r"^mesh\.data$",
         lambda x: x == -1 or 1 <= x <= 2**20,
@@ -249,6 +256,11 @@ def check_values(config: Mapping[str, Any]) -> None:
                 break
         if not _finite(value):
             raise errors.UserError(f"{name}={value!r}: want finite numbers")
+    if "lora" in config and config["lora"]["rank"] and not config["init_from"]:
+        raise errors.UserError(
+            f"lora.rank={config['lora']['rank']} changes weights that are there; want "
+            "--config.init_from=CHECKPOINT"
+        )
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, tuple]:

@@ -16,6 +16,7 @@ from vit_jax.models.architecture import pair
 from vit_jax.parallel import layouts
 from vit_jax.parallel import mesh as mesh_lib
 from vit_jax.weights import (
+    adapters,
     adapting,
     augreg,
     containers,
@@ -58,7 +59,8 @@ def load(
             compute_dtype="bfloat16". posemb_resample="corners" resamples positions in
             another way, a key of `posemb.METHODS`; grid=(2, 8) says the (rows,
             columns) of a table of another code that is not square; channels=1, 3 or 4
-            changes the first layer, see `stem.with_channels`.
+            changes the first layer, see `stem.with_channels`; adapter="FOLDER" merges
+            what a run with `lora`, or PEFT, has learned on this model.
 
     Raises:
         errors.UserError: a path that holds no checkpoint, or a damaged or unknown one.
@@ -172,6 +174,7 @@ def open_weights(
     *,
     image_size: int | tuple[int, int] | None = None,
     channels: int | None = None,
+    adapter: str | Path | None = None,
     **options: Any,
 ) -> files.Weights:
     """Opens a checkpoint of ours or in any dialect; no array is read yet.
@@ -181,22 +184,25 @@ def open_weights(
             "augreg:B/16" for the best published AugReg checkpoint of that name.
         image_size: What it shall have; consulted where the tensors do not say theirs.
         channels: Of the images, see `stem.with_channels`; None: the checkpoint's.
+        adapter: A folder with low-rank changes to merge, see `adapters`.
         **options: As `load`.
 
     Raises:
         errors.UserError: as `load`.
     """
     weights = _opened(path, image_size, options)
-    if channels is None:
-        return weights
     try:
-        leaves, arch = stem.with_channels(
-            weights.leaves, weights.architecture, channels
-        )
+        if adapter is not None:
+            weights = adapters.apply(weights, adapter)
+        if channels is not None:
+            leaves, arch = stem.with_channels(
+                weights.leaves, weights.architecture, channels
+            )
+            weights = dataclasses.replace(weights, leaves=leaves, architecture=arch)
     except errors.UserError:
         weights.close()
         raise
-    return dataclasses.replace(weights, leaves=leaves, architecture=arch)
+    return weights
 
 
 def _opened(
@@ -220,7 +226,9 @@ def _opened(
             )
         return files.Weights(
             models.with_options(described.architecture, options),
-            Tensors(stored.shapes, stored.read, label=text),
+            adapters.merged(
+                Tensors(stored.shapes, stored.read, label=text), described.config
+            ),
             described.preprocessing,
             "vit_jax",
             outputs.fitting(

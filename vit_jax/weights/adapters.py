@@ -1,0 +1,289 @@
+"""Adapters: low-rank changes of a model's blocks, in files of their own.
+
+The format is PEFT's: a folder with `adapter_config.json` and
+`adapter_model.safetensors`, tensors under the names that transformers' ViT has
+("base_model.model.vit.encoder.layer.0.attention.attention.query.lora_A.weight"
+[rank, inputs], "lora_B" [outputs, rank]), a trained head as "classifier". Kernels that
+transformers has no name for are called as here, "blocks.0.tokens.up".
+"""
+
+import dataclasses
+import functools
+import json
+import logging
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from vit_jax import errors, models
+from vit_jax.checkpoints import checkpoint
+from vit_jax.learning import lora as lora_lib
+from vit_jax.weights import files
+from vit_jax.weights.source import Tensors
+
+DIALECT = "peft"
+CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+_ROOT = "base_model.model."
+_BLOCKS = f"{lora_lib.PREFIX}/blocks/"
+# Path of a kernel in a block -> transformers' name of it in a layer of its ViT.
+_IN_LAYER = {
+    "attn/query": "attention.attention.query",
+    "attn/key": "attention.attention.key",
+    "attn/value": "attention.attention.value",
+    "attn/out": "attention.output.dense",
+    "mlp/up": "intermediate.dense",
+    "mlp/down": "output.dense",
+}
+_SAID = ("label_names", "pre_logits")  # in the metadata of the tensors' file
+_KERNELS = {theirs: ours for ours, theirs in _IN_LAYER.items()}
+_LAYER = re.compile(r"(?:.*\.)?(?:layers?|blocks)\.(\d+)\.(.+)\.lora_([AB])\.weight")
+_HEAD = re.compile(r"(?:.*\.)?classifier\.(weight|bias)")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What is added to a model.
+
+    Attributes:
+        scale: Of the products.
+        changes: Kernel -> (A [layer, inputs, rank], B [layer, rank, outputs]).
+        head: "head/kernel" and "head/bias", or neither.
+        label_names: Of the head's outputs, or None.
+        pre_logits: Whether the model has such a layer; None: nothing says.
+    """
+
+    scale: float
+    changes: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    head: Mapping[str, np.ndarray]
+    label_names: tuple[str, ...] | None
+    pre_logits: bool | None
+
+
+def merged(leaves: Tensors, config: Mapping[str, Any]) -> Tensors:
+    """Returns the model's own leaves of a run with `lora`, changed.
+
+    Args:
+        leaves: Of the run's checkpoint.
+        config: Of the run.
+    """
+    added = [name for name in leaves.shapes if name.startswith(f"{lora_lib.PREFIX}/")]
+    if not added:
+        return leaves
+    scale = config["lora"]["alpha"] / config["lora"]["rank"]
+    own = {name: name for name in leaves.shapes if name not in added}
+    changes = {}
+    for name in own:
+        a, b = lora_lib.names(name)
+        if a in added:
+            read = functools.partial(_changed, leaves, name, a, b, scale)
+            changes[name] = leaves.shapes[name], read
+    return leaves.renamed(own).changed(changes)
+
+
+def _changed(leaves: Tensors, name: str, a: str, b: str, scale: float) -> np.ndarray:
+    found, left, right = (leaves.read(each) for each in (name, a, b))
+    return np.asarray(lora_lib.changed(found, left, right, scale))
+
+
+def apply(weights: files.Weights, path: str | Path) -> files.Weights:
+    """Returns weights with an adapter merged into them.
+
+    Args:
+        weights: Of the model that the adapter was trained on.
+        path: The adapter's folder.
+
+    Raises:
+        errors.UserError: no adapter there, or not one for this model.
+    """
+    adapter = read(path)
+    leaves, arch = weights.leaves, weights.architecture
+    changes: dict[str, tuple[tuple[int, ...], Callable[[], np.ndarray]]] = {}
+    for name, (a, b) in adapter.changes.items():
+        found = leaves.shapes.get(name)
+        wanted = a.shape[0], a.shape[1], b.shape[2]
+        if found is None or lora_lib.flat(name, found) != wanted:
+            raise errors.UserError(
+                f"adapter {path} changes {name} of {wanted[0]} layers, {wanted[1]} x "
+                f"{wanted[2]}; this {arch.name} has {found or 'none'}: it was trained "
+                "on another model"
+            )
+        read_kernel = functools.partial(leaves.read, name)
+        make = functools.partial(_with, read_kernel, a, b, adapter.scale)
+        changes[name] = found, make
+    for name, array in adapter.head.items():
+        changes[name] = array.shape, functools.partial(np.asarray, array)
+    if adapter.pre_logits is False and arch.pre_logits_width:
+        rest = [name for name in leaves.shapes if not name.startswith("pre_logits/")]
+        leaves = leaves.renamed({name: name for name in rest})
+        arch = models.with_options(arch, {"pre_logits": False})
+    weights = dataclasses.replace(
+        weights, architecture=arch, leaves=leaves.changed(changes)
+    )
+    if "head/kernel" not in adapter.head:
+        return weights
+    inputs, classes = adapter.head["head/kernel"].shape
+    if inputs != arch.feature_width:
+        raise errors.UserError(
+            f"the head of adapter {path} reads {inputs} features, this {arch.name} has "
+            f"{arch.feature_width}: it was trained on another model"
+        )
+    return dataclasses.replace(
+        weights,
+        architecture=arch.replace(num_classes=classes),
+        label_names=adapter.label_names,
+        label_ids=None,
+    )
+
+
+def _with(
+    kernel: Callable[[], np.ndarray], a: np.ndarray, b: np.ndarray, scale: float
+) -> np.ndarray:
+    return np.asarray(lora_lib.changed(kernel(), a, b, scale))
+
+
+def read(path: str | Path) -> Adapter:
+    """Reads an adapter in PEFT's format.
+
+    Raises:
+        errors.UserError: no adapter there, or of a kind that is not plain LoRA.
+    """
+    folder = Path(path).expanduser()
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+        with safetensors.safe_open(folder / TENSORS, "numpy") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            metadata = file.metadata() or {}
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise errors.UserError(
+            f"{path} is no adapter: {error}; want a folder with {CONFIG} and {TENSORS}"
+        ) from error
+    asked = {key: config[key] for key in ("peft_type", "use_dora") if key in config}
+    if asked.get("peft_type") != "LORA" or asked.get("use_dora"):
+        raise errors.UserError(f"adapter {path} is {asked}; want plain LoRA")
+    rank = config["r"]
+    rooted = "use_rslora" in config and config["use_rslora"]
+    scale = config["lora_alpha"] / (math.sqrt(rank) if rooted else rank)
+    said = {key: json.loads(metadata[key]) for key in _SAID if key in metadata}
+    parts: dict[str, dict[tuple[str, int], np.ndarray]] = {}
+    head = {}
+    for name, array in tensors.items():
+        if found := _LAYER.fullmatch(name):
+            ours = f"blocks/{_KERNELS.get(found[2], found[2].replace('.', '/'))}/kernel"
+            parts.setdefault(ours, {})[found[3], int(found[1])] = array.T
+        elif found := _HEAD.fullmatch(name):
+            ours = "head/kernel" if found[1] == "weight" else "head/bias"
+            head[ours] = array.T
+        else:
+            raise errors.UserError(
+                f"adapter {path}: nothing here takes its {name} {array.shape}"
+            )
+    changes = {name: _stacked(f"{path}: {name}", some) for name, some in parts.items()}
+    names = tuple(said["label_names"]) if "label_names" in said else None
+    return Adapter(scale, changes, head, names, said.get("pre_logits"))
+
+
+def _stacked(
+    what: str, parts: Mapping[tuple[str, int], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The A and the B of all layers; layers that are not there change nothing."""
+    depth = 1 + max(layer for _, layer in parts)
+    if set(parts) != {(m, i) for m in "AB" for i in range(depth)}:
+        raise errors.UserError(f"adapter {what}: want A and B of all {depth} layers")
+    a, b = (np.stack([parts[m, i] for i in range(depth)]) for m in "AB")
+    return a.astype(np.float32), b.astype(np.float32)
+
+
+def write(run: str, target: Path) -> dict[str, Any]:
+    """Writes what a run with `lora` has learned, without the model that it changes.
+
+    Args:
+        run: A workdir, or a checkpoint in it.
+        target: A folder.
+
+    Returns:
+        Its size and what it is.
+
+    Raises:
+        errors.UserError: a run without `lora`, or it cannot be written.
+    """
+    stored = checkpoint.StoredParams(run)
+    leaves = Tensors(stored.shapes, stored.read, label=run)
+    config = stored.description.config
+    tensors, modules = _tensors(leaves)
+    if not tensors:
+        raise errors.UserError(
+            f"{run} has no adapter: only runs with --config.lora.rank have"
+        )
+    frozen = set(re.findall(r"\w+", config["optimizer"]["freeze"]))
+    if frozen and not {"all", "lora"} <= frozen <= {"all", "lora", "head"}:
+        raise errors.UserError(
+            f"{run} has trained more than its adapter and its head (optimizer.freeze="
+            f"{config['optimizer']['freeze']!r}); want --dialect=vit_jax or that of a "
+            "code, which write the merged model"
+        )
+    said: dict[str, Any] = {
+        "pre_logits": stored.description.architecture.pre_logits_width > 0
+    }
+    if names := stored.description.label_names:
+        said["label_names"] = names
+    metadata = {"format": "pt"} | {key: json.dumps(said[key]) for key in said}
+    described = _described(config, modules, "head/kernel" in leaves.shapes)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        (target / CONFIG).write_text(json.dumps(described, indent=2))
+        safetensors.numpy.save_file(tensors, target / TENSORS, metadata)
+    except OSError as error:
+        raise errors.UserError(f"{target} cannot be written: {error}") from error
+    size = (target / TENSORS).stat().st_size
+    logging.info("wrote %s: %d tensors, %.2f MB", target, len(tensors), size / 1e6)
+    return {"bytes": size, "rank": described["r"], "alpha": described["lora_alpha"]}
+
+
+def _tensors(leaves: Tensors) -> tuple[dict[str, np.ndarray], set[str]]:
+    """An adapter's tensors by PEFT's names, and which modules of a layer they change.
+
+    None of a run without `lora`.
+    """
+    tensors: dict[str, np.ndarray] = {}
+    modules = set()
+    for name in leaves.shapes:
+        if not name.startswith(_BLOCKS):
+            continue
+        path, _, matrix = name.removeprefix(_BLOCKS).rpartition("/")
+        known = path in _IN_LAYER
+        start = f"{_ROOT}vit.encoder.layer" if known else f"{_ROOT}blocks"
+        module = _IN_LAYER[path] if known else path.replace("/", ".")
+        modules.add(module)
+        for layer, array in enumerate(leaves.read(name)):
+            key = f"{start}.{layer}.{module}.lora_{matrix.upper()}.weight"
+            tensors[key] = np.ascontiguousarray(array.T)
+    for ours, theirs in (("head/kernel", "weight"), ("head/bias", "bias")):
+        if modules and ours in leaves.shapes:
+            array = np.ascontiguousarray(leaves.read(ours).T)
+            tensors[f"{_ROOT}classifier.{theirs}"] = array
+    return tensors, modules
+
+
+def _described(config: Mapping[str, Any], modules: set[str], head: bool) -> dict:
+    """What PEFT reads of an adapter."""
+    inside = "|".join(re.escape(module) for module in sorted(modules))
+    return {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": config["init_from"],
+        "r": config["lora"]["rank"],
+        "lora_alpha": config["lora"]["alpha"],
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "target_modules": rf"(.*\.)?(layer|blocks)\.\d+\.({inside})",
+        "modules_to_save": ["classifier"] if head else None,
+    }
