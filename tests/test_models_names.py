@@ -89,10 +89,8 @@ def test_names_of_ours_need_no_advice(name):
 
 def test_a_path_that_is_a_name_says_where_its_weights_are():
     for path, advice in {
-        "google/vit-base-patch16-224": "hf://google/vit-base-patch16-224",
-        "vit_base_patch16_224.augreg_in21k": (
-            "hf://timm/vit_base_patch16_224.augreg_in21k"
-        ),
+        "somebody/vit-base-patch16-224": "hf://somebody/vit-base-patch16-224",
+        "vit_base_patch16_224.somebody": "hf://timm/vit_base_patch16_224.somebody",
         "B/16": "augreg:B/16",
         "./none/x": "",
     }.items():

@@ -5,6 +5,7 @@
     logits = loaded.model(loaded.images(["cat.jpg"]))
 
     model = vit_jax.create_model("B/16", num_classes=10)
+    model = vit_jax.create_model("B/16", pretrained="augreg_in21k", num_classes=10)
     vit_jax.list_models("R50*")
     vit_jax.save(model, "folder", label_names=[...])
 
@@ -30,19 +31,25 @@ __all__ = ["__version__", "create_model", "list_models", "load", "save"]
 def create_model(
     name: str,
     *,
-    num_classes: int,
-    image_size: int | tuple[int, int] = 224,
+    num_classes: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
     seed: int = 0,
+    pretrained: str | None = None,
     **options: Any,
 ) -> nnx.Module:
-    """Returns a new model, an NNX module: `model(images) -> logits`.
+    """Returns a model, an NNX module: `model(images) -> logits`.
 
     Args:
         name: Size and patch, "B/16", a hybrid, "R50+L/32", or another family,
             "BiT-R50x1", "Mixer-B/16"; see `list_models`.
-        num_classes: Outputs of the head; 0: none, the model returns features.
-        image_size: Pixels, one number or (height, width).
+        num_classes: Outputs of the head; 0: none, the model returns features. A
+            pre-trained one has its own by default, and zeros in a new one.
+        image_size: Pixels, one number or (height, width); None: 224, or that of the
+            pre-trained one.
         seed: Of the initial parameters.
+        pretrained: Which published weights of that size, as timm tags them
+            ("augreg_in21k") or by a whole name; `list_models("B/16", pretrained=True)`
+            has them. None: new ones.
         **options: Any other field of its architecture, e.g. `pool="mean"`.
 
     Raises:
@@ -50,10 +57,25 @@ def create_model(
     """
     from flax import nnx
 
-    from vit_jax import models
+    from vit_jax import errors, models
 
+    if pretrained is not None:
+        from vit_jax.weights import names
+        from vit_jax.weights import pretrained as weights
+
+        size = None if image_size is None else models.pair(image_size)
+        row = names.of_model(name, pretrained, size)
+        loaded = weights.load(
+            row.name, image_size=image_size, num_classes=num_classes, **options
+        )
+        return loaded.model
+    if num_classes is None:
+        raise errors.UserError(
+            f"create_model({name!r}) makes a new model and wants to know its outputs: "
+            "num_classes=10, or 0 for features"
+        )
     architecture = models.architecture(
-        name, num_classes=num_classes, image_size=image_size, **options
+        name, num_classes=num_classes, image_size=image_size or 224, **options
     )
     return models.create(architecture, rngs=nnx.Rngs(seed))
 
@@ -71,7 +93,8 @@ def load(
     Args:
         path: A workdir, a checkpoint in it, a file or folder of another code
             (`.npz`, `.safetensors`, `.pth`; "FILE.pth:teacher" of one that holds
-            several models), a URL (`https://`, `gs://`, `hf://ORG/NAME`), or
+            several models), a URL (`https://`, `gs://`, `hf://ORG/NAME`), a name that
+            `list_models(pretrained=True)` has ("facebook/dinov2-base"), or
             "augreg:B/16" for the best published AugReg checkpoint of that name.
         image_size: Pixels, one number or (height, width): the position table is
             resampled for it. None: that of the checkpoint's evaluation.
@@ -134,11 +157,20 @@ def save(
     )
 
 
-def list_models(pattern: str = "*") -> list[str]:
+def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
     """Returns the named models that match a shell pattern, e.g. "R50*".
 
     Any other patch size works too: "B/20", "S/16x8".
+
+    Args:
+        pattern: Of names, or of the sizes of pre-trained models.
+        pretrained: Names of published weights that `load` takes, instead of sizes that
+            `create_model` does.
     """
+    if pretrained:
+        from vit_jax.weights import names
+
+        return names.listed(pattern)
     from vit_jax import models
 
     return models.list_names(pattern)

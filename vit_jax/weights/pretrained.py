@@ -21,6 +21,7 @@ from vit_jax.weights import (
     augreg,
     containers,
     files,
+    names,
     outputs,
     remote,
     stem,
@@ -29,6 +30,7 @@ from vit_jax.weights.loaded import Loaded
 from vit_jax.weights.source import Tensors
 
 _OF_TIMM = r"(vit|deit3?|flexivit|mixer|resnetv2)_\w+(\.\w+)?"
+_HUB, _URL = "hf:", "hf://"
 
 
 def load(
@@ -180,8 +182,9 @@ def open_weights(
     """Opens a checkpoint of ours or in any dialect; no array is read yet.
 
     Args:
-        path: A file or folder; a URL (`https://`, `gs://`, `hf://ORG/NAME`); or
-            "augreg:B/16" for the best published AugReg checkpoint of that name.
+        path: A file or folder; a URL (`https://`, `gs://`, `hf://ORG/NAME`); a name
+            that `names.rows` has, unless a file is called so; or "augreg:B/16" for the
+            best published AugReg checkpoint of that name.
         image_size: What it shall have; consulted where the tensors do not say theirs.
         channels: Of the images, see `stem.with_channels`; None: the checkpoint's.
         adapter: A folder with low-rank changes to merge, see `adapters`.
@@ -210,12 +213,8 @@ def _opened(
     image_size: int | tuple[int, int] | None,
     options: Mapping[str, Any],
 ) -> files.Weights:
-    text = str(path)
-    if text.startswith("augreg:"):
-        text = augreg.resolve(text)
-    local = remote.fetch(text) if remote.is_remote(text) else Path(text).expanduser()
-    if not containers.locate(local)[0].exists():
-        raise errors.UserError(f"{path} does not exist.{_on_the_hub(text)}")
+    text, local, said = _located(path)
+    options = {**said, **options}
     if local.is_dir() and checkpoint.find(local) is not None:
         stored = checkpoint.StoredParams(local)
         described = stored.description
@@ -247,6 +246,30 @@ def _opened(
     return files.read(local, image_size=image_size, **options)
 
 
+def _located(path: str | Path) -> tuple[str, Path, Mapping[str, Any]]:
+    """(address, file or folder on this machine, what a name says of the model)."""
+    text = str(path)
+    if text.startswith("augreg:"):
+        text = augreg.resolve(text)
+    if text.startswith(_HUB) and not text.startswith(_URL):
+        text = _URL + text.removeprefix(_HUB)
+    if remote.is_remote(text):
+        return text, remote.fetch(text), {}
+    local = Path(text).expanduser()
+    try:
+        if containers.locate(local)[0].exists():
+            return text, local, {}
+        row = names.find(text)
+        advice = "" if row else _on_the_hub(text)
+    except OSError as error:  # a name too long for a file
+        raise errors.UserError(
+            f"{text[:200]}... is no path: {error.strerror or error}."
+        ) from None
+    if row is None:
+        raise errors.UserError(f"{text[:300]} does not exist.{advice}")
+    return row.url, remote.fetch(row.url), row.options
+
+
 def _on_the_hub(text: str) -> str:
     """What a path that is none may mean, as the end of a message; or ""."""
     if text in augreg.MODELS:
@@ -258,7 +281,11 @@ def _on_the_hub(text: str) -> str:
     on_the_hub = f"timm/{text}" if re.fullmatch(_OF_TIMM, text, re.ASCII) else text
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", on_the_hub, re.ASCII):
         return ""
-    return f" For the model of that name on Hugging Face's hub: hf://{on_the_hub}"
+    near = names.nearest(text)
+    known = f" The nearest names we know: {', '.join(near)}." if near else ""
+    return (
+        f"{known} For the model of that name on Hugging Face's hub: hf://{on_the_hub}"
+    )
 
 
 def describe(path: str | Path, **options: Any) -> files.Weights:

@@ -1,0 +1,285 @@
+"""Pre-trained models by name: the tables, what they open, and what they refuse."""
+
+import fnmatch
+import importlib.util
+
+import numpy as np
+import pytest
+from test_hub_cache import cache, model, same  # noqa: F401
+from test_interop_timm import random_weights
+
+import vit_jax
+from vit_jax import errors, models
+from vit_jax.weights import files, names, pretrained
+from vit_jax.weights.dialects import DIALECTS
+from vit_jax.weights.remote import hub
+from vit_jax.weights.source import Tensors
+
+ROWS = names.rows()
+GLOBS = ("vit_*", "deit*", "flexivit*", "eva*", "mixer*", "beit*", "test_vit*")
+
+
+def content(dialect, **options):
+    """The files of a small model."""
+
+    def write(folder):
+        files.write(random_weights("mu/4", dialect, image_size=8, **options), folder)
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    return write
+
+
+def test_every_row_is_whole():
+    for name, row in ROWS.items():
+        assert name == row.name and row.dialect in DIALECTS
+        assert hub.parse(row.url).repository == row.repository
+        if row.model:
+            found = models.architecture(row.model, num_classes=0, crop="valid")
+            assert found.family == DIALECTS[row.dialect].family
+    assert len(ROWS) > 360
+    assert len({row.url for row in ROWS.values()}) > 340
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("timm/vit_base_patch16_224.augreg_in21k", "facebook/dinov2-base"),
+        *("google/vit-base-patch16-224-in21k", "facebook/deit-base-patch16-224"),
+        *(
+            "timm/deit_base_distilled_patch16_224.fb_in1k",
+            "timm/flexivit_base.1200ep_in1k",
+        ),
+        *("timm/mixer_b16_224.goog_in21k", "timm/vit_base_r50_s16_224.orig_in21k"),
+    ],
+)
+def test_these_have_names(name):
+    assert name in vit_jax.list_models(pretrained=True)
+
+
+def test_names_are_listed_by_pattern_and_by_size():
+    assert vit_jax.list_models("google/*-in21k", pretrained=True)[0].startswith("goog")
+    of_size = vit_jax.list_models("B/16", pretrained=True)
+    assert "timm/vit_base_patch16_224.augreg_in21k" in of_size
+    assert "google/vit-base-patch16-224" in of_size and len(of_size) > 50
+    assert {ROWS[name].model for name in of_size} == {"B/16"}
+    assert vit_jax.list_models("none*", pretrained=True) == []
+    assert "B/16" in vit_jax.list_models() and "B/16" not in ROWS
+
+
+def test_names_are_loaded_from_the_cache(cache, model, tmp_path):  # noqa: F811
+    cache.add("google/vit-base-patch16-224", model)
+    loaded = vit_jax.load("google/vit-base-patch16-224")
+    assert same(loaded, model) and loaded.source == "google/vit-base-patch16-224"
+    for path in ("hf:google/vit-base-patch16-224", "hf://google/vit-base-patch16-224"):
+        assert same(vit_jax.load(path), model)
+    cache.add(
+        "timm/vit_base_patch16_224.augreg_in21k", content("timm")(tmp_path / "timm")
+    )
+    for prefix in ("timm/", ""):
+        name = f"{prefix}vit_base_patch16_224.augreg_in21k"
+        assert vit_jax.load(name).dialect == "timm"
+        assert pretrained.describe(name).architecture.num_classes == 5
+
+
+def test_a_file_of_that_name_comes_first(cache, model, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "facebook" / "dinov2-base"
+    content("timm")(folder)
+    assert vit_jax.load("facebook/dinov2-base").dialect == "timm"
+
+
+def test_models_are_created_with_weights_of_a_tag(cache, tmp_path):  # noqa: F811
+    held = content("timm")(tmp_path / "timm")
+    cache.add("timm/vit_base_patch16_224.augreg_in21k_ft_in1k", held)
+    cache.add("timm/vit_base_patch16_clip_224.openai", held)
+    made = vit_jax.create_model("B/16", pretrained="augreg_in21k_ft_in1k")
+    wanted = random_weights("mu/4", "timm", image_size=8).params
+    images = np.random.default_rng(0).normal(size=(1, 8, 8, 3)).astype(np.float32)
+    graphdef, _ = models.abstract(made.architecture)
+    assert np.array_equal(made(images), models.merge(graphdef, wanted)(images))
+    headless = vit_jax.create_model(
+        "B/16", pretrained="augreg_in21k_ft_in1k", num_classes=0, image_size=12
+    )
+    assert headless.architecture.image_size == (12, 12)
+    assert headless(np.zeros((1, 12, 12, 3), np.float32)).shape == (
+        1,
+        made.architecture.width,
+    )
+    clip = "vit_base_patch16_clip{}_224.openai"
+    gelus = [
+        vit_jax.load(clip.format(kind)).architecture.gelu for kind in ("", "_quickgelu")
+    ]
+    assert gelus == ["erf", "quick"]  # of one repository
+
+
+def test_a_tag_is_the_one_of_the_nearest_size():
+    def of(size):
+        row = names.of_model("B/16", "augreg_in21k_ft_in1k", size and (size, size))
+        return row.name.partition(".")[0].removeprefix("timm/vit_base_patch16_")
+
+    assert [of(s) for s in (None, 100, 224, 384, 512)] == [
+        *("224", "224", "224"),
+        *("384", "384"),
+    ]
+    whole = "timm/vit_base_patch16_384.augreg_in21k_ft_in1k"
+    assert names.of_model("B/16", whole).name == whole
+    assert names.of_model("B/14", "facebook/dinov2-base").dialect == "hf_dinov2"
+
+
+@pytest.mark.parametrize(
+    ("model_name", "tag", "says"),
+    [
+        ("B/16", "augreg_in21", "the nearest are: augreg_in21k"),
+        ("B/16", True, "list_models('B/16', pretrained=True)"),
+        ("B/16", "", "the nearest are"),
+        ("B/16", "x" * 5000, "is no B/16"),
+        ("B/16", "webli", "is several B/16"),
+        ("B/16", "lvd142m", "is no B/16"),
+        ("B/16", "facebook/dinov2-base", "is no B/16"),
+        ("B/17", "augreg_in21k", "no pre-trained model of the size"),
+        ("../x", "augreg_in21k", "no pre-trained model of the size"),
+    ],
+)
+def test_other_tags_are_one_error(model_name, tag, says):
+    with pytest.raises(errors.UserError) as caught:
+        vit_jax.create_model(model_name, pretrained=tag)
+    assert says in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 10 and len(str(caught.value)) < 2500
+
+
+def test_a_new_model_wants_its_outputs():
+    with pytest.raises(errors.UserError, match="num_classes=10"):
+        vit_jax.create_model("B/16")
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("google/vit-base-patch16-244", "google/vit-base-patch16-224"),
+        ("timm/vit_base_patch16_224.augreg_in12k", "vit_base_patch16_224.augreg_in21k"),
+        ("facebook/dino2-base", "facebook/dinov2-base"),
+        ("timm/../../etc/passwd", "does not exist"),
+        ("timm/vit base", "does not exist"),
+        ("n" * 5000, "is no path"),
+        ("timm/" + "n" * 5000, "is no path"),
+        ("a\0b", "does not exist"),
+        ("hf:", "no file of the hub"),
+        ("hf:a b/c", "is no URL"),
+        ("hf:" + "n" * 5000, "is no URL"),
+        ("hf:/etc/passwd", "no file of the hub"),
+    ],
+)
+def test_unknown_and_hostile_names_are_one_error(cache, path, says):  # noqa: F811
+    with pytest.raises(errors.UserError) as caught:
+        vit_jax.load(path)
+    assert says in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 10 and len(str(caught.value)) < 1000
+
+
+def of_timm(timm, architecture, **size):
+    """Names and shapes of a model of timm's zoo, and what the hub's config says."""
+    import torch
+
+    with torch.device("meta"):
+        theirs = timm.create_model(architecture, **size)
+    config = {
+        "architecture": architecture,
+        "num_classes": theirs.num_classes,
+        "pretrained_cfg": {"input_size": theirs.pretrained_cfg["input_size"]},
+    }
+    if not architecture.startswith("mixer"):
+        config["global_pool"] = theirs.global_pool
+    shapes = {name: tuple(v.shape) for name, v in theirs.state_dict().items()}
+    return theirs, Tensors(shapes, lambda name: None, config=config)
+
+
+def compare(timm, architecture, row, **size):
+    """Whether a row and our reading of timm's model are that model."""
+    theirs, tensors = of_timm(timm, architecture, **size)
+    leaves, found = files.interpret(tensors, DIALECTS[row.dialect], {}, None)
+    files.check_shapes(leaves.shapes, found)
+    assert found.image_size == (row.image_size, row.image_size), row
+    assert found.num_classes == theirs.num_classes, row
+    block = theirs.blocks[0]
+    if row.dialect == "timm":
+        pools = {"avg": "mean", "": "none"} | {n: n for n in ("token", "map")}
+        distilled = "dist" in architecture
+        pool = "distilled" if distilled else pools[theirs.global_pool]
+        assert found.pool == pool, row
+        assert found.norm_epsilon == block.norm1.eps, row
+        assert found.heads == block.attn.num_heads, row
+        assert found.prefix == theirs.num_prefix_tokens, row
+        assert bool(found.layer_scale) == ("blocks.0.ls1.gamma" in tensors.shapes), row
+        assert found.has_class_token == ("cls_token" in tensors.shapes), row
+    if row.model:
+        named = models.architecture(row.model, num_classes=0, crop="valid")
+        assert (found.width, found.patch) == (named.width, named.patch), row
+    return found
+
+
+needs_timm = pytest.mark.skipif(
+    not (importlib.util.find_spec("timm") and importlib.util.find_spec("torch")),
+    reason="timm is not installed",
+)
+ARCHITECTURES = {
+    row.name.partition("/")[2].partition(".")[0]: row
+    for row in ROWS.values()
+    if row.name.startswith("timm/")
+}
+
+
+@needs_timm
+def test_the_rows_are_timms():
+    """Name, repository, file and size of images, tag by tag."""
+    import timm
+    from timm.models import _registry
+
+    for name, row in ROWS.items():
+        if not name.startswith("timm/"):
+            continue
+        said = timm.get_pretrained_cfg(name.removeprefix("timm/"))
+        assert (said.hf_hub_id, said.hf_hub_filename) == (row.repository, None)
+        assert said.input_size == (3, row.image_size, row.image_size)
+    # Nothing that is read is left out: what is not in the table is refused.
+    listed = {n for n in timm.list_pretrained() if n.partition(".")[0] in ARCHITECTURES}
+    has_home = {n for n in listed if _registry._model_pretrained_cfgs[n].hf_hub_id}
+    assert {f"timm/{name}" for name in has_home} == {n for n in ROWS if n[:4] == "timm"}
+
+
+@needs_timm
+def test_small_models_of_the_rows_are_what_the_table_says():
+    import timm
+
+    for architecture in (
+        *("vit_tiny_patch16_384", "deit_tiny_distilled_patch16_224"),
+        *("vit_small_patch14_reg4_dinov2", "vit_little_patch16_reg4_gap_256"),
+        *("vit_tiny_r_s16_p8_224", "mixer_b16_224", "vit_base_patch16_siglip_224"),
+        *("vit_base_patch32_clip_quickgelu_224", "flexivit_small", "test_vit"),
+    ):
+        row = ARCHITECTURES[architecture]
+        found = compare(timm, architecture, row)
+        assert found.name == row.model or not row.model
+
+
+@needs_timm
+@pytest.mark.slow
+def test_all_models_of_the_rows_are_what_the_table_says():
+    """And what no row has is refused."""
+    import timm
+
+    every = {
+        name.partition(".")[0]
+        for name in timm.list_pretrained()
+        if timm.get_pretrained_cfg(name).hf_hub_id
+    }
+    for architecture in sorted(
+        name for name in every if any(fnmatch.fnmatch(name, g) for g in GLOBS)
+    ):
+        if architecture in ARCHITECTURES:
+            row = ARCHITECTURES[architecture]
+            found = compare(timm, architecture, row)
+            assert found.name == row.model or not row.model, row
+            continue
+        dialect = "timm_mixer" if architecture.startswith("mixer") else "timm"
+        with pytest.raises(errors.UserError):
+            files.interpret(of_timm(timm, architecture)[1], DIALECTS[dialect], {}, None)
