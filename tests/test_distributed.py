@@ -24,7 +24,7 @@ from vit_jax.checkpoints import checkpoint
 from vit_jax.data import augment, catalog, loader, transforms
 from vit_jax.learning import step
 from vit_jax.parallel import mesh
-from vit_jax.runs import distributed
+from vit_jax.runs import distributed, guarding
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 HOSTS = (1, 2, 4, 8, 16)
@@ -138,15 +138,15 @@ The tasks have crashed. Check the task logs for an earlier error, or 7 other thi
 )
 def test_every_end_of_a_child_has_its_code_and_words(status, state, code, words):
     given = {"joined": True, "asked": False, "heard": ""} | state
-    actual = distributed._verdict(status, CLUSTER, start_timeout=9, **given)
+    actual = guarding._verdict(status, str(CLUSTER), start_timeout=9, **given)
     assert actual[0] == code and words in actual[1]
     assert bool(actual[1]) == bool(words)
 
 
 def test_a_bug_is_not_started_again_but_a_slow_peer_is():
     late = "Gloo context initialization failed: DEADLINE_EXCEEDED: GetKeyValue()"
-    assert distributed._code_of(RuntimeError(late)) == 42
-    assert distributed._code_of(RuntimeError("shapes do not match")) == 1
+    assert guarding._code_of(RuntimeError(late)) == 42
+    assert guarding._code_of(RuntimeError("shapes do not match")) == 1
 
 
 def test_peers_that_do_not_come_are_one_error(tmp_path):

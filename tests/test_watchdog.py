@@ -79,14 +79,16 @@ def test_a_run_whose_data_stalls_ends_after_its_timeout(tmp_path):
 
 ONE_OF_TWO = """
 from vit_jax import cli
-from vit_jax.runs import distributed
+from vit_jax.runs import distributed, guarding
 cli.configure_logging()
 def body():
     import jax
     hangs = jax.process_index() == 1
     BODY
 cluster = distributed.find()
-raise SystemExit(distributed.run(cluster, body, peer_timeout=8))
+times = {"start_timeout": 300, "peer_timeout": 8}
+with guarding.one_of_several(str(cluster), cluster.arguments(), **times):
+    body()
 """
 
 

@@ -42,19 +42,28 @@ def guard(main: Callable[..., int | None], *args: Any) -> int:
     """Runs `main` and turns what users cause into one message and an exit code."""
     try:
         return main(*args) or errors.EXIT_DONE
-    except errors.UserError as error:
+    except Exception as error:
+        if (code := explained(error)) is None:
+            raise
+        return code
+
+
+def explained(error: Exception) -> int | None:
+    """Prints what users caused as one message; the exit code, None of a bug of ours."""
+    if isinstance(error, errors.UserError):
         print(f"error: {error}", file=sys.stderr, flush=True)
         return error.exit_code
-    except errors.Preempted as stop:
-        print(f"stopped: {stop}", file=sys.stderr, flush=True)
-        return stop.exit_code
-    except MemoryError as error:
+    if isinstance(error, errors.Preempted):
+        print(f"stopped: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+    if isinstance(error, MemoryError):
         there = f"{host.available_memory() / 2**30:.2f} GiB can be had"
         print(f"error: out of memory, {there}: {error}", file=sys.stderr, flush=True)
         return errors.EXIT_BAD_INPUT
-    except BrokenPipeError:  # `| head` has seen enough
+    if isinstance(error, BrokenPipeError):  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return errors.EXIT_DONE
+    return None
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -208,27 +208,24 @@ def _main(argv: list[str]) -> int:
     given = flags.FLAGS
     if not given.checkpoint:
         raise errors.UserError("want --checkpoint=...; --help lists the flags")
-    evaluate = functools.partial(
-        run,
-        given.checkpoint,
-        given.dataset,
-        split=given.split,
-        data_dir=given.data_dir,
-        batch_size=given.batch_size,
-        labels=given.labels,
-        fewshot=given.fewshot,
-        train_split=given.train_split,
-        shots=_parse_shots(given.shots),
-        seeds=given.seeds,
-        l2=given.l2,
-    )
-
-    def body() -> None:
-        figures = evaluate()
+    shots = _parse_shots(given.shots)
+    with distributed.joined():
+        figures = run(
+            given.checkpoint,
+            given.dataset,
+            split=given.split,
+            data_dir=given.data_dir,
+            batch_size=given.batch_size,
+            labels=given.labels,
+            fewshot=given.fewshot,
+            train_split=given.train_split,
+            shots=shots,
+            seeds=given.seeds,
+            l2=given.l2,
+        )
         if jax.process_index() == 0:
             cli.print_figures(figures)
-
-    return distributed.start(body)
+    return errors.EXIT_DONE
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ Exit codes: 0 done, 2 bad input, 4 the loss is not finite, 42 run the same comma
 again (stopped with its state saved, or another process was lost).
 """
 
-import functools
 import hashlib
 import logging
 import re
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from vit_jax import cli, errors
 from vit_jax.runs import distributed
@@ -72,31 +71,8 @@ def as_flags(config: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _train(config: ConfigDict, workdir: Path) -> None:
-    import jax
-
-    from vit_jax import experiment, train
-
-    device_mesh = experiment.make_mesh(config)
-    first = jax.process_index() == 0
-    if not first:  # all say the same
-        logging.getLogger().setLevel(logging.WARNING)
-    figures = train.run(
-        config,
-        workdir,
-        device_mesh,
-        profile=_PROFILE.value,
-        parameters=_PARAMETERS.value,
-        stall_timeout=_STALL_TIMEOUT.value,
-    )
-    for name, value in figures.items():
-        if name.endswith("/top1"):
-            logging.info("%s accuracy: %.4f", name.removesuffix("/top1"), value)
-    if first:
-        cli.print_figures({"workdir": str(workdir), **figures})
-
-
 def _main(argv: list[str]) -> int:
+    """The way to the update: here, `train.run`, its loop, `exp.train_step`."""
     del argv
     path = config_flags.get_config_filename(flags.FLAGS["config"])
     if _PRINT_CONFIG.value:
@@ -104,8 +80,28 @@ def _main(argv: list[str]) -> int:
         return errors.EXIT_DONE
     workdir = _WORKDIR.value or default_workdir(path)
     validation.check_local(workdir, "--workdir")
-    train = functools.partial(_train, _CONFIG.value, Path(workdir))
-    return distributed.start(train)
+    with distributed.joined():
+        # Whoever only guards the process that joins does without.
+        import jax
+
+        from vit_jax import experiment, train
+
+        mesh = experiment.make_mesh(_CONFIG.value)
+        first = jax.process_index() == 0
+        if not first:  # all say the same
+            logging.getLogger().setLevel(logging.WARNING)
+        figures = train.run(
+            *(_CONFIG.value, Path(workdir), mesh),
+            profile=_PROFILE.value,
+            parameters=_PARAMETERS.value,
+            stall_timeout=_STALL_TIMEOUT.value,
+        )
+        for name, value in figures.items():
+            if name.endswith("/top1"):
+                logging.info("%s accuracy: %.4f", name.removesuffix("/top1"), value)
+        if first:
+            cli.print_figures({"workdir": str(Path(workdir)), **figures})
+    return errors.EXIT_DONE
 
 
 if __name__ == "__main__":
