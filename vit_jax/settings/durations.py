@@ -77,12 +77,13 @@ def of(config: Mapping[str, Any], num_examples: int) -> Durations:
 
 
 def trains_nothing(config: Mapping[str, Any]) -> bool:
-    """Whether a configuration asks for a run of no steps.
+    """Whether a configuration asks for no steps in so many words, as in "0 steps".
 
     Raises:
         UserError: its total is not a duration.
     """
-    return no_steps(config["total"])
+    text = str(config["total"]).strip()
+    return bool(text) and not duration("total", text, batch_size=2**20, num_examples=1)
 
 
 def duration(
@@ -129,16 +130,6 @@ def duration(
             f"{name}={text!r} is {steps:.3g} steps; want at most {STEPS_LIMIT:.0e}"
         )
     return max(1, round(steps)) if amount > 0 else 0
-
-
-def no_steps(total: str) -> bool:
-    """Whether the length of a run is none in so many words, as in "0 steps".
-
-    Raises:
-        UserError: not a duration.
-    """
-    text = str(total).strip()
-    return bool(text) and not duration("total", text, batch_size=2**20, num_examples=1)
 
 
 def check_trains(config: Mapping[str, Any]) -> None:
