@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vit_jax import errors
-from vit_jax.data import prepared, sources, splits
+from vit_jax.data import sources, splits
 
 if TYPE_CHECKING:
     from vit_jax.data import folder, tfds
@@ -203,6 +203,8 @@ def _present(dataset: str, data_dir: str) -> "tfds.Info | folder.Folder | None":
 
 def _find(dataset: str, data_dir: str) -> Path | None:
     """The folder of a prepared TFDS dataset, by its name or by its path."""
+    from vit_jax.data import prepared
+
     path = _folder_path(dataset)
     if path is not None and prepared.is_one(path):
         return path
@@ -213,6 +215,8 @@ def _find(dataset: str, data_dir: str) -> Path | None:
 
 
 def _not_prepared(dataset: str, data_dir: str) -> errors.UserError:
+    from vit_jax.data import prepared
+
     if not _NAME.match(dataset):
         what = "neither a dataset's name nor an existing folder"
         if Path(dataset).expanduser().is_file():

@@ -1,12 +1,13 @@
-"""What all families of models say of themselves: `Architecture`, their common base."""
+"""What families of models say of themselves: `Family`, and its `Architecture`."""
 
 import dataclasses
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from flax import nnx
 
 from vit_jax import errors
 from vit_jax.models.roles import RUN, TASK, UNTOLD, role
@@ -186,6 +187,25 @@ class Architecture:
             for key, value in values.items()
         }
         return cls(**given)
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """Models of one kind.
+
+    Attributes:
+        architecture: Its subclass of `Architecture`.
+        module: The NNX module, made as `module(architecture, rngs=rngs)`.
+        macs: Multiply-adds of one image's forward pass.
+        parse: From a name to fields of the architecture.
+        names: The published ones.
+    """
+
+    architecture: type[Architecture]
+    module: Callable[..., nnx.Module]
+    macs: Callable[[Any], int]
+    parse: Callable[[str], dict[str, Any]]
+    names: tuple[str, ...]
 
 
 def pair(size: int | str | Sequence[int]) -> tuple[int, int]:

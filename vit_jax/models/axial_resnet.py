@@ -21,7 +21,7 @@ from flax import nnx
 
 from vit_jax import errors
 from vit_jax.models import bit, layers, resnet, resnet_sizes
-from vit_jax.models.family import Family
+from vit_jax.models.architecture import Family
 from vit_jax.models.roles import SIZE
 
 PREFIX = "AxialResNet"

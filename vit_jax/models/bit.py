@@ -16,8 +16,7 @@ from flax import nnx
 
 from vit_jax import errors
 from vit_jax.models import layers, model, resnet, resnet_sizes
-from vit_jax.models.architecture import Architecture
-from vit_jax.models.family import Family
+from vit_jax.models.architecture import Architecture, Family
 from vit_jax.models.placement import Placement
 from vit_jax.models.roles import MEANING, RUN, SIZE, role
 

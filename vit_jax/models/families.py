@@ -7,8 +7,7 @@ from typing import Any
 
 from vit_jax import errors
 from vit_jax.models import roles
-from vit_jax.models.architecture import Architecture, pair
-from vit_jax.models.family import Family
+from vit_jax.models.architecture import Architecture, Family, pair
 
 
 def _vit() -> Family:

@@ -17,8 +17,7 @@ from flax import nnx
 
 from vit_jax import errors
 from vit_jax.models import inputs, layers, model, stack
-from vit_jax.models.architecture import Architecture, size_text
-from vit_jax.models.family import Family
+from vit_jax.models.architecture import Architecture, Family, size_text
 from vit_jax.models.placement import Placement
 from vit_jax.models.roles import MEANING, RUN, SIZE, role
 

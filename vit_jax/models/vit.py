@@ -22,7 +22,7 @@ from vit_jax.models import (
     stack,
     variants,
 )
-from vit_jax.models.family import Family
+from vit_jax.models.architecture import Family
 from vit_jax.models.placement import NOWHERE, Placement
 from vit_jax.models.vit_architecture import VitArchitecture
 
