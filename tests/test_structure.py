@@ -334,6 +334,19 @@ def test_training_loads_what_it_needs():
     assert sum(int(line.split()[0]) for line in listed) <= 5_200, total
 
 
+def called(path: str, function: str) -> set[str]:
+    """What a function of a file of `vit_jax` calls, as it is written there."""
+    (found,) = (f for f in functions(PACKAGE / path) if f.name == function)
+    calls = (node for node in ast.walk(found) if isinstance(node, ast.Call))
+    return {ast.unparse(call.func) for call in calls}
+
+
+def test_the_update_is_three_calls_from_the_command():
+    assert "train.run" in called("main.py", "_main")
+    assert "_loop" in called("train.py", "run")
+    assert "exp.train_step" in called("train.py", "_loop")
+
+
 def test_the_readme_has_the_rooms_at_their_levels():
     level, found = 0, {}
     for row in re.findall(r"^\| (\d*) ?\| (`.*?`) \|", README, re.M):
