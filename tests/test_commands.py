@@ -1,14 +1,19 @@
 """The table of commands: what it prints, and what a command loads."""
 
 import importlib.util
+import re
 import runpy
 import subprocess
 import sys
+import types
 
+import commands
 import pytest
+from absl import flags
 
 from vit_jax import __main__ as front
-from vit_jax import errors
+from vit_jax import cli, errors
+from vit_jax.cli import help_page
 
 
 def modules_after(name, *arguments):
@@ -75,6 +80,47 @@ def test_a_command_loads_no_other():
     others = {c.module.split(".")[1] for c in front.COMMANDS.values()} - {"models"}
     assert not rooms & others
     assert "models" in rooms
+
+
+@pytest.mark.parametrize("name", front.COMMANDS)
+def test_help_is_one_screen_of_our_own_flags(name, capsys):
+    with commands.own_flags(name) as module:
+        key = module.__name__
+        text = help_page.page(module, key)
+        own = [flag.name for flag in flags.FLAGS.get_key_flags_for_module(key)]
+    lines = text.splitlines()
+    assert len(lines) <= 40 and max(map(len, lines)) <= 100
+    assert lines[0].startswith(f"vit_jax {name}"), "the docstring begins with it"
+    assert "--helpfull" in lines[-1]
+    for flag in own:
+        assert re.search(rf"^  --(no)?{flag}\b", text, re.M), flag
+    assert " ..." not in text.split(":\n", 1)[1], "what a flag is fits on its line"
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h", "--helpshort"])
+def test_help_ends_with_0_before_anything_is_parsed(flag, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["predict", "--nonsense", flag])
+    with pytest.raises(SystemExit) as stop:
+        cli.run(lambda argv: 1)
+    assert stop.value.code == 0
+    assert "--helpfull" in capsys.readouterr().out
+
+
+def test_what_comes_after_two_dashes_is_no_flag():
+    assert help_page.asked(["predict", "--help"])
+    assert not help_page.asked(["predict", "--", "--help"])
+
+
+def test_a_long_help_keeps_its_flags_and_its_first_paragraph():
+    values = flags.FlagValues()
+    for number in range(33):
+        flags.DEFINE_bool(f"flag_{number}", True, "x" * 200, flag_values=values)
+    long = types.ModuleType("long", "`vit_jax long`.\n\nOne.\n\nTwo.\n")
+    text = help_page.page(long, __name__, values)
+    lines = text.splitlines()
+    assert len(lines) == 40 and max(map(len, lines)) <= 100
+    assert "One." in text and "Two." not in text
+    assert sum(line.startswith("  --noflag_") for line in lines) == 33
 
 
 def test_listing_loads_nothing():

@@ -1,4 +1,4 @@
-"""`python -m vit_jax.convert SOURCE TARGET --dialect=NAME [--verify]`.
+"""`vit_jax convert SOURCE TARGET --dialect=NAME [--verify]`.
 
 Writes weights that came in any dialect in any other that can hold the model. SOURCE is
 whatever `vit_jax.load` takes; TARGET a file or folder whose suffix may choose the

@@ -1,4 +1,4 @@
-"""`python -m vit_jax.evaluate --checkpoint=PATH [--dataset=NAME] [--fewshot]`.
+"""`vit_jax evaluate --checkpoint=PATH [--dataset=NAME] [--fewshot]`.
 
 Measures a checkpoint, of this package or any that can be read, on a split of a dataset
 (a run's own without --dataset) with the checkpoint's own preprocessing. Classes are

@@ -1,4 +1,4 @@
-"""`python -m vit_jax.main --config=configs/vit_b16.py [--config.KEY=VALUE ...]`.
+"""`vit_jax train --config=configs/vit_b16.py [--config.KEY=VALUE ...]`.
 
 Parses the flags and starts the run, alone or as one of several processes: on SLURM,
 GKE and Cloud TPU VMs by itself, elsewhere with --coordinator, --processes, --process.

@@ -1,4 +1,4 @@
-"""`python -m vit_jax.predict --checkpoint=PATH [--top_k=5] [--out=FILE] IMAGE ...`.
+"""`vit_jax predict --checkpoint=PATH [--top_k=5] [--out=FILE] IMAGE ...`.
 
 Classifies image files with the checkpoint's own preprocessing and label names. An IMAGE
 is a file, a folder, a pattern or `@LIST`, a file with a path on each line. The last

@@ -1,4 +1,4 @@
-"""`python -m vit_jax.models [PATTERN] [--json]` prints the table of models.
+"""`vit_jax models [PATTERN] [--json]`: the table of models.
 
 PATTERN is a shell pattern of names, e.g. "R50*", or any name, e.g. "B/20". Parameters
 are those with 1000 classes at 224 pixels; GMAC are 10^9 multiply-adds of one image's

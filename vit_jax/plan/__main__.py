@@ -1,4 +1,4 @@
-"""`python -m vit_jax.plan --config=configs/vit_h14.py:jft --topology=v5e:16x16`.
+"""`vit_jax plan --config=configs/vit_h14.py:jft --topology=v5e:16x16`.
 
 Compiles the very step that training would run, for a TPU slice that is not there, and
 reports memory, collectives, FLOPs, the compiler's estimate of the time, and what the

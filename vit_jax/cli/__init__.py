@@ -195,7 +195,17 @@ def run(
     *,
     parse: Callable[[list[str]], list[str]] = parse_flags,
 ) -> None:
-    """Parses flags, runs `main(argv)`, and exits with the code of what users cause."""
+    """Parses flags, runs `main(argv)`, and exits with the code of what users cause.
+
+    `--help` prints the command's page and ends with 0; it is made of the docstring and
+    the flags of the module that runs, see `help_page`.
+    """
+    if any(word.startswith(("--h", "-h")) for word in sys.argv[1:]):
+        from vit_jax.cli import help_page
+
+        if help_page.asked(sys.argv):
+            print(help_page.page(sys.modules["__main__"], sys.argv[0]), flush=True)
+            sys.exit(errors.EXIT_DONE)
 
     def guarded_parse(argv: list[str]) -> list[str]:
         parsed: list[str] = []
