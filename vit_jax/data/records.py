@@ -8,7 +8,6 @@ import bisect
 import collections
 import itertools
 import os
-import resource
 import struct
 import threading
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from vit_jax import errors
+from vit_jax.host import files as host_files
 
 _HEADER = struct.Struct("<QI")
 
@@ -66,7 +66,7 @@ def index_tfrecord(descriptor: int, path: Path) -> np.ndarray:
     offsets: list[int] = []
     at = 0
     while at < size:
-        header = os.pread(descriptor, _HEADER.size, at)
+        header = host_files.read_at(descriptor, _HEADER.size, at)
         if len(header) < _HEADER.size:
             raise _damaged(path, f"it breaks off at byte {size}, inside a header")
         length, checksum = _HEADER.unpack(header)
@@ -100,7 +100,7 @@ def _damaged(path: Path, what: str) -> errors.UserError:
 
 
 class TFRecordShard:
-    """One TFRecord file, read with `os.pread`: threads share it without a lock."""
+    """One TFRecord file, read with `read_at`: threads share it without a lock."""
 
     def __init__(self, path: Path, records: int):
         """Indexes the file; it must hold exactly `records` records."""
@@ -114,7 +114,7 @@ class TFRecordShard:
     def read(self, index: int) -> bytes:
         """Returns record `index` of the file."""
         offset, length = self._index[index].tolist()
-        return os.pread(self._file.fileno(), length, offset)
+        return host_files.read_at(self._file.fileno(), length, offset)
 
 
 class ArrayRecordShard:
@@ -157,12 +157,8 @@ def open_file_budget(wanted: int) -> int:
     TFRecord shard again costs its index (5 ms), so they should all stay open.
     """
     spare = 256
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < wanted + spare:
-        limit = wanted + spare
-        soft = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return wanted if soft == resource.RLIM_INFINITY else max(16, soft - spare)
+    limit = host_files.raise_open_files(wanted + spare)
+    return wanted if limit is None else max(16, limit - spare)
 
 
 class RecordFiles:

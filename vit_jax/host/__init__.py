@@ -1,7 +1,10 @@
 """The memory of this machine, or of the container that the process runs in; no JAX."""
 
+import importlib
 import os
+import sys
 from pathlib import Path
+from types import ModuleType
 
 _MEMINFO = Path("/proc/meminfo")
 _CGROUPS = Path("/proc/self/cgroup")
@@ -14,10 +17,33 @@ _FILES = {
 }
 
 
+resource: ModuleType | None
+try:
+    resource = importlib.import_module("resource")
+except ImportError:  # Windows
+    resource = None
+
+
+def peak_memory() -> int:
+    """Returns the most bytes this process has held so far; 0 where nothing says it."""
+    if resource is None:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
 def total_memory() -> int:
     """Returns the bytes that there are: of the machine, or the group's limit."""
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min([machine, *(limit for limit, _ in _groups())])
+    return min([_physical_memory(), *(limit for limit, _ in _groups())])
+
+
+def _physical_memory() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError):  # Windows
+        import psutil  # type: ignore[import-untyped]
+
+        return psutil.virtual_memory().total
 
 
 def available_memory() -> int:
@@ -30,7 +56,7 @@ def _machine_available() -> int:
     try:
         lines = _MEMINFO.read_text().splitlines()
     except OSError:  # not Linux: nothing says what others use
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return _physical_memory()
     values = dict(line.split(":", 1) for line in lines if ":" in line)
     return int(values["MemAvailable"].split()[0]) * 1024
 

@@ -1,11 +1,11 @@
 """What the chips can do, by the name JAX gives a device."""
 
 import re
-import resource
-import sys
 from dataclasses import dataclass
 
 import jax
+
+from vit_jax import host
 
 TERA, GIGA, GIB = 10**12, 10**9, 2**30
 
@@ -143,5 +143,4 @@ def memory_in_use() -> int:
 
 def host_memory() -> int:
     """Returns the most bytes this process has held in the host's memory so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return host.peak_memory()

@@ -2,13 +2,13 @@
 
 import contextlib
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
 import numpy as np
 
 from vit_jax import errors
+from vit_jax.host import files as host_files
 
 Shape = tuple[int, ...]
 
@@ -131,7 +131,7 @@ def fill(buffer: Any, descriptor: int, start: int) -> None:
     """
     left = memoryview(buffer)
     while left:
-        got = os.preadv(descriptor, [left], start)
+        got = host_files.read_into(left, descriptor, start)
         if got == 0:
             raise ValueError("it ended while it was read")
         left, start = left[got:], start + got

@@ -19,6 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from vit_jax import errors
+from vit_jax.host import files as host_files
 from vit_jax.weights import source
 from vit_jax.weights.formats import shards, sidecars
 
@@ -104,7 +105,7 @@ class _File:
     def __init__(self, path: Path):
         self.path = path
         with source.reading(str(path), KIND):
-            self._fd = os.open(path, os.O_RDONLY)
+            self._fd = host_files.open_to_read(path)
             try:
                 self.places = self._places(os.fstat(self._fd).st_size)
             except BaseException:
@@ -126,7 +127,7 @@ class _File:
     def _places(self, size: int) -> dict[str, tuple[np.dtype, tuple[int, ...], int]]:
         if size < 8:
             raise errors.UserError(f"has {size} bytes, not even a header's length.")
-        start = os.pread(self._fd, 64, 0)
+        start = host_files.read_at(self._fd, 64, 0)
         source.check_pointer(start)
         (length,) = struct.unpack_from("<Q", start)
         if length > min(size - 8, MAX_HEADER):

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vit_jax import errors
+from vit_jax.host import files as host_files
 from vit_jax.weights import source
 from vit_jax.weights.formats import npz, torchpickle
 
@@ -52,13 +53,13 @@ class Storages:
         Raises:
             errors.UserError: it is not what `torch.save` writes, or not whole.
         """
-        self._fd = os.open(path, os.O_RDONLY)
+        self._fd = host_files.open_to_read(path)
         self._good: set[str] = set()
         self.swapped = False
         try:
             self.size = os.fstat(self._fd).st_size
             storages: dict[str, torchpickle.Storage] = {}
-            start = os.pread(self._fd, 512, 0)
+            start = host_files.read_at(self._fd, 512, 0)
             source.check_pointer(start)
             if start.startswith(ZIP):
                 self.root, self.places = self._archive(path, storages)
@@ -104,7 +105,7 @@ class Storages:
 
     def _place(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Place:
         with archive.open(info):  # compares the two headers
-            header = os.pread(self._fd, 30, info.header_offset)
+            header = host_files.read_at(self._fd, 30, info.header_offset)
         name, extra = struct.unpack_from("<HH", header, 26)
         start = info.header_offset + 30 + name + extra
         return _Place(start, info.file_size, info.CRC)
@@ -112,7 +113,7 @@ class Storages:
     def _legacy(
         self, storages: dict[str, torchpickle.Storage]
     ) -> tuple[Any, dict[str, _Place]]:
-        stream = io.BytesIO(os.pread(self._fd, MAX_PICKLE, 0))
+        stream = io.BytesIO(host_files.read_at(self._fd, MAX_PICKLE, 0))
         load = functools.partial(torchpickle.load, stream, storages)
         _, version, _ = load(), load(), load()
         if version != 1001:
@@ -125,7 +126,7 @@ class Storages:
             storage = storages.get(key) if isinstance(key, str) else None
             if storage is None or key in places:
                 raise errors.UserError(f"lists a storage {str(key)[:50]!r} of nothing.")
-            length = os.pread(self._fd, 8, at)
+            length = host_files.read_at(self._fd, 8, at)
             item = torchpickle.item_size(storage)
             if len(length) < 8 or struct.unpack("<q", length)[0] * item != storage.size:
                 raise errors.UserError(

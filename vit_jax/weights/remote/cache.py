@@ -1,7 +1,6 @@
 """What is kept of remote files: `path` and, when all of it is there, `path.json`."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
@@ -59,7 +58,15 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Keeps other processes and threads out of a folder; a dead one lets go."""
+    """Keeps other processes and threads out of a folder; a dead one lets go.
+
+    Where the system has no such lock (Windows) two may fetch the same file.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
     with (folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
