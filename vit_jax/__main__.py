@@ -48,6 +48,9 @@ COMMANDS = {
     "models": Command(
         "vit_jax.models", "Lists models: parameters, GMAC, tokens.", LOOK
     ),
+    "doctor": Command(
+        "vit_jax.commands.doctor", "Says what is here, and what would fail.", LOOK
+    ),
     "plan": Command(
         "vit_jax.plan", "Says what a run takes on a TPU slice that is not there.", LOOK
     ),
