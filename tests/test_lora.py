@@ -140,8 +140,27 @@ def test_merged_logits_are_those_of_the_run(source, trained, folder):
         logits = np.asarray(loaded.model(pixels(batch_of())))
         np.testing.assert_allclose(logits, adapted, rtol=0, atol=1e-5)
         assert not loaded.architecture.pre_logits_width
+    _as_transformers_4(alone, folder / "older")
+    same(merged[1].params, vit_jax.load(source, adapter=folder / "older").params)
     names = [one.label_names for one in merged[:2]]
     assert names[0] == names[1] and len(names[0]) == CLASSES
+
+
+def _as_transformers_4(adapter, target):
+    """Writes an adapter of query, out and MLP under the names of before version 5."""
+    shutil.copytree(adapter, target)
+    older = {
+        "layers": "encoder.layer",
+        "attention.q_proj": "attention.attention.query",
+        "attention.o_proj": "attention.output.dense",
+        "mlp.fc1": "intermediate.dense",
+        "mlp.fc2": "output.dense",
+    }
+    tensors = safetensors.numpy.load_file(adapter / adapters.TENSORS)
+    for new, old in older.items():
+        tensors = {name.replace(new, old): array for name, array in tensors.items()}
+    metadata = {"pre_logits": "false"}
+    safetensors.numpy.save_file(tensors, target / adapters.TENSORS, metadata)
 
 
 def test_a_run_that_stopped_goes_on_bit_for_bit(source, trained, folder):
@@ -192,18 +211,17 @@ def test_an_adapter_is_small_and_has_pefts_names(tmp_path, monkeypatch):
     tensors, modules = adapters._tensors(leaves)
     safetensors.numpy.save_file(tensors, tmp_path / "file")
     assert (tmp_path / "file").stat().st_size < 2e6
-    first = "base_model.model.vit.encoder.layer.11.attention.attention.value"
+    first = "base_model.model.vit.layers.11.attention.v_proj"
     assert tensors[f"{first}.lora_A.weight"].shape == (8, 768)
     assert tensors[f"{first}.lora_B.weight"].shape == (768, 8)
     assert len(tensors) == 12 * 2 * 2 + 2
     described = adapters._described(
         {"init_from": "x", "lora": {"rank": 8, "alpha": 8.0}}, modules, True
     )
-    for name in ("query", "value"):
-        module = f"vit.encoder.layer.0.attention.attention.{name}"
-        assert re.fullmatch(described["target_modules"], module)
-    key = "vit.encoder.layer.0.attention.attention.key"
-    assert not re.fullmatch(described["target_modules"], key)
+    matched = described["target_modules"]
+    assert re.fullmatch(matched, "vit.layers.0.attention.q_proj")
+    assert re.fullmatch(matched, "vit.layers.10.attention.v_proj")
+    assert not re.fullmatch(matched, "vit.layers.0.attention.k_proj")
 
 
 def test_the_change_is_its_formula():

@@ -1,10 +1,11 @@
 """Adapters: low-rank changes of a model's blocks, in files of their own.
 
 The format is PEFT's: a folder with `adapter_config.json` and
-`adapter_model.safetensors`, tensors under the names that transformers' ViT has
-("base_model.model.vit.encoder.layer.0.attention.attention.query.lora_A.weight"
-[rank, inputs], "lora_B" [outputs, rank]), a trained head as "classifier". Kernels that
-transformers has no name for are called as here, "blocks.0.tokens.up".
+`adapter_model.safetensors`, tensors under the names that transformers' ViT has since
+its version 5 ("base_model.model.vit.layers.0.attention.q_proj.lora_A.weight" [rank,
+inputs], "lora_B" [outputs, rank]), a trained head as "classifier"; the names of before
+are read, too. Kernels that transformers has no name for are called as here,
+"blocks.0.tokens.up".
 """
 
 import dataclasses
@@ -34,15 +35,22 @@ _ROOT = "base_model.model."
 _BLOCKS = f"{lora_lib.PREFIX}/blocks/"
 # Path of a kernel in a block -> transformers' name of it in a layer of its ViT.
 _IN_LAYER = {
-    "attn/query": "attention.attention.query",
-    "attn/key": "attention.attention.key",
-    "attn/value": "attention.attention.value",
-    "attn/out": "attention.output.dense",
-    "mlp/up": "intermediate.dense",
-    "mlp/down": "output.dense",
+    "attn/query": "attention.q_proj",
+    "attn/key": "attention.k_proj",
+    "attn/value": "attention.v_proj",
+    "attn/out": "attention.o_proj",
+    "mlp/up": "mlp.fc1",
+    "mlp/down": "mlp.fc2",
 }
 _SAID = ("label_names", "pre_logits")  # in the metadata of the tensors' file
-_KERNELS = {theirs: ours for ours, theirs in _IN_LAYER.items()}
+_KERNELS = {theirs: ours for ours, theirs in _IN_LAYER.items()} | {
+    "attention.attention.query": "attn/query",
+    "attention.attention.key": "attn/key",
+    "attention.attention.value": "attn/value",
+    "attention.output.dense": "attn/out",
+    "intermediate.dense": "mlp/up",
+    "output.dense": "mlp/down",
+}
 _LAYER = re.compile(r"(?:.*\.)?(?:layers?|blocks)\.(\d+)\.(.+)\.lora_([AB])\.weight")
 _HEAD = re.compile(r"(?:.*\.)?classifier\.(weight|bias)")
 
@@ -258,7 +266,7 @@ def _tensors(leaves: Tensors) -> tuple[dict[str, np.ndarray], set[str]]:
             continue
         path, _, matrix = name.removeprefix(_BLOCKS).rpartition("/")
         known = path in _IN_LAYER
-        start = f"{_ROOT}vit.encoder.layer" if known else f"{_ROOT}blocks"
+        start = f"{_ROOT}vit.layers" if known else f"{_ROOT}blocks"
         module = _IN_LAYER[path] if known else path.replace("/", ".")
         modules.add(module)
         for layer, array in enumerate(leaves.read(name)):
@@ -284,6 +292,6 @@ def _described(config: Mapping[str, Any], modules: set[str], head: bool) -> dict
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
-        "target_modules": rf"(.*\.)?(layer|blocks)\.\d+\.({inside})",
+        "target_modules": rf"(.*\.)?(layers|blocks)\.\d+\.({inside})",
         "modules_to_save": ["classifier"] if head else None,
     }
