@@ -87,7 +87,8 @@ def execute(*blocks):
 
 
 def test_the_readme_has_these_blocks_of_python():
-    first, addresses, loop = PYTHON
+    first, addresses, loop, exported = PYTHON
+    assert "export.deserialize" in exported  # tests/test_exporting.py runs it
     assert "create_model" in first and "hf://" in addresses and "nnx.jit" in loop
 
 

@@ -54,6 +54,9 @@ MOST_ENTRIES = 25
 
 LONGEST_FILE = 350
 
+# They write files for it, which no training does; its imports are in functions.
+OF_TENSORFLOW = {"weights/exporting/formats.py"}
+
 # `getattr(x, name, default)` and `hasattr(x, name)` hide what a type promises. They
 # are for objects that others made, of which nothing is promised.
 OF_OTHERS = {
@@ -221,7 +224,8 @@ def test_files_fit_in_a_head():
 @pytest.mark.parametrize("path", FILES, ids=relative)
 def test_tensorflow_is_nowhere_and_configs_stop_at_the_door(path):
     heads = {i.split(".")[0] for i in imports(path)}
-    assert not heads & {"tensorflow", "torch"}
+    allowed = {"tensorflow"} if relative(path) in OF_TENSORFLOW else set()
+    assert not heads & {"tensorflow", "torch"} - allowed
     if "ml_collections" in heads:
         assert room(path) in {"main", "plan", "settings"}
 

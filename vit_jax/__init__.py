@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from vit_jax.data.preprocessing import Preprocessing
     from vit_jax.weights import pretrained
 
-__all__ = ["__version__", "create_model", "list_models", "load", "save"]
+__all__ = ["__version__", "create_model", "export", "list_models", "load", "save"]
 
 
 def create_model(
@@ -155,6 +155,34 @@ def save(
         label_names=label_names,
         problem=problem,
     )
+
+
+def export(
+    checkpoint: str | Path | pretrained.Loaded,
+    path: str | Path,
+    *,
+    format: str = "stablehlo",
+    image_size: int | tuple[int, int] | None = None,
+) -> dict[str, Any]:
+    """Writes a model with normalisation and labels inside as a file of another tool.
+
+    Args:
+        checkpoint: What `load` takes, or returned.
+        path: A path where nothing is; it appears whole or not at all.
+        format: "stablehlo", "savedmodel", "tflite" or "onnx".
+        image_size: Pixels, as `load`; of a path alone.
+
+    Returns:
+        "out", "format", "bytes", "outputs" (their shapes by name) and "difference",
+        the largest from our own outputs that a run with the other tool gave.
+
+    Raises:
+        errors.UserError: an unknown format, a tool that is not installed, something at
+            `path`, a model that the tool cannot hold, or outputs that differ.
+    """
+    from vit_jax.weights.exporting import writing
+
+    return writing.export(checkpoint, path, format=format, image_size=image_size)
 
 
 def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:

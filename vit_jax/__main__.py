@@ -45,6 +45,9 @@ COMMANDS = {
     "convert": Command(
         "vit_jax.convert", "Writes weights for timm, transformers, ... or back.", USE
     ),
+    "export": Command(
+        "vit_jax.commands.export", "Writes StableHLO, SavedModel, TFLite or ONNX.", USE
+    ),
     "models": Command(
         "vit_jax.models", "Lists models: parameters, GMAC, tokens.", LOOK
     ),

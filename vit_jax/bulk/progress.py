@@ -12,16 +12,11 @@ class Progress:
     """Logs a line now and then, and one at the end."""
 
     def __init__(
-        self,
-        total: int,
-        done: int,
-        failed: int = 0,
-        *,
-        clock: Callable[[], float] = time.monotonic,
+        self, total: int, done: int, *, clock: Callable[[], float] = time.monotonic
     ):
-        """Takes how many images there are, were done before, and failed of those."""
+        """Takes how many images there are and how many were done before."""
         self._total, self._done, self._before = total, done, done
-        self._errors = failed
+        self._errors = 0
         self._clock = clock
         self._began = self._told = clock()
 
