@@ -18,6 +18,9 @@ def get_config() -> ConfigDict:
     config.total = "300 epochs"  # length; "0 steps": evaluate init_from and end
     config.batch_size = 4096  # examples a step, over all devices and hosts
     config.microbatches = 1  # gradient accumulation: parts of a batch
+    # Steps in a row whose loss or gradients are not finite that leave the state as it
+    # was; one more ends the run with exit code 4. 0: the first one does.
+    config.skip_bad_steps = 0
     config.objective = "classification"  # classification | masked_patches (B.1.2)
     config.loss = "sigmoid"  # sigmoid (summed over classes) | softmax
     config.label_smoothing = 0.0

@@ -7,6 +7,7 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -15,7 +16,7 @@ from benchmarks import unchanged
 from vit_jax import errors, experiment, models, train, tree
 from vit_jax.checkpoints import checkpoint
 from vit_jax.data import augment, catalog
-from vit_jax.learning import classification, losses, objective
+from vit_jax.learning import classification, losses, objective, schedules
 from vit_jax.parallel import memory, mesh
 from vit_jax.runs import starting
 
@@ -290,6 +291,48 @@ def test_an_augmentation_that_mixes_labels_is_a_row(monkeypatch):
     expected = float(losses.softmax_xent(logits, mixed["label"]).mean())
     _, metrics = exp.train_step(state, batch)
     assert float(metrics["loss"]) == pytest.approx(expected, rel=1e-6)
+
+
+def poisoned(value, classes):
+    """Batches whose first label is `value` have no numbers in their images."""
+
+    def poison(batch, key):
+        bad = jnp.where(batch["label"][0] == value, jnp.nan, 0.0)
+        return batch | {"image": batch["image"] + bad}
+
+    return poison
+
+
+def test_a_bad_step_changes_nothing_and_costs_the_schedule_nothing(monkeypatch):
+    monkeypatch.setitem(augment.AUGMENTATIONS, "poisoned", poisoned)
+    plain = {"optimizer.name": "sgd", "optimizer.momentum": 0.0, "ema": 0.5}
+    plain |= {"optimizer.weight_decay": 0.0, "optimizer.clip_norm": 0.0}
+    config = unchanged.small_config(skip_bad_steps=1, **plain)
+    with config.unlocked():
+        config.data.poisoned = 9
+    exp = experiment.assemble(config, experiment.make_mesh(config, jax.devices()[:1]))
+    rates = schedules.Rates(exp.schedule, exp.durations.total)
+    batch = unchanged.drawn_batch(config, 0)
+    labels = np.array(batch["label"])
+    state = exp.init()
+    for step, first in enumerate((1, 9, 9, 1, 9, 1)):
+        labels[0] = first
+        before = jax.device_get(state)
+        state, metrics = exp.train_step(state, batch | {"label": labels})
+        after = jax.device_get(state)
+        assert metrics["skipped"] == (first == 9) and after.step == step + 1
+        if first == 9:
+            bits = [
+                [x.tobytes() for x in jax.tree.leaves((s.params, s.opt_state, s.ema))]
+                for s in (before, after)
+            ]
+            assert bits[0] == bits[1] and not math.isfinite(metrics["loss"])
+        elif step:
+            apart = jax.tree.map(np.subtract, after.params, before.params)
+            moved = float(optax.tree.norm(apart))
+            rate = moved / float(metrics["grad_norm"])
+            assert rate == pytest.approx(rates[step], rel=1e-4)
+            assert abs(rates[step] - rates[step - 1]) > 0.01 * rates[step]
 
 
 def test_an_unknown_objective_names_the_choices():

@@ -51,3 +51,47 @@ def test_the_first_step_that_is_not_finite_is_named_with_its_leaves():
     seen.read(1)
     with pytest.raises(errors.NonFiniteError, match="step 2: .* gradient: b"):
         seen.read(2)
+
+
+def bad(squares=(1.0, float("nan"))):
+    return step(float("nan"), squares) | {"skipped": jnp.float32(1.0)}
+
+
+def good(loss):
+    return step(loss) | {"skipped": jnp.float32(0.0)}
+
+
+def test_steps_that_were_left_out_are_counted_and_in_no_mean(caplog):
+    seen = recent.Recent(["a", "b"], {}, bad_in_a_row=2)
+    for number, values in enumerate((good(1.0), bad(), bad(), good(3.0), bad()), 1):
+        seen.add(number, values)
+    seen.read(4)
+    assert seen.left_out == 2
+    means = seen.means()
+    assert (means["loss_mean"], means["skipped_mean"]) == (2.0, 0.5)
+    assert "step 2 left out: loss nan; leaves with a non-finite gradient: b" in (
+        caplog.text
+    )
+    # A period of nothing else, and one that goes on after a restart.
+    seen.read(5)
+    again = recent.Recent(["a", "b"], seen.state(), bad_in_a_row=2)
+    assert seen.means() == {"skipped_mean": 1.0}
+    again.add(6, good(7.0))
+    again.read(6)
+    assert again.means()["skipped_mean"] == 0.5
+
+
+def test_one_more_bad_step_in_a_row_than_is_allowed_ends_the_run():
+    seen = recent.Recent(["a", "b"], {}, bad_in_a_row=2)
+    rows = (bad(), bad(), good(1.0), bad(), bad(), bad())
+    for number, values in enumerate(rows, 1):
+        seen.add(number, values)
+    seen.read(5)
+    with pytest.raises(errors.NonFiniteError, match="step 6: .*\n.* 3 in a row"):
+        seen.read(6)
+    # The norm of gradients that are each finite may be none.
+    seen = recent.Recent(["a", "b"], {}, bad_in_a_row=1)
+    for number in (1, 2):
+        seen.add(number, good(1.0) | {"skipped": jnp.float32(1.0)})
+    with pytest.raises(errors.NonFiniteError, match="step 2"):
+        seen.read(2)

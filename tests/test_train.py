@@ -316,6 +316,20 @@ def test_a_non_finite_loss_stops_and_keeps_the_last_good(tmp_path, device_mesh):
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
 
 
+def test_bad_steps_are_left_out_until_there_are_too_many(tmp_path, device_mesh):
+    config = exact(skip_bad_steps=2, save_every="1 steps", log_every="1 steps")
+    config.optimizer.update({"lr": 5000.0, "name": "sgd", "warmup": ""})
+    config.optimizer.clip_norm = 0.0
+    with pytest.raises(errors.NonFiniteError, match="3 in a row") as caught:
+        train.run(config, tmp_path, device_mesh)
+    assert caught.value.exit_code == 4
+    params, _ = checkpoint.read_params(tmp_path)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
+    rows = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    skipped = [json.loads(row)["skipped"] for row in rows]
+    assert skipped[0] == 0.0 and skipped[-1] == 1.0
+
+
 def test_fine_tunes_its_own_checkpoint_at_another_size(whole, tmp_path, device_mesh):
     source, _ = whole
     config = exact(

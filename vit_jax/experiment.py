@@ -47,6 +47,7 @@ class Experiment:
         microbatches: parts of a batch.
         seed: of all that is random.
         keep: newest checkpoints to keep.
+        skip_bad_steps: in a row that may be left out.
         loss: a key of `losses.LOSSES`.
         labels: how classes are matched with those of data, a key of `labels.MODES`.
         mesh: from `mesh.make_mesh`.
@@ -62,8 +63,7 @@ class Experiment:
         batch: abstract global batch with shardings: image uint8, label.
         frozen: models that the loss reads and nobody trains, laid out; mostly none.
         init: () -> TrainState, placed; jitted.
-        train_step: (state, batch, *frozen parameters) -> (state, metrics); jitted, the
-            state is donated.
+        train_step: (state, batch, *frozen) -> (state, metrics); jitted, donates state.
         forward: (params, uint8 images) -> features and logits; jitted.
         evaluation: what only evaluators of the objective measure, or None.
         train_transform: host part of the training preprocessing.
@@ -77,6 +77,7 @@ class Experiment:
     microbatches: int
     seed: int
     keep: int
+    skip_bad_steps: int
     loss: str
     labels: str
     mesh: Mesh
@@ -301,7 +302,7 @@ def _settings(
     config: Mapping[str, Any], info: catalog.DatasetInfo, lengths: Durations
 ) -> dict[str, Any]:
     """What a run needs of its configuration as it stands there."""
-    names = ("batch_size", "microbatches", "seed", "keep", "loss", "labels")
+    names = "batch_size microbatches seed keep skip_bad_steps loss labels".split()
     data = config["data"]
     examples = catalog.num_examples(info, data["train_split"])
     return {name: config[name] for name in names} | {
@@ -320,6 +321,7 @@ def _of_steps(config: Mapping[str, Any], info: catalog.DatasetInfo) -> dict[str,
         "seed": config["seed"],
         "microbatches": config["microbatches"],
         "ema_decay": config["ema"],
+        "verdict": step_lib.is_finite if config["skip_bad_steps"] else None,
         "augmentations": augment.chosen(config["data"], info.num_classes),
     }
 

@@ -245,7 +245,7 @@ def make_optimizer(
             accumulator_dtype=dtype,
         ),
         *(scaled if lr_rules_scale_decay else reversed(scaled)),
-        optax.scale_by_learning_rate(schedule),
+        schedules.scale_by_rate(schedule),
     )
     if multiplier is not None:
         trained = _without_frozen_layers(trained, multiplier)

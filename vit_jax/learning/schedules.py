@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from vit_jax import errors
+from vit_jax.types import Params
 
 # Rates that are computed at once.
 STRETCH = 2**20
@@ -146,6 +149,32 @@ def make(
         return rate
 
     return Schedule(kind, schedule)
+
+
+def scale_by_rate(schedule: optax.Schedule) -> optax.GradientTransformationExtraArgs:
+    """Returns optax's `scale_by_learning_rate`, by the step where `update` is told it.
+
+    The two differ once a step was left out: the state, and the count in it, stay as
+    they were then, and a run that counts steps would end before its schedule does.
+    Without `step` it is the count that decides.
+    """
+    scale = optax.scale_by_learning_rate(schedule)
+
+    def update(
+        updates: Params,
+        state: optax.ScaleByScheduleState,
+        params: Params | None = None,
+        *,
+        step: jax.Array | None = None,
+        **unused: Any,
+    ) -> tuple[Params, optax.ScaleByScheduleState]:
+        del unused
+        at = state if step is None else optax.ScaleByScheduleState(step)
+        scaled, _ = scale.update(updates, at, params)
+        count = optax.safe_increment(state.count)
+        return scaled, optax.ScaleByScheduleState(count)
+
+    return optax.GradientTransformationExtraArgs(scale.init, update)
 
 
 class Rates:

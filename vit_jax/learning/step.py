@@ -83,6 +83,16 @@ def _if_taken(taken: jax.Array, new: TrainState, old: TrainState) -> TrainState:
     return jax.tree.map(lambda a, b: jnp.where(taken, a, b), new, kept)
 
 
+def is_finite(loss: jax.Array, norm: jax.Array) -> jax.Array:
+    """Returns whether a step is sound: the verdict that leaves out those that are not.
+
+    Args:
+        loss: Its loss.
+        norm: The global norm of its gradients.
+    """
+    return jnp.isfinite(loss) & jnp.isfinite(norm)
+
+
 def make_train_step(
     loss_fn: LossFn,
     tx: optax.GradientTransformation,
@@ -113,7 +123,8 @@ def make_train_step(
         verdict: Says of the loss and the global norm of the gradients (before clipping)
             whether the step's update is taken. Where it is not, parameters, optimizer
             state and average stay as they were, to the bit; the step counts, so that
-            the next one has other data. None: every update is taken.
+            the next one has other data and its own learning rate. None: every update
+            is taken.
         gather: Goes, once a step, from stored parameters to those of `loss_fn`.
         scatter: Goes from gradients of those to the ones the optimizer reads.
         gather_frozen: What `gather` is, of the parameters of frozen models.
@@ -123,6 +134,7 @@ def make_train_step(
     non-finite entries name the leaves where a run went wrong. With a verdict also
     `skipped`, 1 where the update was not taken, else 0.
     """
+    tx = optax.with_extra_args_support(tx)
 
     def train_step(
         state: TrainState, batch: Batch, *frozen: Params
@@ -138,7 +150,9 @@ def make_train_step(
         squares = jnp.stack(
             [jnp.sum(jnp.square(g.astype(jnp.float32))) for g in jax.tree.leaves(grads)]
         )
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        updates, opt_state = tx.update(
+            grads, state.opt_state, state.params, step=state.step
+        )
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if ema is not None:

@@ -70,7 +70,7 @@ class Run:
         names = [name for name, _ in tree.named_leaves(exp.state.params)]
         at = checkpoints.directory / str(start)
         period = checkpoint.describe(at).period if start else {}
-        self.recent = recent.Recent(names, period)
+        self.recent = recent.Recent(names, period, bad_in_a_row=exp.skip_bad_steps)
         self.evaluations = evaluations
         self.watch = watch
         # Several processes leave signals to JAX, which tells all of them.
@@ -196,6 +196,8 @@ class Run:
         figures = self.clock.summary()
         rate = f"{figures['images_per_second']:,.0f} images/s, " if figures else ""
         bad = f", {corrupt} unreadable images replaced" if corrupt else ""
+        skipped = self.recent.left_out
+        bad += f", {skipped} bad steps left out" if skipped else ""
         return f"done: {self.total} steps, {rate}everything in {self.workdir}{bad}"
 
     def close(self) -> None:

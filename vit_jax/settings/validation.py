@@ -176,6 +176,7 @@ CHECKS: list[tuple[str, Callable[[Any], bool], str]] = [
     (r"^batch_size$", *_number(1, 2**20)),
     (r"^microbatches$", *_number(1, 2**16)),
     (r"^keep$", *_number(1, 1000)),
+    (r"^skip_bad_steps$", *_number(0, 2**20)),
     (r"^masked\.(rate|mask|replace)$", *_number(0, 1)),
     (r"^loss$", *_one_of("sigmoid", "softmax")),
     (r"^labels$", *_one_of("auto", "names", "order")),
