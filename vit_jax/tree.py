@@ -10,6 +10,11 @@ T = TypeVar("T")
 Rules = Sequence[tuple[str, T]]
 
 
+def same(value: T) -> T:
+    """Returns what it is given: the default of a function that may change it."""
+    return value
+
+
 def leaf_name(path: tuple) -> str:
     """Joins a key path of `jax.tree_util` with slashes."""
     return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -7,15 +7,11 @@ from typing import Any
 
 import jax
 
-from vit_jax import models
+from vit_jax import models, tree
 from vit_jax.data import augment
 from vit_jax.models.placement import NOWHERE, Placement
 from vit_jax.parallel import layouts
 from vit_jax.types import Forward, Params
-
-
-def _same(params: Params) -> Params:
-    return params
 
 
 @dataclass(frozen=True)
@@ -37,8 +33,8 @@ class Bound:
     architecture: models.Architecture
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    enter: Callable[[Params], Params] = _same
-    gather: Callable[[Params], Params] = _same
+    enter: Callable[[Params], Params] = tree.same
+    gather: Callable[[Params], Params] = tree.same
     placement: Placement = NOWHERE
     beside: "tuple[Bound, ...]" = ()
 

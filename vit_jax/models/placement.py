@@ -2,15 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 
+from vit_jax import tree
 from vit_jax.types import Params
-
-
-def _same(value: Any) -> Any:
-    return value
 
 
 @dataclass(frozen=True)
@@ -28,8 +24,8 @@ class Placement:
             a backward pass unless something below them is.
     """
 
-    pin: Callable[[jax.Array], jax.Array] = _same
-    gather: Callable[[Params], Params] = _same
+    pin: Callable[[jax.Array], jax.Array] = tree.same
+    gather: Callable[[Params], Params] = tree.same
     regathers: bool = False
     frozen: int = 0
 

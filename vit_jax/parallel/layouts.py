@@ -124,10 +124,6 @@ class Layout:
     scatter: Callable[[Params], Params]
 
 
-def _same(params: Params) -> Params:
-    return params
-
-
 def placed(name: str, abstract: Any, mesh: Mesh) -> Any:
     """Returns shapes with the shardings that a layout gives them.
 
@@ -157,10 +153,10 @@ def make(
     sharded = kind.sharded and mesh.shape["fsdp"] > 1
     state = axes_lib.shardings(abstract, mesh, kind.rules)
     if mesh.size == 1:
-        return Layout(name, state, NOWHERE, _same, _same, _same)
+        return Layout(name, state, NOWHERE, tree.same, tree.same, tree.same)
     pin = _pinned(mesh)
     if not sharded:
-        return Layout(name, state, Placement(pin), _same, _same, _same)
+        return Layout(name, state, Placement(pin), tree.same, tree.same, tree.same)
     stored = state.params
 
     def gather_all(params: Params) -> Params:
@@ -171,10 +167,10 @@ def make(
         return jax.tree.map(lambda g: g.astype(jnp.float32), gradients)
 
     if microbatches > 1 and not kind.regathers:
-        return Layout(name, state, Placement(pin), _same, gather_all, scatter)
+        return Layout(name, state, Placement(pin), tree.same, gather_all, scatter)
     enter, gather_block = _by_block(stored, abstract.params, jnp.dtype(dtype))
     placement = Placement(pin, gather_block, kind.regathers)
-    return Layout(name, state, placement, enter, _same, scatter)
+    return Layout(name, state, placement, enter, tree.same, scatter)
 
 
 def jit_step(
@@ -222,7 +218,7 @@ def _by_block(
         return rest | {BLOCKS: blocks}
 
     if BLOCKS not in stored:
-        return enter, _same
+        return enter, tree.same
     one = {BLOCKS: jax.tree.map(_without_layers, stored[BLOCKS])}
     whole = {
         BLOCKS: jax.tree.map(

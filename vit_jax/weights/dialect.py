@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from vit_jax import tree
 from vit_jax.data.preprocessing import Preprocessing
 from vit_jax.models.architecture import Architecture
 from vit_jax.weights.rules import Rule
@@ -14,10 +15,6 @@ Config = Mapping[str, Any]
 
 def _nothing(of: Any) -> dict[str, Any]:
     return {}
-
-
-def _same(leaves: Tensors) -> Tensors:
-    return leaves
 
 
 def _as_it_is(leaves: Tensors, arch: Architecture) -> tuple[Tensors, Architecture]:
@@ -74,7 +71,7 @@ class Dialect:
     leaves_rest: bool = False
     says_heads: bool = True
     ignore: tuple[str, ...] = ()
-    loaded: Callable[[Tensors], Tensors] = _same
+    loaded: Callable[[Tensors], Tensors] = tree.same
     saved: Callable[[Tensors, Any], tuple[Tensors, Architecture]] = _as_it_is
     prefix: str = ""
     containers: tuple[str, ...] = ("npz", "tensorstore")
