@@ -2,7 +2,6 @@
 
 import re
 import traceback
-from collections.abc import Mapping
 from pathlib import Path
 
 from vit_jax import errors
@@ -88,8 +87,6 @@ def _unknown_key(error: BaseException) -> str:
 
 def _did_you_mean(key: str) -> str:
     known = packaged.defaults()
-    sections = [name for name, value in known.items() if isinstance(value, Mapping)]
-    words = {name: name for name in sections}
-    words |= {name.split(".")[-1]: name for name in validation.flatten(known)}
-    found = errors.nearest(key, words)
-    return f' Did you mean "{words[found]}"?' if found else ""
+    keys = sorted({*validation.flatten(known), *known})
+    found = validation.nearest_key(key, keys, cutoff=0.5)
+    return f' Did you mean "{found}"?' if found else ""

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from vit_jax import errors
@@ -19,11 +19,18 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def nearest_key(key: str, known: Mapping[str, Any]) -> str:
-    """Returns the key like this one, by all of its words, else by its last."""
+def nearest_key(key: str, known: Collection[str], *, cutoff: float = 0.0) -> str:
+    """Returns the key like this one, by all of its words, else by its last.
+
+    Args:
+        key: One that there is not.
+        known: Those that there are, at least one.
+        cutoff: How alike last words are at least, up to 1; "" where none is.
+    """
     by_last_word = {name.split(".")[-1]: name for name in known}
-    word = errors.nearest(key.split(".")[-1], by_last_word, cutoff=0.0)
-    return errors.nearest(key, known, cutoff=0.6) or by_last_word[word]
+    word = errors.nearest(key.split(".")[-1], by_last_word, cutoff=cutoff)
+    like = errors.nearest(key, known, cutoff=0.6)
+    return like or (by_last_word[word] if word else "")
 
 
 def check_keys(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
