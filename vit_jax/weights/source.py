@@ -2,7 +2,9 @@
 
 import contextlib
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -116,6 +118,42 @@ class Tensors(Mapping[str, np.ndarray]):
         return type(self)(
             shapes, read, label=self.label, config=self.config, close=self.close
         )
+
+
+class OpenFile:
+    """A file that is read at any place until it is closed.
+
+    Attributes:
+        descriptor: Of the file; -1 once it is closed.
+    """
+
+    def __init__(self, path: Path):
+        """Opens a file."""
+        self.descriptor = host_files.open_to_read(path)
+
+    @property
+    def size(self) -> int:
+        """Its size."""
+        return os.fstat(self.descriptor).st_size
+
+    def at(self, start: int, count: int) -> bytes:
+        """Returns so many bytes from a place on, fewer at its end."""
+        return host_files.read_at(self.descriptor, count, start)
+
+    def close(self) -> None:
+        """Closes the file; a second call does nothing."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+    @contextlib.contextmanager
+    def closed_on_error(self) -> Iterator[None]:
+        """Closes the file where the body fails."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
 
 
 def fill(buffer: Any, descriptor: int, start: int) -> None:

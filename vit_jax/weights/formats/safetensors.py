@@ -19,7 +19,6 @@ import ml_dtypes
 import numpy as np
 
 from vit_jax import errors
-from vit_jax.host import files as host_files
 from vit_jax.weights import source
 from vit_jax.weights.formats import shards, sidecars
 
@@ -99,35 +98,27 @@ def _find(path: Path) -> Path:
     )
 
 
-class _File:
+class _File(source.OpenFile):
     """One open file: `places` maps a name to (dtype, shape, first byte)."""
 
     def __init__(self, path: Path):
         self.path = path
         with source.reading(str(path), KIND):
-            self._fd = host_files.open_to_read(path)
-            try:
-                self.places = self._places(os.fstat(self._fd).st_size)
-            except BaseException:
-                self.close()
-                raise
-
-    def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+            super().__init__(path)
+            with self.closed_on_error():
+                self.places = self._places(self.size)
 
     def read(self, name: str) -> np.ndarray:
         dtype, shape, start = self.places[name]
         with source.reading(str(self.path), KIND):
             array = np.empty(shape, dtype)
-            source.fill(array.reshape(-1).view(np.uint8), self._fd, start)
+            source.fill(array.reshape(-1).view(np.uint8), self.descriptor, start)
         return array
 
     def _places(self, size: int) -> dict[str, tuple[np.dtype, tuple[int, ...], int]]:
         if size < 8:
             raise errors.UserError(f"has {size} bytes, not even a header's length.")
-        start = host_files.read_at(self._fd, 64, 0)
+        start = self.at(0, 64)
         source.check_pointer(start)
         (length,) = struct.unpack_from("<Q", start)
         if length > min(size - 8, MAX_HEADER):
@@ -136,7 +127,7 @@ class _File:
                 f"{MAX_HEADER:,} at most. It is truncated, damaged or no {SUFFIX} file."
             )
         text = bytearray(length)
-        source.fill(text, self._fd, 8)
+        source.fill(text, self.descriptor, 8)
         header = sidecars.parse(bytes(text))
         header.pop("__metadata__", None)
         entries = {name: _entry(name, value) for name, value in header.items()}

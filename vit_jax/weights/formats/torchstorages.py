@@ -6,7 +6,6 @@ are views of.
 
 import functools
 import io
-import os
 import re
 import struct
 import zipfile
@@ -17,7 +16,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vit_jax import errors
-from vit_jax.host import files as host_files
 from vit_jax.weights import source
 from vit_jax.weights.formats import npz, torchpickle
 
@@ -44,7 +42,7 @@ class _Place(NamedTuple):
     checksum: int | None
 
 
-class Storages:
+class Storages(source.OpenFile):
     """One open file: the structure is `root`, its `storages` are at `places`."""
 
     def __init__(self, path: Path):
@@ -53,13 +51,12 @@ class Storages:
         Raises:
             errors.UserError: it is not what `torch.save` writes, or not whole.
         """
-        self._fd = host_files.open_to_read(path)
+        super().__init__(path)
         self._good: set[str] = set()
         self.swapped = False
-        try:
-            self.size = os.fstat(self._fd).st_size
+        with self.closed_on_error():
             storages: dict[str, torchpickle.Storage] = {}
-            start = host_files.read_at(self._fd, 512, 0)
+            start = self.at(0, 512)
             source.check_pointer(start)
             if start.startswith(ZIP):
                 self.root, self.places = self._archive(path, storages)
@@ -70,15 +67,6 @@ class Storages:
             for storage in storages.values():
                 self._check(storage)
             self.storages = set(storages)
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Closes the file."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
 
     def _archive(
         self, path: Path, storages: dict[str, torchpickle.Storage]
@@ -105,7 +93,7 @@ class Storages:
 
     def _place(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Place:
         with archive.open(info):  # compares the two headers
-            header = host_files.read_at(self._fd, 30, info.header_offset)
+            header = self.at(info.header_offset, 30)
         name, extra = struct.unpack_from("<HH", header, 26)
         start = info.header_offset + 30 + name + extra
         return _Place(start, info.file_size, info.CRC)
@@ -113,7 +101,7 @@ class Storages:
     def _legacy(
         self, storages: dict[str, torchpickle.Storage]
     ) -> tuple[Any, dict[str, _Place]]:
-        stream = io.BytesIO(host_files.read_at(self._fd, MAX_PICKLE, 0))
+        stream = io.BytesIO(self.at(0, MAX_PICKLE))
         load = functools.partial(torchpickle.load, stream, storages)
         _, version, _ = load(), load(), load()
         if version != 1001:
@@ -126,7 +114,7 @@ class Storages:
             storage = storages.get(key) if isinstance(key, str) else None
             if storage is None or key in places:
                 raise errors.UserError(f"lists a storage {str(key)[:50]!r} of nothing.")
-            length = host_files.read_at(self._fd, 8, at)
+            length = self.at(at, 8)
             item = torchpickle.item_size(storage)
             if len(length) < 8 or struct.unpack("<q", length)[0] * item != storage.size:
                 raise errors.UserError(
@@ -160,7 +148,7 @@ class Storages:
         """
         place, item = self.places[tensor.storage.key], tensor.dtype.itemsize
         flat = np.empty(tensor.span * item, np.uint8)
-        source.fill(flat, self._fd, place.start + tensor.offset * item)
+        source.fill(flat, self.descriptor, place.start + tensor.offset * item)
         self._check_sum(tensor.storage.key, flat)
         if self.swapped and item > 1:
             flat = flat.view(f">u{item}").astype(f"<u{item}").view(np.uint8)
@@ -184,7 +172,7 @@ class Storages:
             chunk = np.empty(min(size, CHUNK), np.uint8)
             for at in range(0, size, CHUNK):
                 part = memoryview(chunk[: min(CHUNK, size - at)].data)
-                source.fill(part, self._fd, start + at)
+                source.fill(part, self.descriptor, start + at)
                 found = zlib.crc32(part, found)
         if found != checksum:
             raise ValueError(f"the checksum of its storage {key!r} is another")
