@@ -4,6 +4,7 @@ A box is scaled and a window of the result taken (`Resample`), or a window of th
 image is taken as it is (`PadCrop`). Which box and which window, `transforms` says.
 """
 
+import abc
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,17 +18,13 @@ Plan = Callable[[int, int, Sequence[float]], render.Window]
 
 
 @dataclasses.dataclass(frozen=True)
-class Resample:
-    """A box of the image is scaled, and a window of the result is the output."""
+class Windowed(abc.ABC):
+    """An image made the input of a model, by uniform numbers that are given."""
 
     name: str
     image_size: tuple[int, int]  # (height, width) of the output, pixels
-    draws: int  # uniform numbers that `plan` wants
-    plan: Plan
-    antialias: bool
-    filter: str = ""  # of render.FILTERS
-    fill: tuple[int, int, int] = render.BLACK  # where the image does not reach
-    turn: bool = True  # as the EXIF orientation says
+    draws: int  # uniform numbers that it wants
+    turn: bool = dataclasses.field(default=True, kw_only=True)  # as EXIF says
 
     def __call__(
         self,
@@ -44,9 +41,32 @@ class Resample:
 
         Raises:
             decode.BadImage: the image cannot be read.
+            errors.UserError: `PadCrop`'s, an image that is too small, or for "none"
+                not of the size.
         """
         out = np.empty((*self.image_size, 3), np.uint8) if out is None else out
-        opened = decode.open_image(image, turn=self.turn)
+        self._write(decode.open_image(image, turn=self.turn), uniforms, out)
+        return out
+
+    @abc.abstractmethod
+    def _write(
+        self, opened: decode.Image, uniforms: Sequence[float], out: np.ndarray
+    ) -> None:
+        """Writes an opened image's input to `out`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Resample(Windowed):
+    """A box of the image is scaled, and a window of the result is the output."""
+
+    plan: Plan
+    antialias: bool
+    filter: str = ""  # of render.FILTERS
+    fill: tuple[int, int, int] = render.BLACK  # where the image does not reach
+
+    def _write(
+        self, opened: decode.Image, uniforms: Sequence[float], out: np.ndarray
+    ) -> None:
         window = self.plan(opened.height, opened.width, uniforms)
         render.render(
             opened,
@@ -56,41 +76,24 @@ class Resample:
             filter=self.filter,
             fill=self.fill,
         )
-        return out
 
 
 @dataclasses.dataclass(frozen=True)
-class PadCrop:
+class PadCrop(Windowed):
     """A window of the padded image, unscaled."""
 
-    name: str
-    image_size: tuple[int, int]
-    draws: int
     pad: int
     mode: render.Padding  # of np.pad; "constant" is zeros
-    turn: bool = True  # as the EXIF orientation says
 
-    def __call__(
-        self,
-        image: Any,
-        uniforms: Sequence[float] = (),
-        out: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """Returns uint8 [h, w, 3]; see `Resample.__call__`.
-
-        Raises:
-            decode.BadImage: the image cannot be read.
-            errors.UserError: the image is too small, or for "none" not of the size.
-        """
-        out = np.empty((*self.image_size, 3), np.uint8) if out is None else out
-        opened = decode.open_image(image, turn=self.turn)
+    def _write(
+        self, opened: decode.Image, uniforms: Sequence[float], out: np.ndarray
+    ) -> None:
         self.check(opened.height, opened.width)
         pixels = decode.whole(opened)
         numbers = np.array([uniforms], np.float64).reshape(1, self.draws)
         y, x = self.offsets(numbers, opened.height, opened.width)[0]
         height, width = self.image_size
         out[...] = self.padded(pixels[None])[0, y : y + height, x : x + width]
-        return out
 
     def check(self, height: int, width: int) -> None:
         """Raises a `UserError` where images of this size do not fit."""
