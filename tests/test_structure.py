@@ -245,15 +245,39 @@ def test_a_guess_is_seen():
     assert guesses(ast.parse(code)) == {"hasattr(a, 'b')", "getattr(config, 'x', 0)"}
 
 
-def test_no_hidden_defaults_in_configuration():
-    for path in FILES:
-        for node in ast.walk(parsed(path)):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-                if node.func.attr == "get" and len(node.args) == 2:
-                    source = ast.unparse(node.func.value)
-                    assert "config" not in source and "options" not in source, (
-                        f"{relative(path)}:{node.lineno} {ast.unparse(node)}"
-                    )
+def hidden_defaults(tree: ast.AST) -> set[str]:
+    """Every `x.get("key", default)`, and `config.get(key, default)` of any key."""
+    return {
+        ast.unparse(node)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in {"get", "pop", "setdefault"}
+        and len(node.args) == 2
+        and (
+            (isinstance(node.args[0], ast.Constant) and node.func.attr != "pop")
+            or re.search(r"config|options|settings", ast.unparse(node.func.value))
+        )
+    }
+
+
+# What tables of features say of how they were made, and other programs' may not.
+SAID_OR_NOT = {"bulk/neighbours.py": {"made.get('tokens', False)"}}
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_no_hidden_defaults_in_configuration(path):
+    found = hidden_defaults(parsed(path))
+    if room(path) == "weights":  # other codes' config.json lacks what it likes
+        found = {text for text in found if re.search(r"options|settings", text)}
+    allowed = SAID_OR_NOT.get(relative(path), set())
+    assert found == allowed, "want the value of configs/base.py, as it is there"
+
+
+def test_a_hidden_default_is_seen():
+    code = "a.get('x', 0); config['model'].get(key, 1); b.get(key, 2); c.get('x')"
+    found = {"a.get('x', 0)", "config['model'].get(key, 1)"}
+    assert hidden_defaults(ast.parse(code)) == found
 
 
 # Who may read the keys of a configuration: commands, the assembly and what compares
