@@ -129,7 +129,11 @@ def test_names_and_shapes_of_each_family():
     assert {"stages/0", "stages/1", "blocks/1", "attention/1"} <= set(shapes("hybrid"))
 
 
-@pytest.mark.parametrize("options", [{}, {"posemb": "relative"}], ids=["plain", "rel"])
+LOCAL = {"attention_mask": "local", "attention_window": 1}
+BLOCK = {"attention_mask": "block", "attention_window": 2}
+
+
+@pytest.mark.parametrize("options", [{}, {"posemb": "relative"}, LOCAL, BLOCK], ids=str)
 def test_probabilities_give_the_blocks_output(options):
     model = filled(architecture("vit", depth=2, **options))
     found = model.intermediates(IMAGES)
@@ -141,6 +145,60 @@ def test_probabilities_give_the_blocks_output(options):
     x = x + block.attn.out(heads)
     x = x + block.mlp(block.norm2(x), None)
     assert jnp.allclose(x, found["blocks/1"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [LOCAL, BLOCK], ids=str)
+@pytest.mark.parametrize("back_end", ["einsum", "dot_product"])
+def test_what_a_mask_hides_has_no_probability(options, back_end):
+    arch = architecture("vit", attention=back_end, **options)
+    found = filled(arch).intermediates(IMAGES)["attention/0"]
+    window = options["attention_window"]
+    rows, columns = np.indices(arch.grid).reshape(2, -1)
+    near = {
+        "local": lambda x: abs(x[:, None] - x) <= window,
+        "block": lambda x: x[:, None] // window == x // window,
+    }[options["attention_mask"]]
+    seen = np.ones((1 + len(rows),) * 2, bool)  # the class token sees all, and is seen
+    seen[1:, 1:] = near(rows) & near(columns)
+    assert not seen.all()
+    assert (np.asarray(found)[..., ~seen] == 0).all()
+    assert (np.asarray(found)[..., seen] > 0).all()
+
+
+DROPPED = {"dropout": 0.5, "attention_dropout": 0.5, "drop_path": 0.5, "depth": 2}
+
+
+def test_nothing_is_dropped_of_what_is_inside():
+    model = filled(architecture("vit", **DROPPED))
+    expected = filled(architecture("vit", depth=2)).intermediates(IMAGES)
+    model.train()
+    found = jax.jit(lambda: model.intermediates(IMAGES))()
+    assert set(found) == set(expected)
+    for name, leaf in found.items():
+        assert jnp.allclose(leaf, expected[name], rtol=1e-4, atol=1e-5), name
+    with pytest.raises(TypeError, match="deterministic"):
+        model.intermediates(IMAGES, deterministic=False)
+
+
+def test_layers_under_dropout_are_those_of_the_same_key():
+    model = filled(architecture("vit", pool="mean", **DROPPED))
+
+    @jax.jit
+    def drawn(key):
+        layers = {"layers": [0, -1], "norm": True, "reshape": False}
+        return [
+            model.features(
+                IMAGES, deterministic=False, rngs=nnx.Rngs(dropout=key), **asked
+            )
+            for asked in ({}, layers)
+        ]
+
+    features, (first, last) = drawn(jax.random.key(0))
+    assert jnp.allclose(last.mean(axis=1), features, rtol=1e-4, atol=1e-5)
+    _, others = drawn(jax.random.key(1))
+    assert not any(map(jnp.allclose, (first, last), others))
+    with pytest.raises(errors.UserError, match="rngs"):
+        model.features(IMAGES, layers=[0], deterministic=False)
 
 
 @pytest.mark.parametrize(

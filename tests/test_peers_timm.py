@@ -158,6 +158,45 @@ def test_logits_are_timms(timm, tmp_path, kind):
     np.testing.assert_allclose(logits, torch_logits(theirs, images), atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["plain", "gap", "dinov2", "qk_norm"])
+def test_tokens_attention_and_maps_are_timms(timm, tmp_path, kind):
+    import torch
+    from timm.models import vision_transformer as vit
+
+    options, said = KINDS[kind]
+    theirs = randomized(vit.VisionTransformer(**TINY | options)).eval()
+    probabilities = []
+    for block in theirs.blocks:
+        block.attn.fused_attn = False
+        block.attn.attn_drop.register_forward_hook(
+            lambda module, given, out: probabilities.append(out.numpy())
+        )
+    config = {"architecture": "vit_base_patch16_224"}
+    config |= {"model_args": {"num_heads": 4} | said}
+    weights = files.read(saved(theirs, tmp_path, config))
+    images = images_of(weights.architecture)
+    pixels = torch.from_numpy(images.transpose(0, 3, 1, 2))
+    how = {"intermediates_only": True, "norm": False}
+    with torch.no_grad():
+        maps = theirs.forward_intermediates(pixels, output_fmt="NCHW", **how)
+        probabilities.clear()
+        pairs = theirs.forward_intermediates(
+            pixels, output_fmt="NLC", return_prefix_tokens=True, **how
+        )
+    model = model_of(weights)
+    found = model.intermediates(images)
+    ours = model.features(images, layers=[0, 1])
+    assert len(pairs) == len(probabilities) == 2
+    for i, pair in enumerate(pairs):
+        patches, *prefix = pair if isinstance(pair, tuple) else (pair,)
+        tokens = torch.cat([*prefix, patches], dim=1).numpy()
+        np.testing.assert_allclose(found[f"blocks/{i}"], tokens, atol=1e-4)
+        np.testing.assert_allclose(found[f"attention/{i}"], probabilities[i], atol=1e-5)
+        np.testing.assert_allclose(
+            ours[i], maps[i].numpy().transpose(0, 2, 3, 1), atol=1e-4
+        )
+
+
 @pytest.mark.parametrize("kind", OPTIONS)
 def test_timm_reads_what_is_written(timm, tmp_path, kind):
     weights = random_weights(**OPTIONS[kind])
