@@ -1,8 +1,11 @@
 """The table of evaluators: what a row is, and what is asked of its options."""
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from clu import metrics
 from given import Given
 
 from configs import base
@@ -31,11 +34,10 @@ def context(**changes):
 def _sums(outputs, batch, *, least):
     shades = outputs["logits"].mean(axis=-1)
     seen = batch["mask"] > 0
-    return {
-        "seen": seen.sum(),
-        "bright": (seen & (shades > least)).sum(),
-        "shade": jnp.where(seen, shades, 0.0).sum(),
-    }
+    figures = {"bright": shades > least, "shade": shades}
+    mean = functools.partial(metrics.Average.from_model_output, mask=seen)
+    figures = {name: mean(values) for name, values in figures.items()}
+    return metrics.Collection.create_collection(**figures)
 
 
 def brightness(context, *, dataset, split, least):
@@ -45,8 +47,7 @@ def brightness(context, *, dataset, split, least):
 
     def evaluate(params):
         split = context.over(source)
-        totals = batches.total(context.forward, params, reduce, **split)
-        shares = {k: totals[k] / totals["seen"] for k in ("bright", "shade")}
+        shares = batches.total(context.forward, params, reduce, **split).compute()
         return {context.prefix + name: value for name, value in shares.items()}
 
     return evaluate

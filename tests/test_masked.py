@@ -396,7 +396,7 @@ def test_the_sums_of_all_processes_are_those_of_one(processes):
     prediction = evaluation_parts(task, 3 * 73)
     source = sources.ArraySource(images, np.zeros(41, np.int32))
     options = {"masked": prediction, "seed": 0}
-    sums = jax.jit(functools.partial(evaluator_lib.sums, **options))
+    sums = jax.jit(functools.partial(evaluator_lib.measured, **options))
     counts, hits = np.zeros((1, 512), np.int64), 0
     for process in range(processes):
         part = loader.eval_loader(
@@ -412,7 +412,8 @@ def test_the_sums_of_all_processes_are_those_of_one(processes):
             index = np.arange(first, first + share, dtype=np.int32)
             outputs = {"params": 1.0, "image": batch.pop("image")}
             got = sums(outputs, batch | {"index": index})
-            counts, hits = counts + np.asarray(got["counts"]), hits + int(got["hits"])
+            counts = counts + np.asarray(got.counts.total)
+            hits += int(got.accuracy.total)
     assert counts.sum() == 41 * task.corrupted
     whole = evaluator(prediction, images)(1.0)
     assert whole["m_majority"] == pytest.approx(counts.max() / counts.sum())

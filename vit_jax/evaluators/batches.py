@@ -4,8 +4,10 @@ import functools
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
+import flax.struct
 import jax
 import numpy as np
+from clu import metrics
 from jax.sharding import Mesh
 
 from vit_jax.data import loader
@@ -82,9 +84,27 @@ def run(
         yield jax.device_get(pending)
 
 
-def total(
-    forward: Forward, params: Params, reduce: Reduce, **split: Any
-) -> dict[str, np.ndarray]:
+@flax.struct.dataclass
+class Sum(metrics.Metric):
+    """A sum over examples, of numbers or of arrays."""
+
+    total: jax.Array
+
+    @classmethod
+    def from_model_output(cls, values: jax.Array) -> "Sum":
+        """Returns the sum of values over their first dimension."""
+        return cls(total=values.sum(axis=0))
+
+    def merge(self, other: "Sum") -> "Sum":
+        """Returns the sum of both."""
+        return Sum(total=self.total + other.total)
+
+    def compute(self) -> jax.Array:
+        """Returns the sum."""
+        return self.total
+
+
+def total(forward: Forward, params: Params, reduce: Reduce, **split: Any) -> Any:
     """Adds up over a split what `reduce` leaves of each batch: int64 and float64.
 
     The sums are the host's, so that no number of batches loses a bit of a count.
@@ -92,15 +112,18 @@ def total(
     Args:
         forward: See `run`, as the rest.
         params: The parameters of the model.
-        reduce: Gives arrays by name.
+        reduce: Gives a `clu.metrics.Collection`.
         **split: What `run` takes by keyword.
 
     Returns:
-        Sums by name; {} of no batch.
+        The collection of the whole split; None of no batch.
     """
-    totals: dict[str, Any] = {}
+    whole = None
     for part in run(forward, params, reduce, **split):
-        for name, value in part.items():
-            wide = np.float64 if value.dtype.kind == "f" else np.int64
-            totals[name] = totals.get(name, 0) + value.astype(wide)
-    return totals
+        wide = jax.tree.map(_wide, part)
+        whole = wide if whole is None else whole.merge(wide)
+    return whole
+
+
+def _wide(value: np.ndarray) -> np.ndarray:
+    return value.astype(np.float64 if value.dtype.kind == "f" else np.int64)

@@ -1,11 +1,11 @@
 """Top-1, top-5 and loss over a split, every example counted exactly once."""
 
 import logging
-from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from clu import metrics
 
 from vit_jax import errors
 from vit_jax.data import catalog
@@ -24,10 +24,13 @@ def _in_top(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return (jnp.take_along_axis(labels, best, axis=-1) > 0.5).any(axis=-1)
 
 
-def sums(
+def measured(
     outputs: dict[str, jax.Array], batch: dict[str, jax.Array], *, loss: str
-) -> dict[str, jax.Array]:
-    """Returns what one batch adds to each figure: integers, and float32 for the loss.
+) -> metrics.Collection:
+    """Returns what one batch adds to each figure.
+
+    "top1", "top5" and "loss" are means over "examples"; integers, and float32 for the
+    loss, until they are added up.
 
     Args:
         outputs: The model's, with "logits" [b, classes].
@@ -50,16 +53,18 @@ def sums(
     labels = losses.multi_hot(labels, classes)
     counted = seen & (labels > 0.5).any(axis=-1)
     per_example = losses.LOSSES[loss].per_example(logits, labels)
-    result = {
-        "seen": seen.sum(),
-        "bad": bad.sum(),
-        "examples": counted.sum(),
-        "top1": (counted & losses.is_hit(logits, labels)).sum(),
-        "loss": jnp.where(counted, per_example, 0.0).sum(),
-    }
+    shares = {"top1": losses.is_hit(logits, labels)}
     if classes > TOP:
-        result["top5"] = (counted & _in_top(logits, labels)).sum()
-    return result
+        shares["top5"] = _in_top(logits, labels)
+    shares["loss"] = per_example
+    counts = {"seen": seen, "bad": bad, "examples": counted}
+    return metrics.Collection.create_collection(
+        **{name: batches.Sum.from_model_output(rows) for name, rows in counts.items()},
+        **{
+            name: metrics.Average.from_model_output(rows, mask=counted)
+            for name, rows in shares.items()
+        },
+    )
 
 
 def evaluator(context: Context, *, dataset: str, split: str) -> Evaluator:
@@ -84,12 +89,12 @@ def evaluator(context: Context, *, dataset: str, split: str) -> Evaluator:
     source = context.open(dataset, split)
     if order is not None:
         source = labels_lib.Relabelled(source, order, context.outputs.count)
-    compiled = batches.reduced(sums, context.mesh, loss=loss)
+    compiled = batches.reduced(measured, context.mesh, loss=loss)
 
     def evaluate(params: Params) -> dict[str, float]:
         over = context.over(source)
-        totals = batches.total(context.forward, params, compiled, **over)
-        figures = _figures(totals, len(source))
+        found = batches.total(context.forward, params, compiled, **over)
+        figures = _figures(found, len(source))
         return {context.prefix + name: value for name, value in figures.items()}
 
     return evaluate
@@ -123,21 +128,18 @@ def _order(
     return labels_lib.align(outputs, classes, mode)
 
 
-def _figures(totals: Mapping[str, np.ndarray], size: int) -> dict[str, float]:
-    if totals and totals["bad"]:
+def _figures(found: metrics.Collection | None, size: int) -> dict[str, float]:
+    bad, examples = (0, 0) if found is None else (found.bad.total, found.examples.total)
+    if bad:
         raise errors.UserError(
-            f"{totals['bad']} of {size} labels are no class of the model: below 0 or "
+            f"{bad} of {size} labels are no class of the model: below 0 or "
             "too high for its head; want a model with a head for this dataset"
         )
-    if not totals or not totals["examples"]:
+    if found is None or not examples:
         raise errors.UserError(
             f"nothing to evaluate: none of {size} examples has a label and could be "
             "read; choose another split"
         )
-    examples = int(totals["examples"])
-    shares = {
-        name: float(totals[name] / examples)
-        for name in ("top1", "top5", "loss")
-        if name in totals
-    }
-    return shares | {"examples": examples, "corrupt": size - int(totals["seen"])}
+    figures = found.compute()
+    shares = {n: float(figures[n]) for n in ("top1", "top5", "loss") if n in figures}
+    return shares | {"examples": int(examples), "corrupt": size - int(figures["seen"])}

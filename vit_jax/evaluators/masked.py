@@ -1,11 +1,12 @@
 """Masked patch prediction over a split, beside the best constant prediction."""
 
-from collections.abc import Mapping
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from clu import metrics
 
 from vit_jax import errors
 from vit_jax.evaluators import batches
@@ -26,13 +27,13 @@ def _histogram(colors: jax.Array, seen: jax.Array) -> jax.Array:
     return jnp.zeros(patch_targets.COLORS, jnp.int32).at[colors].add(weights)
 
 
-def sums(
+def measured(
     outputs: dict[str, Any],
     batch: dict[str, Any],
     *,
     masked: masked_lib.Masked,
     seed: int,
-) -> dict[str, jax.Array]:
+) -> metrics.Collection:
     """Returns what one batch adds to each figure.
 
     Args:
@@ -48,16 +49,19 @@ def sums(
     corruption = task.draw(keys)
     predictions = masked.apply(outputs["params"], images, corruption, None)
     targets = task.targets(images, corruption.positions)
-    loss = jnp.where(seen[:, None], task.loss(predictions, targets), 0.0)
-    result = {"seen": seen.sum(), "loss": loss.sum()}
-    row = seen[:, None, None]
+    mean = functools.partial(metrics.Average.from_model_output, mask=seen)
+    found: dict[str, metrics.Metric] = {
+        "seen": batches.Sum.from_model_output(seen),
+        "loss": mean(task.loss(predictions, targets)),
+    }
     if task.classes:
-        hits = task.hits(predictions, targets) & row
-        counts = jax.vmap(_histogram, (2, None), 0)(targets, seen)
-        return result | {"hits": hits.sum(), "counts": counts}
-    values = jnp.where(row, targets, 0.0)
-    moments = (values.sum(axis=(0, 1)), jnp.square(values).sum(axis=(0, 1)))
-    return result | {"sum": moments[0], "squares": moments[1]}
+        found["accuracy"] = mean(task.hits(predictions, targets))
+        found["counts"] = batches.Sum(jax.vmap(_histogram, (2, None))(targets, seen))
+    else:
+        values = jnp.where(seen[:, None, None], targets, 0.0)
+        found["sum"] = batches.Sum(values.sum(axis=(0, 1)))
+        found["squares"] = batches.Sum(jnp.square(values).sum(axis=(0, 1)))
+    return metrics.Collection.create_collection(**found)
 
 
 def evaluator(context: Context, *, dataset: str, split: str, seed: int) -> Evaluator:
@@ -85,33 +89,34 @@ def evaluator(context: Context, *, dataset: str, split: str, seed: int) -> Evalu
             "objective='masked_patches'; this one has another"
         )
     source = context.open(dataset, split)
-    compiled = batches.reduced(sums, context.mesh, masked=masked, seed=seed)
+    compiled = batches.reduced(measured, context.mesh, masked=masked, seed=seed)
 
     def evaluate(params: Params) -> dict[str, float]:
-        totals = batches.total(_pass_on, params, compiled, **context.over(source))
-        figures = _figures(totals, len(source), masked.task)
+        found = batches.total(_pass_on, params, compiled, **context.over(source))
+        figures = _figures(found, len(source), masked.task)
         return {context.prefix + name: value for name, value in figures.items()}
 
     return evaluate
 
 
 def _figures(
-    totals: Mapping[str, np.ndarray], size: int, task: masked_lib.Task
+    found: metrics.Collection | None, size: int, task: masked_lib.Task
 ) -> dict[str, float]:
-    """Turns the sums over a split into its figures."""
-    seen = int(totals["seen"]) if totals else 0
-    if not seen:
+    """Turns what was added up over a split into its figures."""
+    totals = {} if found is None or not found.seen.total else found.compute()
+    if not totals:
         raise errors.UserError(
             f"nothing to evaluate: none of {size} examples could be read; choose "
             "another split"
         )
+    seen = int(totals["seen"])
     patches = seen * task.corrupted
-    figures = {"loss": totals["loss"] / patches}
+    figures = {"loss": totals["loss"]}
     if task.classes:
         frequencies = totals["counts"] / patches
         logs = np.log(np.where(frequencies > 0, frequencies, 1.0))
         figures |= {
-            "accuracy": totals["hits"] / (patches * len(frequencies)),
+            "accuracy": totals["accuracy"],
             "majority": frequencies.max(axis=1).mean(),
             "constant_loss": -(frequencies * logs).sum(axis=1).mean(),
         }
