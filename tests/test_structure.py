@@ -7,6 +7,7 @@ import py_compile
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,48 @@ def guesses(tree: ast.AST) -> set[str]:
         and isinstance(node.func, ast.Name)
         and (node.func.id, len(node.args)) in {("hasattr", 2), ("getattr", 3)}
     }
+
+
+# Nouns in the plural, and what else ends as verbs in the third person do.
+NO_VERBS = {"As", "Bytes", "Classes", "Is", "Its", "This", "Weights"}
+
+
+def in_another_style(tree: ast.Module | ast.ClassDef) -> Iterator[str]:
+    """Public functions that are not said to do something, as in "Returns ..."."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            yield from in_another_style(node)
+        if not isinstance(node, ast.FunctionDef) or node.name.startswith("_"):
+            continue
+        said = ast.get_docstring(node)
+        is_value = any("property" in ast.unparse(d) for d in node.decorator_list)
+        first = said.split()[0].rstrip(",;:") if said and not is_value else "Says"
+        if not re.fullmatch(r"[A-Z][a-z-]*s", first) or first in NO_VERBS:
+            yield f"{node.name}: {first} ..."
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_a_function_is_said_to_do_something(path):
+    assert not list(in_another_style(parsed(path))), 'begin as in "Returns ..."'
+
+
+def test_another_style_is_seen():
+    code = """
+def a():
+    "The mean."
+class B:
+    def c(self):
+        "Returns it."
+    def d(self):
+        "Whether it is."
+    @property
+    def e(self):
+        "What a value is."
+def _f():
+    "Of its own."
+"""
+    found = ["a: The ...", "d: Whether ..."]
+    assert list(in_another_style(ast.parse(code))) == found
 
 
 @pytest.mark.parametrize("path", ALL_FILES, ids=lambda p: str(p.name))

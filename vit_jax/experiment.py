@@ -107,9 +107,8 @@ class Experiment:
         """Returns the same run with these of its evaluations alone."""
         evals = tuple(one for one in self.evals if one.name in names)
         recorded = {one.name: dict(self.config["evals"][one.name]) for one in evals}
-        return dataclasses.replace(
-            self, evals=evals, config=self.config | {"evals": recorded}
-        )
+        config = self.config | {"evals": recorded}
+        return dataclasses.replace(self, evals=evals, config=config)
 
 
 def _image_size(config: Mapping[str, Any]) -> tuple[int, int]:

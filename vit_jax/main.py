@@ -46,7 +46,7 @@ flags.adopt_module_key_flags(distributed)  # so that --help lists them
 
 
 def default_workdir(config_path: str) -> Path:
-    """`workdirs/vit_b16-i21k` for `configs/vit_b16.py:i21k`."""
+    """Returns `workdirs/vit_b16-i21k` for `configs/vit_b16.py:i21k`."""
     file, _, argument = config_path.partition(":")
     name = Path(file).stem + (f"-{argument}" if argument else "")
     name = re.sub(r"[^A-Za-z0-9_.+-]+", "_", name)

@@ -104,7 +104,7 @@ def versions() -> dict[str, str]:
 
 
 def handler() -> ocp.PyTreeCheckpointHandler:
-    """What reads and writes a tree of arrays, without compression."""
+    """Returns what reads and writes a tree of arrays, without compression."""
     return ocp.PyTreeCheckpointHandler(use_compression=False)
 
 
@@ -142,7 +142,7 @@ def _read_description(folder: Path) -> Description:
 
 
 def reason(error: Exception) -> str:
-    """The gist of an error of orbax or its backends, which can fill a page."""
+    """Returns the gist of an error of orbax or its backends, which can fill a page."""
     text = str(error).strip() or repr(error)
     if "os_error_code='28'" in text or "No space left" in text:
         return "no space left on device"
@@ -160,7 +160,7 @@ def available(directory: Path) -> list[int]:
 
 
 def find(path: str | Path) -> Path | None:
-    """The folder of one checkpoint: `path` itself, or the newest in a workdir."""
+    """Returns a checkpoint's folder: `path` itself, or the newest in a workdir."""
     path = Path(path)
     if (path / "description" / "metadata").is_file():
         return path

@@ -124,7 +124,7 @@ class Checkpoints:
         assert saved, f"step {description.step} was already there"
 
     def latest(self) -> int | None:
-        """The newest step that was written to the end, or None."""
+        """Returns the newest step that was written to the end, or None."""
         steps = checkpoint.available(self.directory)
         return steps[-1] if steps else None
 

@@ -75,7 +75,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def config_path(argv: list[str]) -> str:
-    """The value of --config as written, the last one; "" without one."""
+    """Returns the value of --config as written, the last one; "" without one."""
     found = ""
     for i, argument in enumerate(argv):
         if match := re.fullmatch(r"--?config=(.*)", argument):

@@ -122,7 +122,7 @@ def versions(requirements: Iterable[str]) -> Iterator[Line]:
 
 
 def python() -> Iterator[Line]:
-    """The interpreter, vit_jax and what it depends on."""
+    """Returns the interpreter, vit_jax and what it depends on."""
     status = OK if sys.version_info >= (3, 11) else FAILS
     yield Line("Python", status, f"{platform.python_version()}, {sys.executable}")
     try:
@@ -137,7 +137,7 @@ def python() -> Iterator[Line]:
 
 
 def devices(timeout: float, command: list[str] | None = None) -> Iterator[Line]:
-    """What jax finds, asked in a process of its own, which may hang.
+    """Returns what jax finds, asked in a process of its own, which may hang.
 
     Args:
         timeout: Seconds that it gets.
@@ -165,7 +165,7 @@ def devices(timeout: float, command: list[str] | None = None) -> Iterator[Line]:
 
 
 def data(data_dir: str) -> Iterator[Line]:
-    """The data folder and what is prepared in it."""
+    """Returns the data folder and what is prepared in it."""
     try:
         root = prepared.root(data_dir)
     except errors.UserError as error:
@@ -197,7 +197,7 @@ def _writable(folder: Path) -> bool:
 
 
 def caches() -> Iterator[Line]:
-    """Where downloads and compiled programs are kept."""
+    """Returns where downloads and compiled programs are kept."""
     places = {"downloads": cache.root(), "Hugging Face": hubcache.root()}
     for name, folder in places.items():
         models = sum(1 for _ in folder.glob("models--*"))
@@ -219,7 +219,7 @@ def caches() -> Iterator[Line]:
 
 
 def extras() -> Iterator[Line]:
-    """Optional packages that are not there, and what wants them."""
+    """Returns optional packages that are not there, and what wants them."""
     for name, (module, purpose) in EXTRAS.items():
         if importlib.util.find_spec(module) is None:
             text = f"no {module}, for {purpose}; pip install 'vit_jax[{name}]'"

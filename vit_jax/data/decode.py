@@ -61,7 +61,7 @@ class JpegImage:
         self._data, self._header = data, header
 
     def pixels(self, bottom: int, shrink: int) -> tuple[np.ndarray, int]:
-        """Decodes; what libjpeg complains about gets a second chance in Pillow."""
+        """Returns the pixels; what libjpeg complains about is tried again in Pillow."""
         while self.height * self.width > MAX_PIXELS * shrink**2:
             shrink *= 2
         try:

@@ -99,7 +99,7 @@ class Folder:
         return FolderSource(self, ranges)
 
     def holds(self) -> bool:
-        """Whether it would be listed so again."""
+        """Returns whether it would be listed so again."""
         return self._walk.holds()
 
     def file(self, split: str, at: int) -> tuple[str, str]:

@@ -64,7 +64,7 @@ def centre(resized: Size, wanted: Size, rule: Rounding) -> Size:
 
 
 def small(height: int, width: int, resize: int, rule: Rounding) -> Size:
-    """The short side becomes `resize`."""
+    """Makes the short side `resize`."""
     short, long = min(height, width), max(height, width)
     if rule.side is int:
         longer = int(resize * long / short)  # in this order: the quotient is exact

@@ -25,7 +25,7 @@ def root(data_dir: str) -> Path:
 
 
 def is_one(directory: Path) -> bool:
-    """Whether a folder holds one version of a prepared dataset."""
+    """Returns whether a folder holds one version of a prepared dataset."""
     return (directory / "dataset_info.json").is_file()
 
 

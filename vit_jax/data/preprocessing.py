@@ -129,7 +129,7 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessing":
-        """Inverse of `to_dict`.
+        """Inverts `to_dict`.
 
         Raises:
             errors.UserError: unknown or missing keys, or values that cannot work.

@@ -90,7 +90,7 @@ class Reader:
             index = (index + 1) % self._size
 
     def read_exactly(self, index: int, uniforms: list[float], out: np.ndarray) -> Any:
-        """As `read`, but an unreadable image raises.
+        """Reads as `read` does, but an unreadable image raises.
 
         Raises:
             decode.BadImage: the image cannot be read.
@@ -102,7 +102,7 @@ class Reader:
         return label
 
     def read_or_blank(self, index: int, out: np.ndarray) -> tuple[Any, float]:
-        """Evaluation's way: an unreadable image becomes zeros, counted, with mask 0.
+        """Reads as evaluations do: an unreadable image becomes zeros, counted, mask 0.
 
         Returns:
             The label (None where the source could not be read) and the mask.

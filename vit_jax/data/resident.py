@@ -150,7 +150,7 @@ def decode_all(
 
 
 def common_size(source: Any, turn: bool = True) -> tuple[int, int]:
-    """The size that the source states, or that of its first readable image."""
+    """Returns the size that the source states, or that of its first readable image."""
     shape = getattr(source, "image_shape", None)
     if shape is not None:
         return shape[0], shape[1]

@@ -46,7 +46,7 @@ class Walk:
         self._times: dict[Path, int] = {}
 
     def holds(self) -> bool:
-        """Whether a walk of now would find the same.
+        """Returns whether a walk of now would find the same.
 
         False also where a folder was changed just before it was listed: a later change
         may have the same time.

@@ -20,7 +20,7 @@ from vit_jax.types import (
 
 
 def step_key(seed: int, step: jax.Array | int) -> jax.Array:
-    """The key of a step: all of its randomness is a function of (seed, step)."""
+    """Returns the key of a step: its randomness is a function of (seed, step)."""
     return jax.random.fold_in(jax.random.key(seed), step)
 
 

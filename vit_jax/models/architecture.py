@@ -171,7 +171,7 @@ class Architecture:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of `to_dict` for one family; refuses unknown and missing keys."""
+        """Inverts `to_dict` for one family; refuses unknown and missing keys."""
         fields = {f.name: f for f in dataclasses.fields(cls)}
         for key in values:
             errors.lookup(fields, key, "architecture key")
@@ -232,6 +232,6 @@ def size_text(size: tuple[int, int]) -> str:
 
 
 def summary(arch: Architecture) -> str:
-    """Name, image size and outputs of an architecture."""
+    """Returns name, image size and outputs of an architecture."""
     outputs = f"{arch.num_classes:,} classes" if arch.num_classes else "features"
     return f"{arch.name}, {size_text(arch.image_size)} pixels, {outputs}"

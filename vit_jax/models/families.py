@@ -176,7 +176,7 @@ def family_of(arch: Architecture) -> Family:
 
 
 def from_dict(values: Mapping[str, Any]) -> Architecture:
-    """The inverse of `Architecture.to_dict`; refuses unknown and missing keys.
+    """Inverts `Architecture.to_dict`; refuses unknown and missing keys.
 
     Raises:
         errors.UserError: an unknown family or key, a missing one, or values that do

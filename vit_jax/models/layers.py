@@ -46,7 +46,7 @@ class HasMode(Protocol):
 
 
 def is_deterministic(model: HasMode, asked: bool | None) -> bool:
-    """Whether a call drops nothing: as it asks, else as the model's mode says.
+    """Returns whether a call drops nothing: as it asks, else as the model's mode says.
 
     The mode is the attribute `deterministic`, which NNX's `train()`, `eval()` and
     `set_attributes(deterministic=...)` set.

@@ -197,7 +197,7 @@ class Module:
         }
 
     def instructions(self) -> Iterator[tuple[Computation, Instruction]]:
-        """All instructions, each with the computation it is in."""
+        """Returns all instructions, each with the computation it is in."""
         for computation in self.computations.values():
             for instruction in computation.instructions.values():
                 yield computation, instruction
@@ -274,7 +274,7 @@ def called(instruction: Instruction) -> list[str]:
 
 
 def is_compute(instruction: Instruction) -> bool:
-    """Whether an instruction keeps the compute units busy."""
+    """Returns whether an instruction keeps the compute units busy."""
     return instruction.opcode in _COMPUTE
 
 

@@ -25,7 +25,7 @@ IN_FLIGHT = 2  # steps the host may run ahead of the device
 
 
 def due(step: int, every: int, total: int) -> bool:
-    """Whether something that happens `every` steps, and at the end, happens now."""
+    """Returns whether what happens `every` steps, and at the end, happens now."""
     return step == total or (every > 0 and step > 0 and step % every == 0)
 
 
@@ -86,11 +86,11 @@ class Run:
         self._pending: dict[str, Any] | None = None
 
     def due(self, step: int, every: int) -> bool:
-        """Whether something that happens `every` steps, and at the end, happens now."""
+        """Returns whether what happens `every` steps, and at the end, happens now."""
         return due(step, every, self.total)
 
     def asked_to_stop(self, step: int) -> bool:
-        """Whether this step is to be the last; all processes agree on it."""
+        """Returns whether this step is to be the last; all processes agree on it."""
         if jax.process_count() == 1:
             return bool(self.requests)
         return multihost_utils.reached_preemption_sync_point(step)
@@ -185,14 +185,14 @@ class Run:
         self._saved = step
 
     def preempted(self, step: int) -> errors.Preempted:
-        """What ends a run that was asked to stop."""
+        """Returns what ends a run that was asked to stop."""
         return errors.Preempted(
             f"asked to stop; saved step {step} of {self.total}. "
             "Run the same command again to go on from there"
         )
 
     def summary(self, *, corrupt: int) -> str:
-        """One line at the end of the run."""
+        """Returns one line for the end of the run."""
         figures = self.clock.summary()
         rate = f"{figures['images_per_second']:,.0f} images/s, " if figures else ""
         bad = f", {corrupt} unreadable images replaced" if corrupt else ""
@@ -206,7 +206,7 @@ class Run:
         self.checkpoints.close()
 
     def describe(self, step: int) -> checkpoint.Description:
-        """What is stored beside the arrays."""
+        """Returns what is stored beside the arrays."""
         return checkpoint.Description(
             architecture=self.exp.architecture,
             preprocessing=self.exp.preprocessing,

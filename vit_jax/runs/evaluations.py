@@ -90,7 +90,7 @@ def make(exp: experiment.Experiment) -> list[Evaluation]:
 
 
 def changed(exp: experiment.Experiment, workdir: Path) -> set[str]:
-    """Which evaluations are others than the workdir's; the same on every process.
+    """Returns which evaluations are not the workdir's; the same on every process.
 
     None of them goes on, and rewrites what the others read, before all have seen it.
     """

@@ -54,7 +54,7 @@ def check(exp: experiment.Experiment, stored: Mapping[str, Any], reached: int) -
 
 
 def began(config: Mapping[str, Any], workdir: Path) -> "Weights | None":
-    """What a run that goes on knows itself of the checkpoint that it started from.
+    """Returns what a run that goes on knows of the checkpoint that it started from.
 
     It does not depend on whether that is still there, or still says the same.
     """

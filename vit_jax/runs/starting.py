@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def begin(exp: experiment.Experiment) -> TrainState:
-    """The state before the first step: from `init_from`, or from scratch."""
+    """Returns the state before the first step: from `init_from`, or from scratch."""
     state, like = exp.init(), exp.state.params
     if exp.start is None:
         return state

@@ -71,7 +71,7 @@ class Requests:
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
-        """A body that a request ends with `Interrupted`."""
+        """Runs a body that a request ends with `Interrupted`."""
         if self._received:
             raise Interrupted
         self._interruptible = True

@@ -55,7 +55,7 @@ class Watchdog:
 
     @contextlib.contextmanager
     def busy(self, doing: str) -> Iterator[None]:
-        """Between steps, what may take longer: "evaluating" for instance."""
+        """Allows for what may take longer between steps: "evaluating" for instance."""
         self._turn_to(doing)
         try:
             yield
@@ -63,7 +63,7 @@ class Watchdog:
             self._turn_to("")
 
     def doing(self) -> str:
-        """What is under way and for how long, as in "step 7, for 12 s"."""
+        """Returns what is under way and for how long, as in "step 7, for 12 s"."""
         with self._lock:
             number, doing, since = self._number, self._doing, self._ended
         if doing:

@@ -134,7 +134,7 @@ def check_same(
 
 
 def began_alike(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
-    """Whether two configurations start from the same checkpoint, and from one."""
+    """Returns whether two configurations start from one checkpoint, the same."""
     return bool(ours["init_from"]) and ours["init_from"] == theirs["init_from"]
 
 

@@ -77,7 +77,7 @@ def of(config: Mapping[str, Any], num_examples: int) -> Durations:
 
 
 def trains_nothing(config: Mapping[str, Any]) -> bool:
-    """Whether a configuration asks for no steps in so many words, as in "0 steps".
+    """Returns whether a configuration asks for no steps in words, as in "0 steps".
 
     Raises:
         UserError: its total is not a duration.

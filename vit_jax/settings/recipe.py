@@ -27,7 +27,7 @@ class _Parser(flags.ArgumentParser):
         self.loaded: dict[str, ConfigDict] = {}
 
     def parse(self, path: str) -> ConfigDict:
-        """The configuration of a recipe, locked."""
+        """Returns the configuration of a recipe, locked."""
         config = self.loaded.pop(path) if path in self.loaded else load(path)
         return config.lock()
 

@@ -31,7 +31,7 @@ class Data:
 
     @classmethod
     def of(cls, section: Mapping[str, Any]) -> Self:
-        """From `config.data`."""
+        """Returns those of `config.data`."""
         return cls(**{field.name: section[field.name] for field in fields(cls)})
 
 
@@ -135,7 +135,7 @@ def evals_of(
 
 
 def is_tuned(config: Mapping[str, Any]) -> bool:
-    """Whether a run trains its parameters otherwise than all of them at one rate."""
+    """Returns whether a run trains its parameters not all, or at several rates."""
     optimizer = config["optimizer"]
     by_layer = optimizer["layer_decay"] != 1.0 or optimizer["freeze"] != ""
     return by_layer or config["lora"]["rank"] > 0

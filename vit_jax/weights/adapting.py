@@ -189,7 +189,7 @@ def _fitted(
 
 
 def keeps_head(source: models.Architecture, target: models.Architecture) -> bool:
-    """Whether a head fits another architecture."""
+    """Returns whether a head fits another architecture."""
     # A head reads what the pre-logits layer writes: they stay or go together.
     return source.family == target.family and all(
         getattr(source, name) == getattr(target, name)

@@ -57,7 +57,7 @@ def locate(path: str | Path) -> tuple[Path, str]:
 
 
 def inside(folder: Path) -> str:
-    """Which of a folder's files hold weights, as the end of a message; or ""."""
+    """Returns which of a folder's files hold weights, to end a message; or ""."""
     names = sorted(path.name for path in itertools.islice(folder.iterdir(), 1000))
     suffixes = (".npz", safetensors.SUFFIX, *torchfile.SUFFIXES)
     found = [name for name in names if name.endswith(suffixes)]
@@ -82,7 +82,7 @@ def _check_zip(path: Path) -> None:
 
 
 def is_weights(path: str | Path) -> bool:
-    """Whether there are weights of another code, as far as names of files tell."""
+    """Returns whether there are another code's weights, as far as file names tell."""
     return _container_of(Path(path)) is not None
 
 

@@ -22,7 +22,7 @@ def _as_it_is(leaves: Tensors, arch: Architecture) -> tuple[Tensors, Architectur
 
 
 def half(arch: Architecture, config: Config | None) -> Preprocessing:
-    """Whole images resized, values from -1 to 1: Google's codes."""
+    """Returns whole images resized, values from -1 to 1: Google's codes."""
     return Preprocessing(image_size=arch.image_size)
 
 

@@ -38,7 +38,7 @@ def shape(shapes: Shapes, name: str, axes: int) -> tuple[int, ...]:
 def of_grid(
     shapes: Shapes, fields: dict[str, Any]
 ) -> tuple[dict[str, Any], tuple[int, int]]:
-    """The fields, and the image size, that go with a position table of a grid.
+    """Returns the fields, and the image size, that go with a position table of a grid.
 
     Raises:
         errors.UserError: there is no table, or none of this grid.
@@ -83,7 +83,7 @@ def positions(
     trained: tuple[int, int] | None,
     image_size: ImageSize,
 ) -> dict[str, Any]:
-    """The kind of position embedding, and the image size that its table shows."""
+    """Returns the kind of position embedding, and the image size of its table."""
     strides = tuple(p * resnet_sizes.stride(fields["resnet"]) for p in fields["patch"])
     if "posemb/row" in shapes:
         rows, _ = shape(shapes, "posemb/row", 2)

@@ -289,7 +289,7 @@ def _on_the_hub(text: str) -> str:
 
 
 def describe(path: str | Path, **options: Any) -> files.Weights:
-    """What a checkpoint says, as `load` would find it; its leaves cannot be read.
+    """Returns what a checkpoint says, as `load` finds it; its leaves cannot be read.
 
     Raises:
         errors.UserError: as `load`.

@@ -47,7 +47,7 @@ class Tensors(Mapping[str, np.ndarray]):
 
     @classmethod
     def of(cls, arrays: Mapping[str, Any], **options: Any) -> Self:
-        """Of arrays that are in memory."""
+        """Returns those of arrays that are in memory."""
         shapes = {name: tuple(array.shape) for name, array in arrays.items()}
         return cls(shapes, lambda name: np.asarray(arrays[name]), **options)
 

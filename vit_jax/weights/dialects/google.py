@@ -61,12 +61,12 @@ _COMMON = (
 
 
 def flat(array: np.ndarray, sizes: Sizes) -> np.ndarray:
-    """[1, 1, 1, C] or [C] to [C]."""
+    """Turns [1, 1, 1, C] or [C] into [C]."""
     return array.reshape(-1) if array.shape[:-1] == (1, 1, 1) else array
 
 
 def old_group_norm(array: np.ndarray, *, sizes: Sizes) -> np.ndarray:
-    """[C] to [1, 1, 1, C]."""
+    """Turns [C] into [1, 1, 1, C]."""
     return array.reshape(1, 1, 1, -1)
 
 

@@ -86,7 +86,7 @@ def into_heads(ours: str, theirs: str) -> list[Rule]:
 
 
 def head_bias(ours: str, theirs: str) -> list[Rule]:
-    """The rule of a bias of queries, keys or values that is a tensor of its own."""
+    """Returns the rule of a bias of queries, keys or values in a tensor of its own."""
     return [Rule(f"{ours}/bias", theirs, _split, _merge)]
 
 

@@ -78,7 +78,7 @@ def _open_file(path: Path) -> source.Tensors:
 
 
 def is_one(path: str | Path) -> bool:
-    """Whether `open` would find something at a path."""
+    """Returns whether `open` would find something at a path."""
     path = Path(path)
     if path.is_dir():
         return any((path / name).is_file() for name in (FILE, INDEX))

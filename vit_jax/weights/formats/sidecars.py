@@ -20,7 +20,7 @@ MAX_JSON = 1 << 25  # a config.json of 21,843 classes has 2 MB
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:
-    """What the JSON files in a folder say of the weights there; None without them.
+    """Returns what a folder's JSON files say of the weights there; None without them.
 
     Raises:
         errors.UserError: as `read_json`.

@@ -64,7 +64,7 @@ def open(path: str | Path) -> source.Tensors:
 
 
 def is_one(path: str | Path) -> bool:
-    """Whether `open` opens what is at a path: by its name, or its first bytes."""
+    """Returns whether `open` opens what is at a path: by name, or first bytes."""
     path = Path(path)
     if path.is_dir():
         return any((path / name).is_file() for name in (FILE, INDEX))

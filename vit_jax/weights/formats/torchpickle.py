@@ -80,7 +80,7 @@ def _is_size(value: Any) -> bool:
 
 
 def item_size(storage: Storage) -> int:
-    """Bytes of one element."""
+    """Returns the bytes of one element."""
     return OTHERS[storage.name] if storage.dtype is None else storage.dtype.itemsize
 
 

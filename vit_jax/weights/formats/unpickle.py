@@ -74,7 +74,7 @@ def load(
 
 
 def called(name: str) -> str:
-    """A global's name as messages may show it."""
+    """Returns a global's name as messages may show it."""
     return re.sub(r"[^\w.<>]", "?", name[:100], flags=re.ASCII)
 
 
@@ -125,7 +125,7 @@ class _Machine:
         self.memo[index] = self.stack[-1]
 
     def call(self, function: Any, arguments: Any) -> Any:
-        """What stands for a call: ours if its name is in the table."""
+        """Returns what stands for a call: ours if its name is in the table."""
         if not isinstance(function, Global):
             return Unknown("an object of its own")
         if function.name not in self.builders or not isinstance(arguments, tuple):

@@ -13,13 +13,13 @@ _DIGEST = re.compile(r"#sha256=([^#]*)$")
 
 
 def scheme(url: str) -> str:
-    """The scheme of a URL in lower case; the empty string for what is no URL."""
+    """Returns the scheme of a URL in lower case, "" for what is no URL."""
     match = _SCHEME.match(url)
     return match[1].lower() if match else ""
 
 
 def shown(url: str) -> str:
-    """A URL for people: a query may hold a signature, and userinfo a password."""
+    """Returns a URL for people: queries may hold signatures, userinfo a password."""
     if scheme(url) != "hf":
         url = re.sub(r"^([^/]*//)[^/]*@", r"\1", url)
     bare, mark, _ = url.partition("?")
@@ -57,7 +57,7 @@ def split_digest(url: str, sha256: str | None) -> tuple[str, str | None]:
 
 
 def file_name(url: str) -> str:
-    """A readable and harmless name for the file of a URL.
+    """Returns a readable and harmless name for the file of a URL.
 
     Raises:
         errors.UserError: the URL is one of a folder.
@@ -96,7 +96,7 @@ def check(http_url: str) -> None:
 
 
 def on_the_web(url: str) -> str:
-    """Where an https, http or gs URL is to be had.
+    """Returns where an https, http or gs URL is to be had.
 
     Raises:
         errors.UserError: an address that is not followed, or no bucket's name.

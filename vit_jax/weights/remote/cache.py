@@ -14,7 +14,7 @@ from vit_jax.weights.remote import address
 
 
 def root() -> Path:
-    """The cache's folder: `$VIT_JAX_CACHE`, or in the user's cache."""
+    """Returns the cache's folder: `$VIT_JAX_CACHE`, or in the user's cache."""
     if own := os.environ.get("VIT_JAX_CACHE"):
         return Path(own).expanduser()
     if everyone := os.environ.get("XDG_CACHE_HOME"):
@@ -23,12 +23,12 @@ def root() -> Path:
 
 
 def beside(path: Path, suffix: str) -> Path:
-    """The path with something more at its end."""
+    """Returns the path with something more at its end."""
     return path.with_name(path.name + suffix)
 
 
 def find(root: Path, path: Path) -> Path | None:
-    """The file that the record of `path` tells of, if it is there in full."""
+    """Returns the file that the record of `path` tells of, if it is there in full."""
     try:
         record = json.loads(beside(path, ".json").read_text())
         found, size = root / record["path"], record["size"]
@@ -77,13 +77,13 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def digest(path: Path, kind: str) -> str:
-    """The hexadecimal digest of a file's content; `kind` is hashlib's name."""
+    """Returns the hexadecimal digest of a file's content; `kind` is hashlib's name."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, kind).hexdigest()
 
 
 def differs(url: str, path: Path, wanted: str, got: str) -> errors.UserError:
-    """The error for a copy with another SHA-256, which was there before."""
+    """Returns the error for a copy with another SHA-256, which was there before."""
     return errors.UserError(
         f"{address.shown(url)}: the copy {path} is not what was asked for.\n"
         f"  wanted sha256 {wanted}\n  got    sha256 {got}\n"
@@ -92,7 +92,7 @@ def differs(url: str, path: Path, wanted: str, got: str) -> errors.UserError:
 
 
 def mismatch(url: str, kind: str, wanted: str, got: str) -> errors.UserError:
-    """The error for a file with another content, which was not kept."""
+    """Returns the error for a file with another content, which was not kept."""
     return errors.UserError(
         f"{address.shown(url)} is not what it should be; it was not kept.\n"
         f"  wanted {kind} {wanted}\n  got    {kind} {got}\n"

@@ -16,7 +16,7 @@ GETTERS = {
 
 
 def is_remote(path: str | Path) -> bool:
-    """Whether a path is a URL, of a kind that `fetch` knows or not."""
+    """Returns whether a path is a URL, of a kind that `fetch` knows or not."""
     return isinstance(path, str) and address.scheme(path) != ""
 
 

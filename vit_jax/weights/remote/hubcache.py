@@ -20,7 +20,7 @@ _TRUE = ("1", "ON", "YES", "TRUE")
 
 
 def root() -> Path:
-    """The cache's folder, as huggingface_hub finds it."""
+    """Returns the cache's folder, as huggingface_hub finds it."""
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if own := os.environ.get(name):
             return _expanded(own)
@@ -35,7 +35,7 @@ def _expanded(path: str) -> Path:
 
 
 def offline() -> str:
-    """The variable by which the user forbids to ask the hub; "" where none does."""
+    """Returns the variable by which the user forbids to ask the hub, or ""."""
     names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
     said = {name: os.environ.get(name) or "" for name in names}
     return next((name for name, value in said.items() if value.upper() in _TRUE), "")
@@ -54,17 +54,17 @@ class Snapshot:
         return self.repository / "snapshots" / self.commit
 
     def file(self, name: str) -> Path | None:
-        """A file of it that is there in full; None for a link without its blob."""
+        """Returns a file of it that is there in full, None for a link with no blob."""
         path = self.folder / name
         return path if path.is_file() else None
 
     def is_known_to_lack(self, name: str) -> bool:
-        """Whether the hub has said that this commit has no such file."""
+        """Returns whether the hub has said that this commit has no such file."""
         return (self.repository / ".no_exist" / self.commit / name).is_file()
 
 
 def find(cache: Path, repository: str, revision: str) -> Snapshot | None:
-    """The snapshot of a revision (branch, tag or commit) of "ORG/NAME", if there."""
+    """Returns the snapshot of a branch, tag or commit of "ORG/NAME", if there."""
     folder = cache / f"models--{repository.replace('/', '--')}"
     if _COMMIT.fullmatch(revision) and (folder / "snapshots" / revision).is_dir():
         return Snapshot(folder, revision)
@@ -77,7 +77,7 @@ def find(cache: Path, repository: str, revision: str) -> Snapshot | None:
 
 
 def revisions(cache: Path, repository: str) -> list[str]:
-    """The branches, tags and commits of a repository that a cache knows."""
+    """Returns the branches, tags and commits of a repository that a cache knows."""
     folder = cache / f"models--{repository.replace('/', '--')}"
     refs = folder / "refs"
     named = [str(p.relative_to(refs)) for p in refs.rglob("*") if p.is_file()]

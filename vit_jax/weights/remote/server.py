@@ -95,7 +95,7 @@ def get(url: str, root: Path, path: Path, expected: str | None) -> Path:
 
 
 def is_described(path: Path) -> bool:
-    """Whether a file is of a kind that `COMPANIONS` lie beside."""
+    """Returns whether a file is of a kind that `COMPANIONS` lie beside."""
     return path.suffix in (".safetensors", ".bin")
 
 
