@@ -1,5 +1,6 @@
 """From any dialect to any other: the same function, or one clear error."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -107,7 +108,8 @@ def test_what_is_there_is_kept_unless_told(source, tmp_path):
     assert target.read_bytes() == b"mine"
     convert.run(str(source), target, "google", overwrite=True)
     assert pretrained.load(target).architecture.num_classes == 5
-    assert {p.name for p in tmp_path.iterdir()} == {"source.npz", "target.npz"}
+    files_there = {p.name for p in tmp_path.iterdir()}
+    assert files_there == {"source.npz", "target.npz", "target.npz.sha256"}
 
 
 def test_wrong_dialects_are_said(source, tmp_path):
@@ -196,3 +198,33 @@ def test_bfloat16_is_verified_in_float32(tmp_path, monkeypatch):
     kept = tmp_path / "kept"
     convert.run(str(tmp_path / "ours"), kept, "vit_jax")
     assert load(kept).architecture.compute_dtype == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("dialect", "name", "file"),
+    [
+        ("google", "target.npz", "target.npz"),
+        ("timm", "folder", "folder/model.safetensors"),
+        ("hf_vit", "a.safetensors", "a.safetensors"),
+    ],
+)
+def test_what_is_converted_has_a_digest_that_is_checked(
+    source, tmp_path, dialect, name, file
+):
+    convert.run(str(source), tmp_path / name, dialect)
+    path = tmp_path / file
+    said = path.with_name(f"{path.name}.sha256")
+    hexadecimal = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert said.read_text() == f"{hexadecimal}  {path.name}\n"
+    pretrained.load(tmp_path / name)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(errors.UserError, match=f"wanted sha256 {hexadecimal}"):
+        pretrained.load(tmp_path / name)
+    said.write_text("none")
+    with pytest.raises(errors.UserError, match="holds no SHA-256"):
+        pretrained.load(tmp_path / name)
+    convert.run(str(source), tmp_path / name, dialect, overwrite=True)
+    pretrained.load(tmp_path / name)

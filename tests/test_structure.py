@@ -327,7 +327,7 @@ def test_a_hidden_default_is_seen():
 # records of runs. Everything else takes typed values.
 READS_CONFIGURATIONS = {
     *("main.py", "plan.py", "evaluate.py", "experiment.py"),
-    *("runs/measuring.py", "runs/workdir.py"),
+    *("runs/measuring.py", "runs/workdir.py", "runs/card.py"),
     # What runs of older versions left beside their arrays.
     "checkpoints/checkpoint.py",
     # Variants of a configuration, before they are assembled.

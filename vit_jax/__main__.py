@@ -48,6 +48,9 @@ COMMANDS = {
     "export": Command(
         "vit_jax.commands.export", "Writes StableHLO, SavedModel, TFLite or ONNX.", USE
     ),
+    "push": Command(
+        "vit_jax.commands.push", "Puts a model and its card on Hugging Face's hub.", USE
+    ),
     "models": Command(
         "vit_jax.models", "Lists models: parameters, GMAC, tokens.", LOOK
     ),

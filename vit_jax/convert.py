@@ -20,6 +20,7 @@ from vit_jax import cli, errors, models, tree
 from vit_jax.checkpoints import checkpoint
 from vit_jax.settings import validation
 from vit_jax.weights import adapters, adapting, dialects, files, pretrained
+from vit_jax.weights.formats import digests, safetensors
 from vit_jax.weights.source import Tensors
 
 OURS = "vit_jax"
@@ -157,13 +158,18 @@ def _write(weights: files.Weights, target: Path, dialect: str) -> None:
             checkpoint.write_params(partial, weights.params, described)
         else:
             files.write(weights, partial, dialect)
+            if (inside := partial / safetensors.FILE).is_file():
+                digests.write(inside)
     except OSError as error:
         raise errors.UserError(f"{target} cannot be written: {error}") from error
     except BaseException:
         _remove(partial)
         raise
     _remove(target)
+    _remove(digests.beside(target))
     partial.rename(target)
+    if target.is_file():
+        digests.write(target)
 
 
 def _remove(path: Path) -> None:

@@ -8,7 +8,13 @@ from typing import NamedTuple
 
 from vit_jax import errors
 from vit_jax.weights import source
-from vit_jax.weights.formats import npz, safetensors, tensorstore, torchfile
+from vit_jax.weights.formats import (
+    digests,
+    npz,
+    safetensors,
+    tensorstore,
+    torchfile,
+)
 from vit_jax.weights.source import Tensors
 
 
@@ -42,7 +48,7 @@ def open(path: str | Path) -> tuple[Tensors, str]:
         raise errors.UserError(f"{path} is no file.")
     if container == "npz":
         _check_zip(path)
-    return CONTAINERS[container].open(path), subtree
+    return digests.checked(CONTAINERS[container].open(path)), subtree
 
 
 def locate(path: str | Path) -> tuple[Path, str]:

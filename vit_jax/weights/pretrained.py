@@ -22,7 +22,7 @@ from vit_jax.weights import (
     containers,
     files,
     names,
-    outputs,
+    own,
     remote,
     stem,
 )
@@ -223,20 +223,12 @@ def _opened(
                 f"{path} is a checkpoint of ours, whose grid is known "
                 f"({described.architecture.image_size} pixels): leave grid out."
             )
-        return files.Weights(
-            models.with_options(described.architecture, options),
-            adapters.merged(
-                Tensors(stored.shapes, stored.read, label=text), described.config
-            ),
-            described.preprocessing,
-            "vit_jax",
-            outputs.fitting(
-                described.label_names, described.architecture.num_classes, text
-            ),
-            label_ids=described.label_ids,
-            problem=described.problem,
-            config=described.config,
+        leaves = adapters.merged(
+            Tensors(stored.shapes, stored.read, label=text), described.config
         )
+        return own.described(described, leaves, options)
+    if own.is_one(local):
+        return own.read(local, options)
     if local.is_dir() and not containers.is_weights(local):
         raise errors.UserError(
             f"{path} is no checkpoint of vit_jax, expected a workdir or a folder in "
