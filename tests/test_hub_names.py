@@ -10,7 +10,7 @@ from test_interop_timm import random_weights
 
 import vit_jax
 from vit_jax import errors, models
-from vit_jax.weights import files, names, pretrained
+from vit_jax.weights import dialects, files, names, pretrained
 from vit_jax.weights.dialects import DIALECTS
 from vit_jax.weights.remote import hub
 from vit_jax.weights.source import Tensors
@@ -283,3 +283,73 @@ def test_all_models_of_the_rows_are_what_the_table_says():
         dialect = "timm_mixer" if architecture.startswith("mixer") else "timm"
         with pytest.raises(errors.UserError):
             files.interpret(of_timm(timm, architecture)[1], DIALECTS[dialect], {}, None)
+
+
+def of_transformers(row, size):
+    """Names and shapes of transformers' model of a row with one block."""
+    import torch
+    import transformers as hf
+
+    dino = {"use_swiglu_ffn": not row.model, "image_size": 518}
+    kinds = {
+        "hf_vit": (hf.ViTConfig, hf.ViTForImageClassification, {}),
+        "hf_deit_distilled": (
+            *(hf.DeiTConfig, hf.DeiTForImageClassificationWithTeacher),
+            {},
+        ),
+        "hf_dinov2": (hf.Dinov2Config, hf.Dinov2ForImageClassification, dino),
+        "hf_dinov2_with_registers": (
+            *(
+                hf.Dinov2WithRegistersConfig,
+                hf.Dinov2WithRegistersForImageClassification,
+            ),
+            dino,
+        ),
+    }
+    config, build, more = kinds[row.dialect]
+    said = config(
+        hidden_size=size.width,
+        num_attention_heads=size.heads,
+        intermediate_size=size.mlp_width,
+        num_hidden_layers=1,
+        patch_size=size.patch[0],
+        **{"image_size": row.image_size, **more},
+    )
+    with torch.device("meta"):
+        state = build(said).state_dict()
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    return Tensors(shapes, lambda name: None, config=said.to_dict())
+
+
+@pytest.mark.skipif(
+    not (
+        importlib.util.find_spec("transformers") and importlib.util.find_spec("torch")
+    ),
+    reason="transformers is not installed",
+)
+def test_models_of_transformers_are_what_the_table_says():
+    seen = set()
+    for row in ROWS.values():
+        kind = (row.dialect, row.model, row.image_size)
+        if not row.dialect.startswith("hf_") or kind in seen:
+            continue
+        seen.add(kind)
+        giant = models.architecture(
+            *("g-opt/14",), num_classes=0, image_size=224, mlp_width=4096, heads=24
+        )
+        size = (
+            models.architecture(row.model, num_classes=0, image_size=row.image_size)
+            if row.model
+            else giant
+        )
+        tensors = of_transformers(row, size)
+        assert dialects.recognise(tensors.names) == row.dialect, row
+        entry = DIALECTS[row.dialect]
+        _, found = files.interpret(tensors, entry, {}, None)
+        assert (found.width, found.heads, found.patch, found.mlp_width) == (
+            *(size.width, size.heads, size.patch),
+            size.mlp_width,
+        ), row
+        side = 518 if "dinov2" in row.name else row.image_size
+        assert found.image_size == (side, side), row
+    assert len(seen) > 20

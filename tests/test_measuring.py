@@ -169,7 +169,8 @@ def test_a_workdir_with_a_newer_checkpoint_is_another_configuration(tmp_path):
         folder.mkdir(parents=True)
         (folder / "metadata").write_text("{}")
     assert measuring._newest(str(tmp_path)).endswith("checkpoints/12")
-    assert measuring._newest("hf://a/b") == "hf://a/b"
+    for text in ("hf://a/b", "facebook/dinov2-base", "n" * 5000):
+        assert measuring._newest(text) == text
 
 
 @pytest.mark.parametrize(

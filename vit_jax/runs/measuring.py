@@ -4,6 +4,7 @@
 preprocessing are the checkpoint's, as with `vit_jax.evaluate`.
 """
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
@@ -94,8 +95,10 @@ def run(
 
 def _newest(path: str) -> str:
     """The checkpoint that a workdir stands for now, so that a later one is another."""
-    folder = Path(path).expanduser()
-    found = checkpoint.find(folder) if folder.is_dir() else None
+    found = None
+    with contextlib.suppress(OSError):  # a text too long for a path is none
+        folder = Path(path).expanduser()
+        found = checkpoint.find(folder) if folder.is_dir() else None
     return path if found is None else str(found)
 
 
