@@ -16,12 +16,15 @@ quickstart: train
 train: $(VENV)/installed
 	$(BIN)/python -m vit_jax.main --config=configs/quickstart.py --workdir=$(QUICKSTART)
 
+# A file's tests run in one process, the longest files first (tests/conftest.py).
+DIST := --dist loadfile --no-loadscope-reorder
+
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto $(DIST)
 
 # Whole runs of several processes, killed ones and the largest recipes.
 test-slow: $(VENV)/installed-test
-	$(BIN)/python -m pytest -n auto --dist loadfile -m slow
+	$(BIN)/python -m pytest -n auto $(DIST) -m slow
 
 test-all: test test-slow
 

@@ -161,7 +161,7 @@ def test_an_interrupted_command_goes_on(
         predictions.run(checkpoint, Stopped(images(folder), 17), out, **options)
     assert not out.exists() and journal.read_job(out)["rows"] == BATCH
     with open(f"{out}.partial", "ab") as file:
-        file.write(b"a row that was not")
+        file.write(b"rows that were not" * 1000)
     again = Stopped(images(folder))
     predictions.run(checkpoint, again, out, **options)
     assert min(again.read) == BATCH
@@ -441,9 +441,9 @@ def test_the_command(checkpoint, folder, tmp_path, capsys):
 
 def test_progress_tells_rate_and_rest():
     now = 0.0
-    told = progress.Progress(1000, 400, clock=lambda: now)
+    told = progress.Progress(1000, 400, 1, clock=lambda: now)
     now = 50.0
-    told.add(100, 2)
+    told.add(100, 1)
     assert told.line() == (
         "500 of 1,000 images, 2 images/s, 0:04:10 to go, 2 could not be read"
     )

@@ -116,7 +116,7 @@ def test_an_interrupted_command_goes_on(
         features.run(checkpoint, Stopped(found, 17), out, batch_size=BATCH)
     assert journal.read_job(out)["rows"] == BATCH
     with open(f"{out}.partial", "ab") as file:
-        file.write(b"numbers that were not")
+        file.write(b"numbers that were not" * 1000)
     run(checkpoint, pictures, out)
     assert out.read_bytes() == (made / out.name).read_bytes()
     left = {p.name for p in tmp_path.iterdir()}

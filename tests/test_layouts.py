@@ -21,7 +21,7 @@ def config_for(layout, **changes):
     config.total = "20 steps"
     config.optimizer.warmup = "2 steps"
     config.optimizer.lr = 0.01
-    config.model.update({"name": "mu/8", "image_size": (32, 32), "depth": 3})
+    config.model.update({"name": "mu/8", "image_size": (32, 32), "depth": 2})
     config.model.compute_dtype = "float32"
     config.mesh.layout = layout
     config.update_from_flattened_dict(changes)

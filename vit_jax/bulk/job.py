@@ -174,7 +174,7 @@ def run(
             return _figures(rows, 0.0)
         if rows.rows:
             logging.info("going on behind %s rows of %s", f"{rows.rows:,}", out)
-        progress = progress_lib.Progress(len(inputs), rows.rows)
+        progress = progress_lib.Progress(len(inputs), rows.rows, rows.failed)
         try:
             _fill(ready, task, encode, inputs, rows, progress, threads)
         except KeyboardInterrupt:

@@ -12,11 +12,16 @@ class Progress:
     """Logs a line now and then, and one at the end."""
 
     def __init__(
-        self, total: int, done: int, *, clock: Callable[[], float] = time.monotonic
+        self,
+        total: int,
+        done: int,
+        failed: int = 0,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ):
-        """Takes how many images there are and how many were done before."""
+        """Takes how many images there are, were done before, and failed of those."""
         self._total, self._done, self._before = total, done, done
-        self._errors = 0
+        self._errors = failed
         self._clock = clock
         self._began = self._told = clock()
 

@@ -19,7 +19,8 @@ from vit_jax import errors
 SLOWEST = 20
 # Saving and evaluating may take this many timeouts.
 LONG = 6
-_POLLS = 20  # a timeout
+POLLS = 20  # a timeout
+THREAD = "watchdog"
 
 
 class Watchdog:
@@ -40,9 +41,10 @@ class Watchdog:
         self._ended = 0.0  # the last step, on the monotonic clock
         self._slowest = 0.0
         self._doing = ""
+        self._seen, self._still = 0, 0  # signs at the last poll, and polls since one
         self._closed = threading.Event()
         if timeout > 0:
-            threading.Thread(target=self._watch, daemon=True).start()
+            threading.Thread(target=self._watch, name=THREAD, daemon=True).start()
 
     def step(self, number: int) -> None:
         """Says that a step has ended."""
@@ -83,19 +85,31 @@ class Watchdog:
             self._doing, self._ended = doing, time.monotonic()
             self._signs += 1
 
+    def poll(self) -> tuple[int, str, float] | None:
+        """Looks for a sign of life since the last call, `timeout / POLLS` ago.
+
+        Polls are counted, not seconds: a process that was stopped, or a machine that
+        slept, has not hung.
+
+        Returns:
+            None, or of what takes too long: the step before it, what it is where that
+            is known, and the seconds it took so far.
+        """
+        with self._lock:
+            signs, number, doing = self._signs, self._number, self._doing
+            most = max(self._timeout, SLOWEST * self._slowest)
+        if number is None:
+            return None
+        self._still = self._still + 1 if signs == self._seen else 0
+        self._seen = signs
+        waited = self._still * self._timeout / POLLS
+        too_long = waited > (LONG * self._timeout if doing else most)
+        return (number, doing, waited) if too_long else None
+
     def _watch(self) -> None:
-        # Polls are counted, not seconds: a process that was stopped, or a machine that
-        # slept, has not hung.
-        poll, seen, still = self._timeout / _POLLS, 0, 0
-        while not self._closed.wait(poll):
-            with self._lock:
-                signs, number, doing = self._signs, self._number, self._doing
-                most = max(self._timeout, SLOWEST * self._slowest)
-            still = still + 1 if signs == seen and number is not None else 0
-            seen = signs
-            limit = LONG * self._timeout if doing else most
-            if number is not None and still * poll > limit:
-                self._end(number, doing, still * poll)
+        while not self._closed.wait(self._timeout / POLLS):
+            if found := self.poll():
+                self._end(*found)
 
     def _end(self, number: int, doing: str, waited: float) -> None:
         faulthandler.dump_traceback(sys.__stderr__ or sys.stderr, all_threads=True)
