@@ -36,9 +36,11 @@ SHARED = Path(os.environ.get("VIT_JAX_SHARED", REPOSITORY.parent / "shared"))
 
 
 @pytest.fixture(scope="session")
-def golden() -> Path:
+def golden(tmp_path_factory) -> Path:
     """Weights, inputs and outputs of the reference implementations."""
-    return REPOSITORY / "tests" / "golden" / "reference"
+    import references
+
+    return references.write(tmp_path_factory.mktemp("golden"))
 
 
 @pytest.fixture(scope="session")
