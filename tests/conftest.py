@@ -18,6 +18,7 @@ os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_XLA_FLAGS
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -51,6 +52,23 @@ def shared_data(tmp_path_factory) -> Path:
     import stand_ins  # of modules with tests, which are not to be imported before
 
     return stand_ins.write(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def compiled_once(tmp_path_factory):
+    """What one test of a file compiled is read by its others, from a cache on disk."""
+    folder = str(tmp_path_factory.mktemp("programs"))
+    changed = {
+        "jax_compilation_cache_dir": folder,
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
+    }
+    before = {name: getattr(jax.config, name) for name in changed}
+    for options in (changed, before):
+        for name, value in options.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()  # it looks at the options once
+        if options is changed:
+            yield
 
 
 def pytest_collection_modifyitems(items):

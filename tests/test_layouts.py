@@ -11,6 +11,8 @@ from vit_jax import experiment, models, tree
 from vit_jax.parallel import choosing, hardware, layouts, mesh
 from vit_jax.plan import collectives, hlo
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 NAMES = tuple(layouts.LAYOUTS)
 
 

@@ -12,7 +12,6 @@ import jax
 import numpy as np
 import pytest
 from cases import CASES
-from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 from configs import base, quickstart
@@ -22,6 +21,9 @@ from vit_jax.learning import schedules
 from vit_jax.parallel import hardware, mesh
 from vit_jax.runs import workdir as workdir_lib
 from vit_jax.weights import pretrained
+
+# A run that goes on, and one of other data, has programs of a run before.
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 HANDLERS = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
 
@@ -53,21 +55,10 @@ def device_mesh():
     return mesh.make_mesh()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def programs_that_are_compiled_once(tmp_path_factory):
-    """A run that goes on, and one of other data, has programs of a run before."""
-    folder = str(tmp_path_factory.mktemp("programs"))
-    changed = {
-        "jax_compilation_cache_dir": folder,
-        "jax_persistent_cache_min_compile_time_secs": 0.1,
-    }
-    before = {name: getattr(jax.config, name) for name in changed}
-    for options in (changed, before):
-        for name, value in options.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()  # it looks at the options once
-        if options is changed:
-            yield
+@pytest.fixture(scope="module")
+def one_device():
+    """For what does not depend on how many there are: quicker to compile and to run."""
+    return mesh.make_mesh(devices=jax.devices()[:1])
 
 
 def final_state(config, workdir, device_mesh):
@@ -274,10 +265,9 @@ def test_layout_microbatches_and_caches_do_not_matter(
     np.testing.assert_allclose(losses(tmp_path), plain, rtol=1e-5)
 
 
-def test_learns(tmp_path):
-    config = small(total="20 epochs", log_every="40 steps", save_every="", ema=0.0)
+def test_learns(tmp_path, one_device):
+    config = small(total="10 epochs", log_every="20 steps", save_every="", ema=0.0)
     config.update_from_flattened_dict(EXACT | {"data.flip": False})
-    one_device = mesh.make_mesh(devices=jax.devices()[:1])
     figures = train.run(config, tmp_path, one_device)
     found = losses(tmp_path)
     assert found[0] == pytest.approx(np.log(10), abs=0.3)
@@ -286,7 +276,7 @@ def test_learns(tmp_path):
 
 
 def test_a_transfer_that_nobody_asked_for_ends_the_loop(
-    tmp_path, device_mesh, monkeypatch
+    tmp_path, one_device, monkeypatch
 ):
     """A rate that a device computes, for instance: it would wait for the step."""
 
@@ -295,16 +285,16 @@ def test_a_transfer_that_nobody_asked_for_ends_the_loop(
 
     monkeypatch.setattr(schedules.Rates, "__getitem__", on_a_device)
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
-        train.run(exact(total="2 steps"), tmp_path, device_mesh)
+        train.run(exact(total="2 steps"), tmp_path, one_device)
 
 
-def test_a_non_finite_loss_stops_and_keeps_the_last_good(tmp_path, device_mesh):
+def test_a_non_finite_loss_stops_and_keeps_the_last_good(tmp_path, one_device):
     config = exact(save_every="2 steps", **{"optimizer.clip_norm": 0.0})
     config.optimizer.lr = 5000.0
     config.optimizer.name = "sgd"
     config.optimizer.warmup = ""
     with pytest.raises(errors.NonFiniteError) as caught:
-        train.run(config, tmp_path, device_mesh)
+        train.run(config, tmp_path, one_device)
     text = str(caught.value)
     assert text.startswith("step ") and "blocks/" in text
     assert len(text.splitlines()) <= 10
@@ -334,6 +324,7 @@ def test_fine_tunes_its_own_checkpoint_at_another_size(whole, tmp_path, device_m
     source, _ = whole
     config = exact(
         init_from=str(source),
+        total="2 steps",
         **{"model.name": "checkpoint", "model.image_size": (16, 24)},
     )
     exp = experiment.assemble(config, device_mesh)
@@ -356,11 +347,13 @@ def test_fine_tunes_a_google_checkpoint(golden, tmp_path, device_mesh):
     assert figures["test/examples"] == 359
 
 
-def test_frozen_leaves_do_not_move(whole, tmp_path, device_mesh):
+def test_frozen_leaves_do_not_move(whole, tmp_path, one_device):
     source, _ = whole
-    config = exact(init_from=str(source), ema=0.0, **{"model.name": "checkpoint"})
+    config = exact(
+        init_from=str(source), ema=0.0, total="3 steps", **{"model.name": "checkpoint"}
+    )
     config.optimizer.lr_rules = ((r"^head/", 1.0), (r".*", 0.0))
-    train.run(config, tmp_path, device_mesh)
+    train.run(config, tmp_path, one_device)
     before, _ = checkpoint.read_params(source)
     after, _ = checkpoint.read_params(tmp_path)
     for (name, a), (_, b) in zip(
@@ -369,7 +362,7 @@ def test_frozen_leaves_do_not_move(whole, tmp_path, device_mesh):
         assert np.array_equal(a, b) != name.startswith("head/"), name
 
 
-def test_a_run_goes_on_with_the_images_that_it_began_with(tmp_path, device_mesh):
+def test_a_run_goes_on_with_the_images_that_it_began_with(tmp_path, one_device):
     """Whatever became of the files of its checkpoint in the meantime."""
     source, workdir = tmp_path / "hf", tmp_path / "run"
     shutil.copytree(CASES / "init_from_normalization" / "hf", source)
@@ -377,13 +370,13 @@ def test_a_run_goes_on_with_the_images_that_it_began_with(tmp_path, device_mesh)
     sizes = ("model.width", "model.depth", "model.mlp_width", "model.heads")
     options |= dict.fromkeys(sizes, 0)
     options |= {"model.image_size": (32, 32), "optimizer.schedule": "constant"}
-    train.run(exact(**options, total="8 steps"), workdir, device_mesh)
+    train.run(exact(**options, total="2 steps"), workdir, one_device)
     before = pretrained.load(workdir).preprocessing
     assert before.mean == pytest.approx((123.675, 116.28, 103.53))
     shutil.rmtree(source)
-    longer = exact(**options, total="10 steps")
-    train.run(longer, workdir, device_mesh)
-    assert manager.Checkpoints(workdir).latest() == 10
+    longer = exact(**options, total="3 steps")
+    train.run(longer, workdir, one_device)
+    assert manager.Checkpoints(workdir).latest() == 3
     assert pretrained.load(workdir).preprocessing == before
 
 
@@ -407,13 +400,13 @@ def test_missing_data_leaves_no_workdir(tmp_path, device_mesh):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_finished_run_goes_on_to_a_larger_total(tmp_path, device_mesh):
+def test_a_finished_run_goes_on_to_a_larger_total(tmp_path, one_device):
     """Its lines go on too, with means of a period that began before; a short trace."""
     options = {"log_every": "4 steps", "optimizer.schedule": "constant"}
     options |= {"optimizer.warmup": "2 steps", "save_every": ""}
-    train.run(exact(**options, total="3 steps"), tmp_path, device_mesh)
+    train.run(exact(**options, total="3 steps"), tmp_path, one_device)
     longer = exact(**options, total="5 steps")
-    train.run(longer, tmp_path, device_mesh, profile=True)
+    train.run(longer, tmp_path, one_device, profile=True)
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
     written = [line for line in lines(tmp_path) if "loss" in line]
     assert [line["step"] for line in written] == [1, 3, 4, 5]
@@ -423,9 +416,7 @@ def test_a_finished_run_goes_on_to_a_larger_total(tmp_path, device_mesh):
     assert manager.Checkpoints(tmp_path).latest() == 5
 
 
-def test_unreadable_images_are_replaced_counted_and_named(
-    tmp_path, device_mesh, caplog
-):
+def test_unreadable_images_are_replaced_counted_and_named(tmp_path, one_device, caplog):
     folder = tmp_path / "images"
     rng = np.random.default_rng(0)
     for split, count in (("train", 40), ("test", 10)):
@@ -438,11 +429,11 @@ def test_unreadable_images_are_replaced_counted_and_named(
     (folder / "train" / "cat" / "3.png").write_bytes(b"not an image")
     config = exact(**{"data.dataset": f"folder:{folder}", "batch_size": 40})
     caplog.set_level(logging.INFO)
-    figures = train.run(config, tmp_path / "run", device_mesh)
+    figures = train.run(config, tmp_path / "run", one_device)
     assert figures["test/examples"] == 20
     assert "cat/3.png" in caplog.text
     assert "1 unreadable images replaced" in caplog.text
     for i in range(10):
         (folder / "train" / "dog" / f"{i}.png").write_bytes(b"")
     with pytest.raises(errors.UserError, match="cannot be read"):
-        train.run(config, tmp_path / "again", device_mesh)
+        train.run(config, tmp_path / "again", one_device)
