@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import commands
 import pytest
 
 from vit_jax import errors, models
@@ -60,10 +61,14 @@ def test_the_command_prints_every_model_in_columns():
     assert "  86,567,656     17.56     55.48         197         577" in done.stdout
 
 
-def test_a_pattern_selects_and_json_is_one_object():
-    done = run("BiT-R152*", "--json")
-    rows = json.loads(done.stdout)["models"]
-    assert [row["name"] for row in rows] == models.list_names("BiT-R152*")
+def test_a_pattern_selects_and_json_is_one_object(capsys):
+    pattern = "BiT-R152x[12]"
+    with commands.own_flags("models") as module:
+        module._main(commands.parse("models", ["models", pattern, "--json"]))
+    (line,) = capsys.readouterr().out.splitlines()
+    rows = json.loads(line)["models"]
+    assert [row["name"] for row in rows] == models.list_names(pattern)
+    assert len(rows) == 2
     assert rows[0]["gmac"]["224"] == pytest.approx(11.51, rel=0.01)
 
 
