@@ -138,6 +138,7 @@ def test_bit_recipe(device_mesh):
     config = recipe("bit", "BiT-R50x1,i21k,sgd")
     assert config == recipe("bit", "BiT-R50x1,i21k")
     assert config.optimizer.lr == pytest.approx(0.48)
+    config.model.name = "mu/16"  # on which neither rates nor lengths depend
     exp = experiment.assemble(config, device_mesh)
     epoch = exp.durations.total / 90
     rates = [float(exp.schedule(round(e * epoch) + 1)) for e in (29, 30, 60, 80)]
@@ -146,6 +147,7 @@ def test_bit_recipe(device_mesh):
     shorter = recipe("bit", "BiT-R50x1,jft,sgd")
     assert (shorter.total, shorter.loss) == ("40 epochs", "sigmoid")
     shorter.total = "7 epochs"  # Table 7
+    shorter.model.name = "mu/16"
     assert experiment.assemble(shorter, device_mesh).durations.total == 517_822
 
 

@@ -25,25 +25,25 @@ def small(**options):
     return models.architecture("mu/8", **(defaults | options))
 
 
-def noisy(module, seed=0):
-    """The module with no leaf zero or one."""
-    graphdef, state = nnx.split(module)
-    leaves, structure = jax.tree.flatten(nnx.to_pure_dict(state))
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    leaves = [
-        leaf + 0.3 * jax.random.normal(key, leaf.shape)
-        for key, leaf in zip(keys, leaves)
-    ]
-    return nnx.merge(graphdef, jax.tree.unflatten(structure, leaves))
-
-
 def block(**options):
+    """A block with no leaf zero or one, whose values NumPy draws."""
     arch = small(**options)
-    return noisy(blocks.BLOCKS[arch.block](arch, rngs=nnx.Rngs(0)))
+    graphdef, state = nnx.split(
+        nnx.eval_shape(lambda: blocks.BLOCKS[arch.block](arch, rngs=nnx.Rngs(0)))
+    )
+    rng = np.random.default_rng(0)
+    leaves = {
+        name: jnp.asarray(
+            name.endswith("scale") + 0.3 * rng.standard_normal(leaf.shape), jnp.float32
+        )
+        for name, leaf in tree.named_leaves(nnx.to_pure_dict(state))
+    }
+    return nnx.merge(graphdef, tree.from_named(leaves))
 
 
 def tokens(n=12, seed=1):
-    return jax.random.normal(jax.random.key(seed), (2, n, 16))
+    rng = np.random.default_rng(seed)
+    return jnp.asarray(rng.standard_normal((2, n, 16)), jnp.float32)
 
 
 def apply(module, x, *args, **keywords):

@@ -25,18 +25,17 @@ def small(**options):
 def noisy(arch, seed=0):
     """A model with no leaf zero or one."""
     graphdef, params = models.abstract(arch)
-    named = tree.named_leaves(params)
-    keys = jax.random.split(jax.random.key(seed), len(named))
+    rng = np.random.default_rng(seed)
     leaves = {
-        name: 0.3 * jax.random.normal(key, leaf.shape)
-        for (name, leaf), key in zip(named, keys)
+        name: jnp.asarray(0.3 * rng.standard_normal(leaf.shape), jnp.float32)
+        for name, leaf in tree.named_leaves(params)
     }
     return models.merge(graphdef, tree.from_named(leaves))
 
 
 def encoded(model, batch=2):
     shape = (batch, model.architecture.tokens, model.architecture.width)
-    return jax.random.normal(jax.random.key(7), shape)
+    return jnp.asarray(np.random.default_rng(7).standard_normal(shape), jnp.float32)
 
 
 def shapes(arch):
@@ -105,21 +104,22 @@ def test_pools_are_their_definition(pool, expected):
 
 def test_map_pool_is_attention_of_the_probe_to_all_tokens():
     model = noisy(small(pool="map", registers=2))
-    p = nnx.to_pure_dict(nnx.state(model.map))
-    x = encoded(model)
+    p = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(model.map)))
+    x = np.asarray(encoded(model))
     attn, probe = p["attn"], p["probe"][0, 0]
-    total = np.asarray(attn["out"]["bias"])[None]
+    total = attn["out"]["bias"][None]
     for h in range(2):
         q = probe @ attn["query"]["kernel"][:, h] + attn["query"]["bias"][h]
         k, v = (
             x @ attn[part]["kernel"][:, h] + attn[part]["bias"][h][None, None]
             for part in ("key", "value")
         )
-        weights = jax.nn.softmax(k @ q / 8**0.5)
-        head = jnp.einsum("bn,bne->be", weights, v)
+        weights = np.exp(k @ q / 8**0.5)
+        weights /= weights.sum(-1, keepdims=True)
+        head = np.einsum("bn,bne->be", weights, v)
         total = total + head @ attn["out"]["kernel"][h]
     centred = total - total.mean(-1, keepdims=True)
-    normed = centred / jnp.sqrt(total.var(-1, keepdims=True) + 1e-6)
+    normed = centred / np.sqrt(total.var(-1, keepdims=True) + 1e-6)
     normed = normed * p["norm"]["scale"][None] + p["norm"]["bias"][None]
     mlp = p["mlp"]
     hidden = normed @ mlp["up"]["kernel"] + mlp["up"]["bias"][None]
@@ -177,7 +177,8 @@ def test_two_heads_cost_two():
 def test_features_are_pool_norm_and_tanh_layer(pool):
     arch = small(pool=pool, final_norm="pooled", pre_logits=True)
     model = noisy(arch)
-    images = jax.random.uniform(jax.random.key(3), (2, 24, 32, 3), minval=-1.0)
+    pixels = np.random.default_rng(3).uniform(-1, 1, (2, 24, 32, 3))
+    images = jnp.asarray(pixels, jnp.float32)
     x = model.encode(model.embed(images))
     pooled = noisy(arch.replace(final_norm="tokens")).pool(x)
     if pool == "map":

@@ -82,11 +82,19 @@ def test_the_last_layer_and_the_head_are_the_call(case):
         params, IMAGES
     )
     features = found["features"]
-    assert jnp.allclose(features, model.features(IMAGES), rtol=1e-4, atol=1e-5)
-    assert jnp.allclose(model.classify(features), model(IMAGES), rtol=1e-4, atol=1e-5)
     layers = [name for name in found if name.startswith(f"{model.maps}/")]
     last = found[layers[-1]]
-    assert jnp.allclose(end(model, last), features, rtol=1e-4, atol=1e-5)
+
+    @jax.jit
+    def outside(params, features, last):
+        model = models.merge(graphdef, params)
+        plain = model.features(IMAGES), model(IMAGES)
+        return *plain, model.classify(features), end(model, last)
+
+    plain, logits, classified, ended = outside(params, features, last)
+    assert jnp.allclose(features, plain, rtol=1e-4, atol=1e-5)
+    assert jnp.allclose(classified, logits, rtol=1e-4, atol=1e-5)
+    assert jnp.allclose(ended, features, rtol=1e-4, atol=1e-5)
     for name, leaf in found.items():
         if name.startswith("attention/"):
             assert leaf.dtype == jnp.float32
@@ -218,12 +226,22 @@ def test_loop_remat_and_back_end_do_not_matter(options):
 @pytest.mark.parametrize("case", ["vit", "mixer", "bit", "hybrid"])
 def test_maps_of_layers_are_the_patches_on_their_grid(case):
     model = filled(architecture(case))
-    found = model.intermediates(IMAGES)
-    layers = [leaf for name, leaf in found.items() if name.startswith(model.maps)]
-    (last,) = model.features(IMAGES, layers=[-1])
-    arch = model.architecture
-    assert last.shape[1:3] == arch.grid
-    (flat,) = model.features(IMAGES, layers=[len(layers) - 1], reshape=False)
+    graphdef, params = models.split(model)
+
+    @jax.jit
+    def forward(params):
+        model = models.merge(graphdef, params)
+        found = model.intermediates(IMAGES)
+        layers = [leaf for name, leaf in found.items() if name.startswith(model.maps)]
+        last = model.features(IMAGES, layers=[-1])
+        return (
+            layers,
+            last,
+            model.features(IMAGES, layers=[len(layers) - 1], reshape=False),
+        )
+
+    layers, (last,), (flat,) = forward(params)
+    assert last.shape[1:3] == model.architecture.grid
     assert jnp.array_equal(flat, last.reshape(flat.shape))
     patches = layers[-1].reshape(2, -1, last.shape[-1])[:, -flat.shape[1] :]
     assert jnp.allclose(flat, patches, rtol=1e-5, atol=1e-5)

@@ -1,5 +1,7 @@
 """The Mixer: published counts, its equations, and what must not matter."""
 
+import functools
+
 import jax
 import jax.extend.core
 import jax.numpy as jnp
@@ -112,23 +114,25 @@ def test_logits_are_the_papers_equation(size):
         np.testing.assert_allclose(model(x), expected, atol=2e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("unroll", "remat"), [(1, "none"), (2, "dots"), (0, "full")])
-def test_unroll_and_remat_do_not_matter(unroll, remat):
-    reference = make(drop_path=0.5)
-    graphdef, _ = models.abstract(
-        architecture(drop_path=0.5, unroll=unroll, remat=remat)
-    )
-    params = models.split(reference)[1]
+@functools.cache
+def gradients(arch):
+    graphdef, _ = models.abstract(arch)
 
-    def loss(params, graphdef):
+    def loss(params):
         model = models.merge(graphdef, params)
         rngs = nnx.Rngs(dropout=3)
         return jnp.sum(model(images(), deterministic=False, rngs=rngs) ** 2)
 
-    wanted = jax.grad(loss)(params, models.split(reference)[0])
-    got = jax.grad(loss)(params, graphdef)
+    return jax.jit(jax.grad(loss))(models.split(make(drop_path=0.5))[1])
+
+
+@pytest.mark.parametrize(("unroll", "remat"), [(1, "none"), (2, "dots"), (0, "full")])
+def test_unroll_and_remat_do_not_matter(unroll, remat):
+    plain = architecture(drop_path=0.5)
+    got = gradients(plain.replace(unroll=unroll, remat=remat))
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4), got, wanted
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4),
+        *(got, gradients(plain)),
     )
 
 
@@ -136,16 +140,22 @@ def test_a_dropped_branch_is_dropped_whole_and_a_kept_one_rescaled():
     rate, many = 0.25, 2000
     block = mixer.MixerBlock(architecture(), rngs=nnx.Rngs(0))
     x = jnp.broadcast_to(images(1, (16, 4))[0].reshape(1, 16, 12), (many, 16, 12))
-    out = block(x, jax.random.key(5), jnp.float32(rate))
-    kinds = []
-    for tokens in (0, 1):
-        y = x[:1] + tokens / (1 - rate) * block.tokens(
-            block.norm1(x[:1]).swapaxes(1, 2)
-        ).swapaxes(1, 2)
-        for channels in (0, 1):
-            z = y + channels / (1 - rate) * block.channels(block.norm2(y))
-            error = jnp.max(jnp.abs(out - jnp.broadcast_to(z, out.shape)), axis=(1, 2))
-            kinds.append(np.asarray(error < 1e-4))
+
+    @jax.jit
+    def errors_of(x, key):
+        """Of each image, taken for one of the four kinds."""
+        out, errors = block(x, key, jnp.float32(rate)), []
+        for tokens in (0, 1):
+            y = x[:1] + tokens / (1 - rate) * block.tokens(
+                block.norm1(x[:1]).swapaxes(1, 2)
+            ).swapaxes(1, 2)
+            for channels in (0, 1):
+                z = y + channels / (1 - rate) * block.channels(block.norm2(y))
+                difference = jnp.abs(out - jnp.broadcast_to(z, out.shape))
+                errors.append(jnp.max(difference, axis=(1, 2)))
+        return jnp.stack(errors)
+
+    kinds = np.asarray(errors_of(x, jax.random.key(5))) < 1e-4
     assert np.sum(kinds, axis=0).tolist() == [1] * many
     shares = np.mean(kinds, axis=1)
     expected = [rate**2, rate * (1 - rate), rate * (1 - rate), (1 - rate) ** 2]

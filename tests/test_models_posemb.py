@@ -30,17 +30,17 @@ def small(**options):
 def noisy(arch, seed=0):
     """Parameters by name, none of them zero or one."""
     _, params = models.abstract(arch)
-    named = tree.named_leaves(params)
-    keys = jax.random.split(jax.random.key(seed), len(named))
+    rng = np.random.default_rng(seed)
     return {
-        name: 0.3 * jax.random.normal(key, leaf.shape)
-        for (name, leaf), key in zip(named, keys)
+        name: jnp.asarray(0.3 * rng.standard_normal(leaf.shape), jnp.float32)
+        for name, leaf in tree.named_leaves(params)
     }
 
 
 def forward(arch, leaves):
     graphdef, _ = models.abstract(arch)
-    images = jax.random.uniform(jax.random.key(9), (2, 24, 32, 3), minval=-1.0)
+    pixels = np.random.default_rng(9).uniform(-1, 1, (2, 24, 32, 3))
+    images = jnp.asarray(pixels, jnp.float32)
 
     @jax.jit
     def apply(params, images):
