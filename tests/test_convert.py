@@ -8,12 +8,14 @@ import sys
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 
-from vit_jax import convert, errors, models
+from vit_jax import convert, errors, models, tree
 from vit_jax.checkpoints import checkpoint
 from vit_jax.data.preprocessing import Preprocessing
 from vit_jax.weights import files, pretrained
+
+# Most tests verify models of the same shapes, whose programs are the same.
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 HOLD_TANH = {  # dialect -> a name to write
     "google": "target.npz",
@@ -33,14 +35,15 @@ def arch(**options):
 
 def weights(architecture, seed=0):
     """Random values everywhere, zeros and ones nowhere."""
-    graphdef, params = models.split(models.create(architecture, rngs=nnx.Rngs(seed)))
-    leaves, structure = jax.tree.flatten(params)
     rng = np.random.default_rng(seed)
-    noise = [
-        np.asarray(leaf) + 0.1 * rng.standard_normal(leaf.shape).astype(np.float32)
-        for leaf in leaves
-    ]
-    params = jax.tree.unflatten(structure, noise)
+
+    def drawn(name, leaf):
+        value = name.endswith("/scale") + 0.1 * rng.standard_normal(leaf.shape)
+        if name.endswith("/kernel"):
+            value *= 2
+        return value.astype(np.float32)
+
+    params = tree.map_named(drawn, models.abstract(architecture)[1])
     half = Preprocessing(architecture.image_size)
     return files.Weights(architecture, params, half, "google")
 
