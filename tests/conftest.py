@@ -24,7 +24,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Tracing makes many small objects and few cycles: to look for those after every 700
 # objects, as Python does, takes a twentieth of the time.
-gc.set_threshold(50_000, 10, 10)
+gc.set_threshold(10_000, 10, 10)
 
 # What takes longest, first: two workers then end at about the same time.
 LONGEST = (
