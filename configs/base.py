@@ -84,7 +84,12 @@ def get_config() -> ConfigDict:
     config.model.remat = "auto"
 
     config.data = ConfigDict()
-    config.data.dataset = "imagenet2012"  # TFDS name, digits, folder:PATH
+    # TFDS name, digits, folder:PATH, parquet:GLOB, hf:NAME_OR_PATH, wds:SHARDS,
+    # csv:FILE, py:MODULE:FUNCTION
+    config.data.dataset = "imagenet2012"
+    config.data.image_column = ""  # of these and of TFDS; "": the only one that can be
+    config.data.label_column = ""  # likewise; one class, or a list of them
+    config.data.class_names = ""  # TXT or CSV file; "": as the data has them
     config.data.data_dir = ""  # of TFDS; "": $TFDS_DATA_DIR, else ~/tensorflow_datasets
     config.data.train_split = "train"
     config.data.cache = "auto"  # none | ram | device | auto

@@ -67,6 +67,11 @@ OF_OTHERS = {
         "getattr(image, 'tag_v2', {})",
         "getattr(image, 'tile', None)",
     },
+    # What a user's own code makes: datasets of torch, torchvision and anybody.
+    "data/forms/objects.py": {
+        "getattr(member, name, None)",
+        "hasattr(value, 'convert')",
+    },
     # A thread's storage is empty at the thread's first use.
     "data/jpeg.py": {"getattr(_scratch, 'buffer', None)"},
     # Sources of a user's own need `__len__` and `__getitem__` alone.

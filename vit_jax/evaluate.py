@@ -21,6 +21,7 @@ from vit_jax.evaluators import fewshot as fewshot_lib
 from vit_jax.learning import losses, passes
 from vit_jax.parallel import mesh as mesh_lib
 from vit_jax.runs import distributed, metrics
+from vit_jax.settings import naming
 from vit_jax.weights import files, pretrained
 from vit_jax.weights import loaded as loaded_lib
 
@@ -64,9 +65,9 @@ def _data(
             f"{checkpoint} does not say which dataset it was trained on; want "
             "--dataset=NAME"
         )
-    if own is None or dataset not in ("", own["dataset"]):
+    if own is None or dataset not in ("", own["dataset"], naming.of_run(own)):
         return dataset, data_dir, {}
-    return own["dataset"], data_dir or own["data_dir"], config
+    return naming.of_run(own), data_dir or own["data_dir"], config
 
 
 def run(
@@ -178,7 +179,7 @@ def _check_memory(batch_size: int, size: tuple[int, int]) -> None:
 
 def _define_flags() -> None:
     flags.DEFINE_string("checkpoint", None, "Workdir, file, folder or URL.")
-    flags.DEFINE_string("dataset", "", "TFDS name, digits, folder:PATH; '': the run's.")
+    flags.DEFINE_string("dataset", "", "As --config.data.dataset; '': the run's.")
     flags.DEFINE_string("split", "", "As in test or validation[:1000]; '': test.")
     flags.DEFINE_string("data_dir", "", "Of TFDS; '': $TFDS_DATA_DIR.")
     flags.DEFINE_integer("batch_size", 256, "Images at a time, over all devices.")

@@ -22,7 +22,7 @@ from vit_jax.learning import objective, optim, passes, program, schedules
 from vit_jax.learning import step as step_lib
 from vit_jax.parallel import fitting, layouts
 from vit_jax.parallel import mesh as mesh_lib
-from vit_jax.settings import durations, packaged, recipe, sections, validation
+from vit_jax.settings import durations, naming, packaged, recipe, sections, validation
 from vit_jax.settings.durations import Durations
 from vit_jax.types import Batch, Params, TrainState
 
@@ -242,7 +242,7 @@ def assemble(
     config = recipe.plain(config)
     _check(config, mesh)
     data = config["data"]
-    info = catalog.describe(data["dataset"], data_dir=data["data_dir"])
+    info = catalog.describe(naming.of_run(data), data_dir=data["data_dir"])
     lengths, schedule = schedule_of(config, info)
     opened = None
     if start is None and config["init_from"]:

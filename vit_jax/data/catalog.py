@@ -1,19 +1,19 @@
 """Datasets by name: one row each, and how to open them.
 
-A dataset is a TFDS name ("cifar10", "cifar10:3.0.2"), "digits", "folder:PATH" or the
-path of an existing folder. A prepared dataset's own files win over its row.
+A dataset is a TFDS name ("cifar10", "cifar10:3.0.2"), "digits", "folder:PATH", the path
+of an existing folder, or one of `forms` ("parquet:GLOB"); columns may follow, as
+`naming` has them. A prepared dataset's own files win over its row.
 """
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from vit_jax import errors
 from vit_jax.data import sources, splits
-
-if TYPE_CHECKING:
-    from vit_jax.data import folder, tfds
+from vit_jax.settings import naming
 
 _NAME = re.compile(r"^[A-Za-z]\w*(/[\w.+-]+)?(:\d+\.\d+\.\d+)?$")
 
@@ -28,6 +28,32 @@ class DatasetInfo:
     label_names: tuple[str, ...] | None
     multi_label: bool
     prepared: bool
+
+
+class Opened(Protocol):
+    """A dataset that is there: what it holds, and its examples."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are; 0: unknown."""
+
+    @property
+    def label_names(self) -> tuple[str, ...] | None:
+        """Their names, where there are any."""
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an example may have several."""
+
+    def counts(self) -> dict[str, int]:
+        """Returns the number of examples of each split."""
+
+    def open(self, ranges: Sequence[splits.Range]) -> sources.Source:
+        """Returns the examples of ranges of splits."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,22 +127,16 @@ def describe(dataset: str, *, data_dir: str = "") -> DatasetInfo:
     Raises:
         errors.UserError: neither in the catalog nor prepared, or a damaged dataset.
     """
-    if dataset == "digits":
+    if naming.split(dataset)[0] == "digits":
+        _refuse_columns(dataset)
         sizes = {name: len(index) for name, index in sources.digits_splits().items()}
         return DatasetInfo(
             "digits", 10, sizes, sources.DIGITS_CLASSES, False, prepared=True
         )
-    name = dataset.split(":")[0]
+    name = _row_name(dataset)
     found = _present(dataset, data_dir)
     if found is not None:
-        return DatasetInfo(
-            name=name if name in ROWS else found.name,
-            num_classes=found.num_classes or _row_classes(name),
-            splits=found.counts(),
-            label_names=found.label_names,
-            multi_label=found.multi_label,
-            prepared=True,
-        )
+        return info_of(found, name if name in ROWS else found.name)
     if name not in ROWS:
         raise _not_prepared(dataset, data_dir)
     row = ROWS[name]
@@ -137,14 +157,32 @@ def open_source(dataset: str, split: str, *, data_dir: str = "") -> sources.Sour
         errors.UserError: not prepared (with the command that prepares it), a wrong
             split, or damaged files.
     """
-    if dataset == "digits":
+    if naming.split(dataset)[0] == "digits":
+        _refuse_columns(dataset)
         return sources.open_digits(split)
     found = _present(dataset, data_dir)
     if found is None:
         raise _not_prepared(dataset, data_dir)
-    source = found.open(splits.resolve(split, found.counts(), dataset))
-    source.num_classes = source.num_classes or _row_classes(dataset.split(":")[0])
+    return open_split(found, split, naming.split(dataset)[0])
+
+
+def open_split(found: Opened, split: str, name: str) -> sources.Source:
+    """Returns the examples that a split expression selects of an opened dataset."""
+    source: Any = found.open(splits.resolve(split, found.counts(), name))
+    source.num_classes = source.num_classes or _row_classes(_row_name(name))
     return source
+
+
+def info_of(found: Opened, name: str) -> DatasetInfo:
+    """Returns what is known of an opened dataset, by the name given."""
+    return DatasetInfo(
+        name=name,
+        num_classes=found.num_classes or _row_classes(name),
+        splits=found.counts(),
+        label_names=found.label_names,
+        multi_label=found.multi_label,
+        prepared=True,
+    )
 
 
 def num_examples(info: DatasetInfo, split: str) -> int:
@@ -171,6 +209,11 @@ def usual_split(info: DatasetInfo) -> str:
     )
 
 
+def _row_name(dataset: str) -> str:
+    """The name of a dataset's row, if it has one."""
+    return naming.split(dataset)[0].split(":")[0]
+
+
 def _row_classes(name: str) -> int:
     return ROWS[name].num_classes if name in ROWS else 0
 
@@ -186,17 +229,32 @@ def _folder_path(dataset: str) -> Path | None:
     return path if dataset and dataset not in ROWS and path.is_dir() else None
 
 
-def _present(dataset: str, data_dir: str) -> "tfds.Info | folder.Folder | None":
+def _refuse_columns(dataset: str) -> None:
+    bare, columns = naming.split(dataset)
+    if columns:
+        raise errors.UserError(
+            f"dataset={bare!r} has no columns; leave data.image_column, "
+            "data.label_column and data.class_names empty"
+        )
+
+
+def _present(dataset: str, data_dir: str) -> Opened | None:
     """The dataset if it is there; of the kinds' readers only its own is loaded."""
-    directory = _find(dataset, data_dir)
+    if dataset.partition(":")[0] in naming.FORMS and ":" in dataset:
+        from vit_jax.data import forms
+
+        return forms.opened(dataset)
+    bare, columns = naming.split(dataset)
+    directory = _find(bare, data_dir)
     if directory is not None:
         from vit_jax.data import tfds
 
-        return tfds.read_info(directory)
-    path = _folder_path(dataset)
+        return tfds.read_info(directory, columns)
+    path = _folder_path(bare)
     if path is not None:
         from vit_jax.data import folder
 
+        _refuse_columns(dataset)
         return folder.listed(path, name=dataset)
     return None
 
@@ -217,6 +275,7 @@ def _find(dataset: str, data_dir: str) -> Path | None:
 def _not_prepared(dataset: str, data_dir: str) -> errors.UserError:
     from vit_jax.data import prepared
 
+    dataset = naming.split(dataset)[0]
     if not _NAME.match(dataset):
         what = "neither a dataset's name nor an existing folder"
         if Path(dataset).expanduser().is_file():
@@ -224,7 +283,7 @@ def _not_prepared(dataset: str, data_dir: str) -> errors.UserError:
         return errors.UserError(
             f"dataset={dataset!r} is {what}; "
             f"wanted one of {', '.join([*ROWS, 'digits'])}, a prepared TFDS dataset, "
-            "or folder:PATH"
+            f"folder:PATH, {', '.join(f'{form}:' for form in naming.FORMS)}"
         )
     name, _, version = dataset.partition(":")
     root = prepared.root(data_dir)

@@ -16,7 +16,9 @@ import numpy as np
 from vit_jax import errors
 from vit_jax.data import decode, example, records, sources, tfds_features
 from vit_jax.data.splits import Range
+from vit_jax.settings import naming
 
+_ANY = naming.Columns()
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
 
@@ -60,8 +62,12 @@ class Info:
         return TfdsSource(self, ranges)
 
 
-def read_info(directory: Path) -> Info:
+def read_info(directory: Path, columns: naming.Columns = _ANY) -> Info:
     """Reads the description of the prepared dataset in `directory`.
+
+    Args:
+        directory: Of one version.
+        columns: Which features are read, and a file with the names of the classes.
 
     Raises:
         errors.UserError: files are missing or damaged, the format is not one of
@@ -85,7 +91,7 @@ def read_info(directory: Path) -> Info:
             for split in info["splits"]
         }
         features = features["featuresDict"]["features"]
-        image, label = tfds_features.choose(features, info, features_path)
+        image, label = tfds_features.choose(features, info, features_path, columns)
         return Info(
             directory=directory,
             name=name,
@@ -93,7 +99,7 @@ def read_info(directory: Path) -> Info:
             splits=table,
             image=image,
             label=label,
-            label_names=_read_names(directory, label),
+            label_names=_read_names(directory, label, columns.names),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise errors.UserError(
@@ -142,11 +148,18 @@ def _read_split(directory: Path, dataset: str, form: str, split: dict) -> Split:
     return Split(tuple(paths), lengths, num_bytes)
 
 
-def _read_names(directory: Path, label: tfds_features.Label) -> tuple[str, ...] | None:
-    path = directory / f"{label.feature}.labels.txt"
-    if not path.is_file():
+def _read_names(
+    directory: Path, label: tfds_features.Label, given: str
+) -> tuple[str, ...] | None:
+    path = Path(given) if given else directory / f"{label.feature}.labels.txt"
+    if given:
+        from vit_jax.data.forms import labelling
+
+        names = labelling.read_names(given)
+    elif path.is_file():
+        names = tuple(path.read_text().splitlines())
+    else:
         return None
-    names = tuple(path.read_text().splitlines())
     if label.num_classes and len(names) != label.num_classes:
         raise errors.UserError(
             f"{path} names {len(names)} classes, features.json has {label.num_classes}"

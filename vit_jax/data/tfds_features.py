@@ -10,6 +10,7 @@ import numpy as np
 
 from vit_jax import errors
 from vit_jax.data import decode, example
+from vit_jax.settings import naming
 
 # Tags of TFDS's proto messages in features.json.
 _IMAGE, _CLASS, _SEQUENCE, _TENSOR = "image", "classLabel", "sequence", "tensor"
@@ -78,7 +79,10 @@ class Picture:
 
 
 def choose(
-    features: dict[str, Any], info: dict[str, Any], path: Path
+    features: dict[str, Any],
+    info: dict[str, Any],
+    path: Path,
+    columns: naming.Columns,
 ) -> tuple[Picture, Label]:
     """Picks the image and the label: the supervised pair, else the only ones.
 
@@ -89,6 +93,7 @@ def choose(
         features: Of features.json.
         info: dataset_info.json.
         path: Of features.json, for messages.
+        columns: The features that the configuration names, in their place.
 
     Raises:
         errors.UserError: there is not one of each.
@@ -115,11 +120,17 @@ def choose(
     usual = [label for label in labels if label.feature in ("label", "labels")]
     classes = [label for label in labels if label.kind != "vector"]
     candidates = preferred or usual or classes
+    if columns.image:
+        named = [name for name in [columns.image] if name in {**tensors, **images}]
+        images = {**tensors, **images}
+    if columns.label:
+        candidates = [label for label in labels if label.feature == columns.label]
     if len(named) != 1 or len(candidates) != 1:
         raise errors.UserError(
             f"{path}: wanted one image and one label, found images {named} and "
             f"labels {[label.feature for label in labels]} "
-            f"among {sorted(features)}"
+            f"among {sorted(features)}; --config.data.image_column and "
+            "--config.data.label_column say which"
         )
     return images[named[0]], candidates[0]
 

@@ -1,4 +1,4 @@
-"""The memory of this machine, or of the container that the process runs in; no JAX."""
+"""This machine: its memory, or the container's, and our cache on it; no JAX."""
 
 import importlib
 import os
@@ -30,6 +30,15 @@ def peak_memory() -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def cache_folder() -> Path:
+    """Returns our cache: `$VIT_JAX_CACHE`, or in the user's cache."""
+    if own := os.environ.get("VIT_JAX_CACHE"):
+        return Path(own).expanduser()
+    if everyone := os.environ.get("XDG_CACHE_HOME"):
+        return Path(everyone).expanduser() / "vit_jax"
+    return Path("~/.cache/vit_jax").expanduser()
 
 
 def total_memory() -> int:

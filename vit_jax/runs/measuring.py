@@ -21,13 +21,14 @@ from vit_jax.learning import losses, passes
 from vit_jax.parallel import mesh as mesh_lib
 from vit_jax.runs import evaluations, metrics
 from vit_jax.runs import workdir as workdir_lib
-from vit_jax.settings import packaged, recipe, sections, validation
+from vit_jax.settings import naming, packaged, recipe, sections, validation
 
 # What a run of no steps reads; the rest of a configuration is about training, or is
 # the checkpoint's to say.
 READ = (
     *("init_from", "total", "batch_size", "labels", "model.image_size", "evals."),
     *("data.dataset", "data.data_dir", "data.exif"),
+    *("data.image_column", "data.label_column", "data.class_names"),
     *("mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.slices"),
 )
 
@@ -50,7 +51,7 @@ def run(
     _check(config, mesh)
     data = config["data"]
     there = evaluations.available(
-        sections.evals(config["evals"], dataset=data["dataset"]),
+        sections.evals(config["evals"], data=data),
         data_dir=data["data_dir"],
     )
     evals = {name: config["evals"][name] for name in there}
@@ -167,7 +168,7 @@ def _open(
         loaded.label_ids,
     )
     context = evaluators.Context(
-        datasets=evaluators.Datasets(data["dataset"], data["data_dir"]),
+        datasets=evaluators.Datasets(naming.of_run(data), data["data_dir"]),
         forward=forward,
         preprocessing=prepared,
         outputs=outputs,

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from vit_jax.settings import durations
+from vit_jax.settings import durations, naming
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class Data:
     """Where training images are, and how they are read.
 
     Attributes:
-        dataset: as `data.catalog` takes it.
+        dataset: as `data.catalog` takes it, with the columns to read.
         data_dir: of TFDS, or "".
         train_split: what is trained on.
         cache: see `loader.train_loader`, like the next two.
@@ -32,7 +32,8 @@ class Data:
     @classmethod
     def of(cls, section: Mapping[str, Any]) -> Self:
         """Returns those of `config.data`."""
-        return cls(**{field.name: section[field.name] for field in fields(cls)})
+        found = {field.name: section[field.name] for field in fields(cls)}
+        return cls(**found | {"dataset": naming.of_run(section)})
 
 
 @dataclass(frozen=True)
@@ -83,21 +84,22 @@ _DATA = ("dataset", "split")
 def evals(
     section: Mapping[str, Mapping[str, Any]],
     *,
-    dataset: str,
+    data: Mapping[str, Any],
     every: Callable[[str, str], int] = lambda key, text: 0,
 ) -> tuple[EvalSettings, ...]:
     """Returns the evaluations of a configuration.
 
     Args:
         section: `config.evals`.
-        dataset: of the run, for evaluations that name none.
+        data: `config.data`, of the run: for evaluations that name no dataset, or its.
         every: from a key and its duration to steps.
     """
+    own = {"": naming.of_run(data), data["dataset"]: naming.of_run(data)}
     return tuple(
         EvalSettings(
             name=name,
             kind=given["type"],
-            dataset=given["dataset"] or dataset,
+            dataset=own.get(given["dataset"]) or given["dataset"],
             split=given["split"],
             every=every(f"evals.{name}.every", given["every"]),
             optional="optional" in given and given["optional"],
@@ -131,7 +133,7 @@ def evals_of(
         )
         return steps or lengths.eval_every
 
-    return evals(config["evals"], dataset=config["data"]["dataset"], every=every)
+    return evals(config["evals"], data=config["data"], every=every)
 
 
 def is_tuned(config: Mapping[str, Any]) -> bool:

@@ -9,17 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vit_jax import errors
+from vit_jax import errors, host
 from vit_jax.weights.remote import address
 
 
 def root() -> Path:
     """Returns the cache's folder: `$VIT_JAX_CACHE`, or in the user's cache."""
-    if own := os.environ.get("VIT_JAX_CACHE"):
-        return Path(own).expanduser()
-    if everyone := os.environ.get("XDG_CACHE_HOME"):
-        return Path(everyone).expanduser() / "vit_jax"
-    return Path("~/.cache/vit_jax").expanduser()
+    return host.cache_folder()
 
 
 def beside(path: Path, suffix: str) -> Path:

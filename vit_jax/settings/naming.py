@@ -1,0 +1,70 @@
+"""A dataset's name with the columns to read: `parquet:x/*.parquet#image=a,label=b`.
+
+So a name alone says how a dataset is read, wherever names go: to evaluations, into
+checkpoints, to commands. A run's own keys `data.image_column`, `data.label_column` and
+`data.class_names` become the same.
+"""
+
+import re
+import urllib.parse
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+# What the name of a dataset may begin with, before a colon; `data.forms` opens them.
+FORMS = ("csv", "hf", "parquet", "py", "wds")
+_PART = r"(image|label|names)=[^,#=]+"
+_COLUMNS = re.compile(rf"#({_PART}(,{_PART})*)$")
+# The key of `config.data` of each column.
+KEYS = {"image": "image_column", "label": "label_column", "names": "class_names"}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What of a dataset is read; "" is found out, where only one will do.
+
+    Attributes:
+        image: The column, feature or key of the images.
+        label: That of the labels.
+        names: A file with the names of the classes, in their order.
+    """
+
+    image: str = ""
+    label: str = ""
+    names: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.image or self.label or self.names)
+
+
+def split(name: str) -> tuple[str, Columns]:
+    """Returns a dataset's name without its columns, and these."""
+    match = _COLUMNS.search(name)
+    if match is None:
+        return name, Columns()
+    pairs = (part.split("=") for part in match[1].split(","))
+    given = {key: urllib.parse.unquote(value) for key, value in pairs}
+    return name[: match.start()], Columns(**given)
+
+
+def join(name: str, columns: Columns) -> str:
+    """Returns a name with columns; what `columns` leaves open is as the name has it."""
+    bare, before = split(name)
+    given = {f.name: getattr(columns, f.name) for f in fields(columns)}
+    merged = replace(before, **{key: value for key, value in given.items() if value})
+    parts = [
+        f"{f.name}={urllib.parse.quote(value, safe='/ :.*?{}[]@+~')}"
+        for f in fields(merged)
+        if (value := getattr(merged, f.name))
+    ]
+    return f"{bare}#{','.join(parts)}" if parts else bare
+
+
+def of_run(section: Mapping[str, Any]) -> str:
+    """Returns the name of a run's dataset with its columns.
+
+    Args:
+        section: `config.data`; runs of older versions lack the keys of columns.
+    """
+    found = {name: section[key] for name, key in KEYS.items() if key in section}
+    return join(section["dataset"], Columns(**found))
