@@ -9,8 +9,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from vit_jax import cli, experiment
+from vit_jax import cli, errors, experiment
 from vit_jax.checkpoints import manager
+from vit_jax.data import catalog
 from vit_jax.parallel import memory
 from vit_jax.runs import (
     companions,
@@ -23,7 +24,7 @@ from vit_jax.runs import (
     watchdog,
 )
 from vit_jax.runs import workdir as workdir_lib
-from vit_jax.settings import durations, validation
+from vit_jax.settings import durations, naming, recipe, validation
 from vit_jax.types import Batch, Params, TrainState
 
 
@@ -98,6 +99,28 @@ def _prepare(
         raise memory.out_of_memory(error, *sizes) from error
 
 
+def _run_on(
+    source: Any,
+    info: catalog.DatasetInfo | None,
+    config: Mapping[str, Any],
+    workdir: str | Path,
+    mesh: Mesh,
+    options: Mapping[str, Any],
+) -> dict[str, float | None]:
+    """Trains as `run`, on a dataset that a program hands over."""
+    from vit_jax.data import handed
+
+    config = recipe.plain(config)
+    if durations.trains_nothing(config):
+        raise errors.UserError(
+            "source= is trained on, and total='0 steps' trains nothing; evaluate on a "
+            "dataset by its name, py:MODULE:FUNCTION for instance"
+        )
+    given = handed.opened(source, info, naming.columns_of(config))
+    with handed.known(given):
+        return run(naming.with_dataset(config, given.name), workdir, mesh, **options)
+
+
 def run(
     config: Mapping[str, Any],
     workdir: str | Path,
@@ -106,6 +129,8 @@ def run(
     profile: bool = False,
     parameters: bool = False,
     stall_timeout: float = 0.0,
+    source: Any = None,
+    info: catalog.DatasetInfo | None = None,
 ) -> dict[str, float | None]:
     """Trains to the end of `config.total`, or goes on where a run stopped.
 
@@ -121,6 +146,9 @@ def run(
         parameters: log every parameter, in place of a summary.
         stall_timeout: seconds without a step after which the process ends with 42;
             0: never. See `watchdog`.
+        source: the dataset, in the place of `config.data.dataset`: see
+            `data.handed`. Evaluations that name no dataset find their splits in it.
+        info: what it does not say itself, its name and classes for instance.
 
     Returns:
         The figures of the last evaluations, "test/top1" for instance.
@@ -131,6 +159,10 @@ def run(
         Preempted: stopped by SIGTERM, with its state saved.
     """
     validation.check_local(workdir, "workdir")
+    if source is not None:
+        options: dict[str, Any] = {"profile": profile, "parameters": parameters}
+        options |= {"stall_timeout": stall_timeout}
+        return _run_on(source, info, config, workdir, mesh, options)
     if durations.trains_nothing(config):
         from vit_jax.runs import measuring  # which no training needs
 

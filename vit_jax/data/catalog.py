@@ -15,6 +15,9 @@ from vit_jax import errors
 from vit_jax.data import sources, splits
 from vit_jax.settings import naming
 
+# What the names of datasets begin with that a program handed over.
+GIVEN = "source:"
+handed_over: dict[str, "Opened"] = {}  # by these, see `handed`
 _NAME = re.compile(r"^[A-Za-z]\w*(/[\w.+-]+)?(:\d+\.\d+\.\d+)?$")
 
 
@@ -136,7 +139,15 @@ def describe(dataset: str, *, data_dir: str = "") -> DatasetInfo:
     name = _row_name(dataset)
     found = _present(dataset, data_dir)
     if found is not None:
-        return info_of(found, name if name in ROWS else found.name)
+        name = name if name in ROWS else found.name
+        return DatasetInfo(
+            name=name,
+            num_classes=found.num_classes or _row_classes(name),
+            splits=found.counts(),
+            label_names=found.label_names,
+            multi_label=found.multi_label,
+            prepared=True,
+        )
     if name not in ROWS:
         raise _not_prepared(dataset, data_dir)
     row = ROWS[name]
@@ -163,26 +174,10 @@ def open_source(dataset: str, split: str, *, data_dir: str = "") -> sources.Sour
     found = _present(dataset, data_dir)
     if found is None:
         raise _not_prepared(dataset, data_dir)
-    return open_split(found, split, naming.split(dataset)[0])
-
-
-def open_split(found: Opened, split: str, name: str) -> sources.Source:
-    """Returns the examples that a split expression selects of an opened dataset."""
-    source: Any = found.open(splits.resolve(split, found.counts(), name))
-    source.num_classes = source.num_classes or _row_classes(_row_name(name))
+    bare = naming.split(dataset)[0]
+    source: Any = found.open(splits.resolve(split, found.counts(), bare))
+    source.num_classes = source.num_classes or _row_classes(_row_name(dataset))
     return source
-
-
-def info_of(found: Opened, name: str) -> DatasetInfo:
-    """Returns what is known of an opened dataset, by the name given."""
-    return DatasetInfo(
-        name=name,
-        num_classes=found.num_classes or _row_classes(name),
-        splits=found.counts(),
-        label_names=found.label_names,
-        multi_label=found.multi_label,
-        prepared=True,
-    )
 
 
 def num_examples(info: DatasetInfo, split: str) -> int:
@@ -245,6 +240,8 @@ def _present(dataset: str, data_dir: str) -> Opened | None:
 
         return forms.opened(dataset)
     bare, columns = naming.split(dataset)
+    if bare in handed_over:
+        return handed_over[bare]
     directory = _find(bare, data_dir)
     if directory is not None:
         from vit_jax.data import tfds
@@ -280,6 +277,8 @@ def _not_prepared(dataset: str, data_dir: str) -> errors.UserError:
         what = "neither a dataset's name nor an existing folder"
         if Path(dataset).expanduser().is_file():
             what = "a file, not a folder"
+        if dataset.startswith(GIVEN):
+            what = "of a program, which handed it to train.run as source="
         return errors.UserError(
             f"dataset={dataset!r} is {what}; "
             f"wanted one of {', '.join([*ROWS, 'digits'])}, a prepared TFDS dataset, "

@@ -60,11 +60,22 @@ def join(name: str, columns: Columns) -> str:
     return f"{bare}#{','.join(parts)}" if parts else bare
 
 
-def of_run(section: Mapping[str, Any]) -> str:
-    """Returns the name of a run's dataset with its columns.
+def with_dataset(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Returns a configuration with another dataset, its columns as they are."""
+    return {**config, "data": {**config["data"], "dataset": name}}
 
-    Args:
-        section: `config.data`; runs of older versions lack the keys of columns.
-    """
+
+def columns_of(config: Mapping[str, Any]) -> Columns:
+    """Returns the columns of a configuration."""
+    return of_section(config["data"])
+
+
+def of_section(section: Mapping[str, Any]) -> Columns:
+    """Returns the columns of `config.data`; older versions lack their keys."""
     found = {name: section[key] for name, key in KEYS.items() if key in section}
-    return join(section["dataset"], Columns(**found))
+    return Columns(**found)
+
+
+def of_run(section: Mapping[str, Any]) -> str:
+    """Returns the name of a run's dataset with its columns, of `config.data`."""
+    return join(section["dataset"], of_section(section))
