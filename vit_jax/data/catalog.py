@@ -116,7 +116,7 @@ ROWS = {
     "svhn_cropped": Row(10, {"train": 73257, "test": 26032}),
     "uc_merced": Row(21, {"train": 2100}),
 }
-_NOT_PREPARABLE = ("imagenet21k", "jft", "jft3b")
+NOT_PREPARABLE = ("imagenet21k", "jft", "jft3b")
 TEST_SPLITS = ("test", "validation", "val")  # the first that the dataset has
 
 
@@ -299,11 +299,14 @@ def _not_prepared(dataset: str, data_dir: str) -> errors.UserError:
     if name not in ROWS:
         hint = errors.suggest(name, known)
         lines.append(f"It is not in the catalog ({', '.join(known)}).{hint}")
-    if name not in _NOT_PREPARABLE:
-        lines.append("If TFDS has it, prepare it with:")
+    if name not in NOT_PREPARABLE:
         lines.append(
-            '  pip install "vit_jax[prepare]" && python -c "import tensorflow_datasets '
-            f"as tfds; tfds.builder('{dataset}', data_dir='{root}')"
+            "If TFDS has it, prepare it with:\n"
+            f"  vit_jax prepare {dataset} --data_dir={root}"
+        )
+        lines.append(
+            '  or: pip install "vit_jax[prepare]" && python -c "import '
+            f"tensorflow_datasets as tfds; tfds.builder('{dataset}', data_dir='{root}')"
             ".download_and_prepare(file_format='array_record')\""
         )
     return errors.UserError("\n".join(lines))
