@@ -246,7 +246,7 @@ def _present(dataset: str, data_dir: str) -> Opened | None:
     if directory is not None:
         from vit_jax.data import tfds
 
-        return tfds.read_info(directory, columns)
+        return tfds.opened(directory, columns)
     path = _folder_path(bare)
     if path is not None:
         from vit_jax.data import folder

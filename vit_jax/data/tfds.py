@@ -108,6 +108,28 @@ def read_info(directory: Path, columns: naming.Columns = _ANY) -> Info:
         ) from error
 
 
+def opened(directory: Path, columns: naming.Columns) -> Any:
+    """Returns the dataset in `directory`, TFDS's own reader's where ours will not do.
+
+    Args:
+        directory: Of one version.
+        columns: As for `read_info`.
+
+    Raises:
+        errors.UserError: as `read_info`, or what TFDS's reader cannot do either.
+    """
+    try:
+        return read_info(directory, columns)
+    except tfds_features.Unread as error:
+        if not columns:
+            raise
+        from vit_jax.data.forms import library
+
+        return library.open_directory(
+            directory, columns, directory.parent.name, str(error)
+        )
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())

@@ -18,6 +18,10 @@ _ENCODINGS = ("none", "bytes", "zlib")  # of a tensor
 _MOST_NUMBERS = 4 * decode.MAX_PIXELS
 
 
+class Unread(errors.UserError):
+    """Features that this reader does not read; TFDS's own may."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Label:
     """How a record states its label."""
@@ -126,7 +130,7 @@ def choose(
     if columns.label:
         candidates = [label for label in labels if label.feature == columns.label]
     if len(named) != 1 or len(candidates) != 1:
-        raise errors.UserError(
+        raise Unread(
             f"{path}: wanted one image and one label, found images {named} and "
             f"labels {[label.feature for label in labels]} "
             f"among {sorted(features)}; --config.data.image_column and "
@@ -141,7 +145,7 @@ def _image(name: str, feature: dict[str, Any], path: Path) -> Picture | None:
     image = feature[_IMAGE]
     dtype = image["dtype"] if "dtype" in image else "uint8"
     if dtype not in ("uint8", "uint16", "float32"):
-        raise errors.UserError(
+        raise Unread(
             f"{path}: image {name!r} has dtype {dtype!r}; readable: uint8, uint16, "
             "float32"
         )
