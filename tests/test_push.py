@@ -133,7 +133,6 @@ def test_what_only_transformers_has_is_written_for_it(tmp_path):
     [
         {"pre_logits": 8},
         {"posemb": "sincos_1d", "posemb_at": "every"},
-        {"patch": (8, 4)},
     ],
 )
 def test_what_nobody_else_has_is_in_our_own_form(tmp_path, options):
@@ -286,6 +285,7 @@ def test_every_reader_is_of_a_dialect_that_is_written():
     assert set(publishing.READERS) - {"vit_jax"} <= set(DIALECTS)
 
 
+@pytest.mark.slow
 def test_the_command(workdir, tmp_path):
     out = tmp_path / "out"
     command = ["-m", "vit_jax", "push", str(workdir), TARGET, "--dry-run"]
