@@ -35,6 +35,10 @@ def get_config() -> ConfigDict:
     config.save_every = "1000 steps"
     config.keep = 2  # newest checkpoints to keep
 
+    config.log = ConfigDict()
+    # Beside metrics.jsonl, by commas: tensorboard, csv, wandb, mlflow; "": nothing
+    config.log.writers = "tensorboard"
+
     config.masked = ConfigDict()  # of masked_patches: no head, what patches were
     config.masked.target = "mean_color"  # mean_color | downsampled (4x4) | pixels
     config.masked.rate = 0.5  # share of an image's patches that are corrupted

@@ -80,7 +80,7 @@ def test_there_is_one_for_whatever_can_be_added():
     added = {example.id.removeprefix("Add ") for example in examples()}
     assert added == {
         *("a model", "a dataset", "an objective", "an evaluator", "an augmentation"),
-        *("a layout", "a dialect", "a command"),
+        *("a layout", "a dialect", "a command", "a metrics store"),
     }
 
 

@@ -110,6 +110,7 @@ MAIN = {
     "an endless run": (f"{QUICK} --config.total=soon", "300 epochs"),
     "no length": (f"{QUICK} --config.total=", "total is empty"),
     "a long warmup": (f"{QUICK} --config.optimizer.warmup=9999999", "warmup"),
+    "an unknown writer": (f"{QUICK} --config.log.writers=wandbb", '"wandb"'),
     "an unknown loss": (f"{QUICK} --config.loss=hinge", "sigmoid, softmax"),
     "an unknown schedule": (f"{QUICK} --config.optimizer.schedule=cosin", "cosine"),
     "an unknown optimizer": (f"{QUICK} --config.optimizer.name=adamw", "adam"),

@@ -37,12 +37,12 @@ class Experiment:
     """Model, optimizer, abstract state and compiled functions of a run.
 
     Attributes:
-        config: the resolved configuration, for config.json and the descriptions of
-            checkpoints: a record. Nobody reads its keys; what a run needs of them are
-            the other fields.
+        config: the resolved configuration, a record for config.json and checkpoints.
+            Nobody reads its keys; what a run needs of them are the other fields.
         data: where training images are.
         start: where the first weights are from; None: drawn at random.
         evals: what is measured, and when.
+        writers: where figures go beside metrics.jsonl, keys of `writers.WRITERS`.
         batch_size: examples a step, over all devices.
         microbatches: parts of a batch.
         seed: of all that is random.
@@ -73,6 +73,7 @@ class Experiment:
     data: sections.Data
     start: sections.Start | None
     evals: tuple[sections.EvalSettings, ...]
+    writers: tuple[str, ...]
     batch_size: int
     microbatches: int
     seed: int
@@ -307,6 +308,7 @@ def _settings(
     return {name: config[name] for name in names} | {
         "data": sections.Data.of(data),
         "durations": lengths,
+        "writers": sections.writers(config),
         "train_transform": inputs.train_transform(
             _image_size(config), exif=data["exif"], **data["train"]
         ),
@@ -331,9 +333,8 @@ def _start(
     start: "Weights | None",
     architecture: models.Architecture,
 ) -> sections.Start | None:
-    if not config["init_from"]:
+    if start is None:
         return None
-    assert start is not None, "what a run starts from has been opened"
     return weights.starts.of(
         *(start, architecture, info, config["init_from"]),
         keep_head=config["keep_head"],
@@ -345,6 +346,5 @@ def make_mesh(
     config: Mapping[str, Any], devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
     """Returns the mesh of a configuration, over all devices or these."""
-    names = ("data", "fsdp", "tensor", "slices")
-    axes = {name: config["mesh"][name] for name in names}
+    axes = {name: config["mesh"][name] for name in ("data", "fsdp", "tensor", "slices")}
     return mesh_lib.make_mesh(**axes, devices=devices)

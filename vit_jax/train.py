@@ -121,6 +121,12 @@ def _run_on(
         return run(naming.with_dataset(config, given.name), workdir, mesh, **options)
 
 
+def _check_writers(exp: experiment.Experiment) -> None:
+    from vit_jax.runs import writers  # which load when a run is made
+
+    writers.check(exp.writers)
+
+
 def run(
     config: Mapping[str, Any],
     workdir: str | Path,
@@ -170,6 +176,7 @@ def run(
     workdir = Path(workdir)
     began = extension.began(config, workdir)
     exp = experiment.assemble(config, mesh, start=began)
+    _check_writers(exp)
     exp = exp.evaluating(evaluations.available(exp.evals, data_dir=exp.data.data_dir))
     total = exp.durations.total
     checkpoints = manager.Checkpoints(workdir, keep=exp.keep)

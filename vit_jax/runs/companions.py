@@ -55,10 +55,15 @@ class Run:
         start: int,
         watch: watchdog.Watchdog,
     ):
+        from vit_jax.runs import writers  # which load when a run is made
+
         self.exp, self.workdir, self.checkpoints = exp, workdir, checkpoints
         self.start, self.total = start, exp.durations.total
-        self.writer = metrics.Writer(
-            workdir, start_step=start, enabled=jax.process_index() == 0
+        self.writer = writers.Writers(
+            *(workdir, exp.writers),
+            start_step=start,
+            config=exp.config,
+            enabled=jax.process_index() == 0,
         )
         self.clock = metrics.Clock(
             batch_size=exp.batch_size,
@@ -202,8 +207,10 @@ class Run:
 
     def close(self) -> None:
         """Waits for what is being written; raises what went wrong with it."""
-        self.writer.close()
-        self.checkpoints.close()
+        try:
+            self.checkpoints.close()
+        finally:
+            self.writer.close()  # a service may take its time
 
     def describe(self, step: int) -> checkpoint.Description:
         """Returns what is stored beside the arrays."""

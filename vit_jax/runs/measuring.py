@@ -19,7 +19,7 @@ from vit_jax.checkpoints import checkpoint
 from vit_jax.data import labels
 from vit_jax.learning import losses, passes
 from vit_jax.parallel import mesh as mesh_lib
-from vit_jax.runs import evaluations, metrics
+from vit_jax.runs import evaluations, metrics, writers
 from vit_jax.runs import workdir as workdir_lib
 from vit_jax.settings import naming, packaged, recipe, sections, validation
 
@@ -27,8 +27,8 @@ from vit_jax.settings import naming, packaged, recipe, sections, validation
 # the checkpoint's to say.
 READ = (
     *("init_from", "total", "batch_size", "labels", "model.image_size", "evals."),
-    *("data.dataset", "data.data_dir", "data.exif"),
     *("data.image_column", "data.label_column", "data.class_names"),
+    *("data.dataset", "data.data_dir", "data.exif", "log."),
     *("mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.slices"),
 )
 
@@ -49,6 +49,7 @@ def run(
     """
     config = recipe.plain(config)
     _check(config, mesh)
+    writers.check(sections.writers(config))
     data = config["data"]
     there = evaluations.available(
         sections.evals(config["evals"], data=data),
@@ -77,7 +78,12 @@ def run(
     params, run_ = _open(config, mesh, missing)
     workdir_lib.forget(workdir, 0, changed)
     with workdir_lib.started(workdir, config):
-        writer = metrics.Writer(workdir, start_step=0, enabled=jax.process_index() == 0)
+        writer = writers.Writers(
+            *(workdir, sections.writers(config)),
+            start_step=0,
+            config=config,
+            enabled=jax.process_index() == 0,
+        )
     try:
         for name, figures in done.items():
             writer.write(0, workdir_lib.flat({name: figures}))

@@ -1,4 +1,4 @@
-"""Figures of a run: metrics.jsonl, TensorBoard files, throughput and progress lines."""
+"""Figures of a run: metrics.jsonl, throughput and progress lines."""
 
 import contextlib
 import json
@@ -9,14 +9,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vit_jax import errors
-
 FILE_NAME = "metrics.jsonl"
 WALL_TIME = "wall_time"  # seconds since 1970
+WHEN = ("epoch", WALL_TIME)  # of each line of a run, beside its step
 # Steps after the first tick that make a figure. The host runs ahead of the device there
 # (two steps), and its first waits are no measure of the later ones.
 FEWEST = 3
-TENSORBOARD_FOLDER = "tensorboard"
 
 
 def json_number(value: Any) -> float | None:
@@ -30,127 +28,53 @@ def json_number(value: Any) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _kept_lines(path: Path, start_step: int) -> list[str]:
-    """Lines of an earlier run that a run from `start_step` will not write again."""
-    if start_step == 0 or not path.is_file():
-        return []
-    kept = []
-    for line in path.read_text().splitlines():
+def lines(workdir: str | os.PathLike) -> list[dict[str, Any]]:
+    """Returns what metrics.jsonl of a workdir holds: "step", then names and values."""
+    path = Path(workdir) / FILE_NAME
+    found = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
         try:
-            step = json.loads(line)["step"]
+            values = json.loads(line)
+            int(values["step"])
         except (ValueError, KeyError, TypeError):
-            continue  # cut off when the earlier run was killed
-        if step <= start_step:
-            kept.append(line + "\n")
-    return kept
+            continue  # cut off when an earlier run was killed
+        found.append(values)
+    return found
 
 
-class Writer:
-    """Writes figures of the run to its workdir, each line at once.
+class Jsonl:
+    """Writes figures of the run to metrics.jsonl, each line at once.
 
-    `metrics.jsonl` holds one object a line: "step", then names and values; a value
-    that is not finite is null. TensorBoard's files lie in `tensorboard/`. The workdir
-    is a local or mounted folder.
+    The file holds one object a line: "step", then names and values; a value that is
+    not finite is null. It is what a run that goes on reads.
     """
 
-    def __init__(
-        self, workdir: str | os.PathLike, *, start_step: int, enabled: bool = True
-    ):
-        """Opens the files and removes what was written after `start_step`.
+    def __init__(self, workdir: str | os.PathLike, *, start_step: int):
+        """Opens the file and removes what was written after `start_step`.
 
         Args:
             workdir: folder, made where it is missing.
             start_step: updates done in the checkpoint that the run continues; lines
                 with a later step go, so that nothing is there twice. 0 starts anew.
-            enabled: False on every process but the first: nothing is written.
-
-        Raises:
-            UserError: the files cannot be written.
         """
-        self._enabled = enabled
-        self._path = Path(workdir) / FILE_NAME
-        if enabled:
-            with self._explained():
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._remove_later_lines(start_step)
-                self._file = open(self._path, "a")
-                self._events = self._open_events(start_step)
+        path = Path(workdir) / FILE_NAME
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_file():
+            kept = [x for x in lines(workdir) if start_step and x["step"] <= start_step]
+            replacement = path.with_suffix(".tmp")
+            replacement.write_text("".join(json.dumps(x) + "\n" for x in kept))
+            os.replace(replacement, path)
+        self._file = open(path, "a")
 
-    def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Appends one line; values are numbers or scalar arrays.
-
-        Raises:
-            UserError: the disk is full or cannot be written.
-        """
-        if not self._enabled:
-            return
-        numbers = {name: json_number(value) for name, value in values.items()}
-        with self._explained():
-            self._file.write(json.dumps({"step": int(step), **numbers}) + "\n")
-            self._file.flush()
-            self._write_event(int(step), values)
+    def write(self, step: int, figures: Mapping[str, Any]) -> None:
+        """Appends one line; figures are numbers or scalar arrays."""
+        numbers = {name: json_number(value) for name, value in figures.items()}
+        self._file.write(json.dumps({"step": int(step), **numbers}) + "\n")
+        self._file.flush()
 
     def close(self) -> None:
-        """Closes the files; a second call does nothing."""
-        if self._enabled:
-            self._enabled = False
-            with self._explained():
-                self._events.close()
-                self._file.close()
-
-    def _remove_later_lines(self, start_step: int) -> None:
-        if not self._path.is_file():
-            return
-        replacement = self._path.with_suffix(".tmp")
-        replacement.write_text("".join(_kept_lines(self._path, start_step)))
-        os.replace(replacement, self._path)
-
-    def _open_events(self, start_step: int) -> Any:
-        # The synchronous half of tensorboardX: its SummaryWriter writes in a thread,
-        # which dies of a full disk and leaves the training loop waiting for ever.
-        from tensorboardX import event_file_writer
-        from tensorboardX.proto import event_pb2
-
-        folder = self._path.parent / TENSORBOARD_FOLDER
-        folder.mkdir(exist_ok=True)
-        suffix = f".{os.getpid()}.{time.time_ns()}"
-        events = event_file_writer.EventsWriter(str(folder / "events"), suffix)
-        # TensorBoard forgets what earlier files hold from this step on.
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        step = start_step + 1 if start_step else 0
-        events.write_event(
-            event_pb2.Event(wall_time=time.time(), step=step, session_log=start)
-        )
-        return events
-
-    def _write_event(self, step: int, values: Mapping[str, Any]) -> None:
-        from tensorboardX.proto import event_pb2, summary_pb2
-
-        scalars = [
-            summary_pb2.Summary.Value(tag=name, simple_value=float(value))
-            for name, value in values.items()
-            if name != WALL_TIME  # an event has its own, and no 32 bits hold it
-        ]
-        self._events.write_event(
-            event_pb2.Event(
-                wall_time=time.time(),
-                step=step,
-                summary=summary_pb2.Summary(value=scalars),
-            )
-        )
-        self._events.flush()
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            self._enabled = False
-            raise errors.UserError(
-                f"cannot write {self._path}: {error.strerror or error}. Free space or "
-                "make the folder writable, then start the same command again: it "
-                "continues from the last checkpoint. Or choose another workdir"
-            ) from error
+        """Closes the file."""
+        self._file.close()
 
 
 class Clock:

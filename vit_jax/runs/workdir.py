@@ -16,6 +16,7 @@ from vit_jax.settings import packaged, validation
 # What may change between the calls that make up one run: nothing but rounding depends
 # on it.
 FREE = (
+    "log.",
     "log_every",
     "eval_every",
     "save_every",
@@ -140,13 +141,8 @@ def began_alike(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
 
 def figures_at(workdir: Path, step: int) -> dict[str, dict[str, float | None]]:
     """Returns {evaluation: {figure: value}} written to metrics.jsonl at a step."""
-    path = workdir / metrics.FILE_NAME
     found: dict[str, dict[str, float | None]] = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            values = json.loads(line)
-        except ValueError:
-            continue  # cut off when the run was killed
+    for values in metrics.lines(workdir):
         if values.pop("step") == step:
             for name, value in values.items():
                 evaluation, _, figure = name.partition("/")
@@ -186,14 +182,10 @@ def forget(workdir: Path, step: int, evals: Collection[str]) -> None:
         return
     starts = tuple(f"{name}/" for name in evals)
     lines = []
-    for line in path.read_text().splitlines():
-        try:
-            values = json.loads(line)
-        except ValueError:
-            continue  # cut off when the run was killed
+    for values in metrics.lines(workdir):
         if values["step"] == step:
             values = {k: v for k, v in values.items() if not k.startswith(starts)}
-        if len(values.keys() - {"step", "epoch", metrics.WALL_TIME}):
+        if len(values.keys() - {"step", *metrics.WHEN}):
             lines.append(json.dumps(values) + "\n")
     partial = path.with_suffix(".partial")
     partial.write_text("".join(lines))

@@ -136,6 +136,12 @@ def evals_of(
     return evals(config["evals"], data=config["data"], every=every)
 
 
+def writers(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the names in `config.log.writers`, each once."""
+    words = (word.strip() for word in config["log"]["writers"].split(","))
+    return tuple(dict.fromkeys(word for word in words if word))
+
+
 def is_tuned(config: Mapping[str, Any]) -> bool:
     """Returns whether a run trains its parameters not all, or at several rates."""
     optimizer = config["optimizer"]
