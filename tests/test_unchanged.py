@@ -13,7 +13,7 @@ from benchmarks import unchanged
 @pytest.mark.parametrize(
     "name",
     [
-        *("vit_softmax", "vit_zero1", "masked_pixels"),
+        *("vit_softmax", "vit_fsdp", "masked_pixels"),
         *("checkpoint_logits", "checkpoint_resumed"),
     ],
 )

@@ -150,9 +150,9 @@ def make_train_step(
         squares = jnp.stack(
             [jnp.sum(jnp.square(g.astype(jnp.float32))) for g in jax.tree.leaves(grads)]
         )
-        updates, opt_state = tx.update(
-            grads, state.opt_state, state.params, step=state.step
-        )
+        # Where every update is taken the optimizer counts the same steps by itself.
+        told = {} if verdict is None else {"step": state.step}
+        updates, opt_state = tx.update(grads, state.opt_state, state.params, **told)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if ema is not None:
