@@ -20,8 +20,8 @@ import numpy as np
 from PIL import Image
 
 import vit_jax
-from vit_jax.bulk import inputs, job, predictions, tables
 from vit_jax.data import preprocessing
+from vit_jax.runs.bulk import inputs, job, predictions, tables
 
 
 def write_photos(folder: Path, count: int) -> None:

@@ -13,7 +13,8 @@ from PIL import Image
 from test_predict import NAMES, write_checkpoint
 
 from vit_jax import errors, predict
-from vit_jax.bulk import (
+from vit_jax.data import preprocessing, walking
+from vit_jax.runs.bulk import (
     inputs,
     journal,
     parquet,
@@ -22,7 +23,6 @@ from vit_jax.bulk import (
     reading,
     tables,
 )
-from vit_jax.data import preprocessing, walking
 from vit_jax.weights import pretrained
 
 SUFFIXES = sorted(tables.FORMATS)

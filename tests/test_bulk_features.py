@@ -11,7 +11,15 @@ from test_bulk import BATCH, Stopped, command
 from test_predict import write_checkpoint
 
 from vit_jax import errors
-from vit_jax.bulk import arrays, features, inputs, journal, neighbours, parquet, vectors
+from vit_jax.runs.bulk import (
+    arrays,
+    features,
+    inputs,
+    journal,
+    neighbours,
+    parquet,
+    vectors,
+)
 from vit_jax.weights import pretrained
 
 SUFFIXES = sorted(arrays.FORMATS)

@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 
 from vit_jax import cli, errors
-from vit_jax.bulk import bulk_flags, inputs, predictions, tables
+from vit_jax.runs.bulk import bulk_flags, inputs, predictions, tables
 from vit_jax.weights import loaded as loaded_lib
 from vit_jax.weights import pretrained
 

@@ -10,7 +10,7 @@ goes on where it ended. The last line of standard output is JSON.
 from absl import flags
 
 from vit_jax import cli, errors
-from vit_jax.bulk import arrays, bulk_flags, features
+from vit_jax.runs.bulk import arrays, bulk_flags, features
 
 
 def _define_flags() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from absl import flags
 
 from vit_jax import cli, errors
-from vit_jax.bulk import journal, neighbours
+from vit_jax.runs.bulk import journal, neighbours
 
 
 def _define_flags() -> None:

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from vit_jax import errors
-from vit_jax.bulk import arrays, job, journal, reading
-from vit_jax.bulk import inputs as inputs_lib
 from vit_jax.learning import passes
+from vit_jax.runs.bulk import arrays, job, journal, reading
+from vit_jax.runs.bulk import inputs as inputs_lib
 
 DTYPES = ("float32", "float16")
 

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from vit_jax import errors
-from vit_jax.bulk import inputs as inputs_lib
-from vit_jax.bulk import job, journal, reading, tables
 from vit_jax.learning import losses, passes
+from vit_jax.runs.bulk import inputs as inputs_lib
+from vit_jax.runs.bulk import job, journal, reading, tables
 from vit_jax.weights import loaded as loaded_lib
 
 

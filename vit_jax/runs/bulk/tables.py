@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from vit_jax.bulk import parquet
+from vit_jax.runs.bulk import parquet
 
 # {"image"} and {"top"}, {"values"} or {"logits"}, or {"error"}: see `predictions`.
 Entry = dict[str, Any]

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from vit_jax.bulk import parquet, tables
+from vit_jax.runs.bulk import parquet, tables
 
 # The names of an array's rows, one JSON object a line.
 IDS = ".ids.jsonl"

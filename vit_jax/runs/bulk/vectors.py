@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax import errors
-from vit_jax.bulk import arrays, parquet
+from vit_jax.runs.bulk import arrays, parquet
 
 # Rows that are in memory at a time.
 CHUNK = 8192

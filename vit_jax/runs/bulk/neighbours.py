@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from vit_jax import errors
-from vit_jax.bulk import features, job, journal, reading, vectors
-from vit_jax.bulk import inputs as inputs_lib
+from vit_jax.runs.bulk import features, job, journal, reading, vectors
+from vit_jax.runs.bulk import inputs as inputs_lib
 
 # That go through the file together.
 _QUERIES = 256

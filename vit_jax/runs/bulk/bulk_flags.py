@@ -5,8 +5,8 @@ from typing import Any
 from absl import flags
 
 from vit_jax import errors
-from vit_jax.bulk import inputs as inputs_lib
-from vit_jax.bulk import job
+from vit_jax.runs.bulk import inputs as inputs_lib
+from vit_jax.runs.bulk import job
 
 
 def define(suffixes: str) -> None:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from vit_jax import errors
-from vit_jax.bulk.inputs import Inputs
 from vit_jax.data import decode, transforms
+from vit_jax.runs.bulk.inputs import Inputs
 
 # Batches being filled while one is consumed.
 AHEAD = 2

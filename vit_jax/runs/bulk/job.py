@@ -12,13 +12,13 @@ import jax
 import numpy as np
 
 from vit_jax import errors, host, models, tree
-from vit_jax.bulk import inputs as inputs_lib
-from vit_jax.bulk import journal as journal_lib
-from vit_jax.bulk import progress as progress_lib
-from vit_jax.bulk import reading
-from vit_jax.bulk.tables import Format
 from vit_jax.learning import passes
 from vit_jax.parallel import mesh as mesh_lib
+from vit_jax.runs.bulk import inputs as inputs_lib
+from vit_jax.runs.bulk import journal as journal_lib
+from vit_jax.runs.bulk import progress as progress_lib
+from vit_jax.runs.bulk import reading
+from vit_jax.runs.bulk.tables import Format
 from vit_jax.types import Params
 from vit_jax.weights import loaded as loaded_lib
 from vit_jax.weights import pretrained
