@@ -185,16 +185,26 @@ def get_config() -> ConfigDict:
     return config.lock()
 
 
-def classify(split: str = "", *, dataset: str = "", every: str = "") -> ConfigDict:
-    """Top-1, top-5 and loss.
+def classify(
+    split: str = "", *, dataset: str = "", every: str = "", f1_at: float = 0.0
+) -> ConfigDict:
+    """Top-1, top-5 and loss; mAP of several labels an image with the sigmoid loss.
 
     Args:
         split: "" is the usual one of the dataset: test, validation or val.
         dataset: "" is the run's.
         every: a duration; "" is eval_every.
+        f1_at: probability from which on a class is predicted, for the F1 of several
+            labels an image; 0: no F1.
     """
     return ConfigDict(
-        {"type": "classify", "dataset": dataset, "split": split, "every": every}
+        {
+            "type": "classify",
+            "dataset": dataset,
+            "split": split,
+            "every": every,
+            "f1_at": f1_at,
+        }
     )
 
 

@@ -12,11 +12,14 @@ class Given:
 
     source: Any
     num_classes: int
+    multi_label: bool = False
 
     def describe(self, dataset):
         sizes = {"test": len(self.source)}
         return catalog.DatasetInfo(
-            "given", self.num_classes, sizes, None, multi_label=False, prepared=True
+            *("given", self.num_classes, sizes, None),
+            multi_label=self.multi_label,
+            prepared=True,
         )
 
     def open(self, dataset, split):

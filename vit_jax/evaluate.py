@@ -83,6 +83,7 @@ def run(
     shots: Sequence[int] = SHOTS,
     seeds: int = 3,
     l2: float = fewshot_lib.L2,
+    f1_at: float = 0.0,
 ) -> dict[str, Any]:
     """Evaluates a checkpoint on all devices.
 
@@ -100,6 +101,8 @@ def run(
         shots: examples a class.
         seeds: random choices of the examples.
         l2: penalty.
+        f1_at: of several labels an image, the probability from which on a class is
+            predicted, for its F1; 0: none.
 
     Returns:
         The checkpoint, dataset and split, and the figures.
@@ -111,6 +114,7 @@ def run(
         raise errors.UserError(f"--batch_size={batch_size}; want at least 1")
     options: dict[str, Any] = {"type": "fewshot" if fewshot else USUAL}
     own = {"train_split": train_split, "shots": shots, "seeds": seeds, "l2": l2}
+    own["f1_at"] = f1_at
     wanted = evaluators.options_of(options["type"])
     options |= {name: value for name, value in own.items() if name in wanted}
     with pretrained.open_as_evaluated(checkpoint) as weights:
@@ -191,6 +195,7 @@ def _define_flags() -> None:
     flags.DEFINE_list("shots", [str(k) for k in SHOTS], "Few-shot: images a class.")
     flags.DEFINE_integer("seeds", 3, "Few-shot: random choices of the images.")
     flags.DEFINE_float("l2", fewshot_lib.L2, "Few-shot: penalty.")
+    flags.DEFINE_float("f1_at", 0.0, "Several labels: F1 at this probability.")
     distributed.define_flags()
     flags.adopt_module_key_flags(distributed)  # so that --help lists them
 
@@ -223,6 +228,7 @@ def _main(argv: list[str]) -> int:
             shots=shots,
             seeds=given.seeds,
             l2=given.l2,
+            f1_at=given.f1_at,
         )
         if jax.process_index() == 0:
             cli.print_figures(figures)

@@ -69,15 +69,23 @@ def options_of(kind: str) -> list[str]:
     Raises:
         UserError: an unknown kind.
     """
+    return [option.name for option in _options(kind)]
+
+
+def _options(kind: str) -> list[inspect.Parameter]:
     factory = errors.lookup(EVALUATORS, kind, "evaluator type")()
     parameters = inspect.signature(factory).parameters.values()
-    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    return [p for p in parameters if p.kind is p.KEYWORD_ONLY]
 
 
 def _check_options(kind: str, given: Mapping[str, Any]) -> None:
     """Raises `UserError` unless the options given are the kind's."""
     wanted = options_of(kind)
-    missing = [name for name in wanted if name not in given]
+    missing = [
+        option.name
+        for option in _options(kind)
+        if option.name not in given and option.default is option.empty
+    ]
     unknown = [name for name in given if name not in wanted]
     if missing or unknown:
         lacks = f"lacks {', '.join(missing)}" if missing else ""

@@ -1,7 +1,7 @@
 """One pass over an evaluation split, shared by the evaluators."""
 
 import functools
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any
 
 import flax.struct
@@ -118,8 +118,13 @@ def total(forward: Forward, params: Params, reduce: Reduce, **split: Any) -> Any
     Returns:
         The collection of the whole split; None of no batch.
     """
+    return summed(run(forward, params, reduce, **split))
+
+
+def summed(parts: Iterable[Any]) -> Any:
+    """Adds up collections as they come; see `total`."""
     whole = None
-    for part in run(forward, params, reduce, **split):
+    for part in parts:
         wide = jax.tree.map(_wide, part)
         whole = wide if whole is None else whole.merge(wide)
     return whole

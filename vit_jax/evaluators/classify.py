@@ -1,6 +1,7 @@
 """Top-1, top-5 and loss over a split, every example counted exactly once."""
 
 import logging
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from clu import metrics
 from vit_jax import errors
 from vit_jax.data import catalog
 from vit_jax.data import labels as labels_lib
-from vit_jax.evaluators import batches
+from vit_jax.evaluators import batches, multilabel
 from vit_jax.evaluators.context import Context
 from vit_jax.learning import losses
 from vit_jax.types import Evaluator, Params
@@ -67,34 +68,59 @@ def measured(
     )
 
 
-def evaluator(context: Context, *, dataset: str, split: str) -> Evaluator:
+def _of_batch(
+    outputs: dict[str, jax.Array], batch: dict[str, jax.Array], *, loss: str
+) -> tuple[metrics.Collection, dict[str, jax.Array] | None]:
+    """Returns `measured`, and the rows themselves where they are ranked."""
+    ranked = multilabel.applies(batch["label"], loss)
+    rows = multilabel.rows(outputs, batch) if ranked else None
+    return measured(outputs, batch, loss=loss), rows
+
+
+def evaluator(
+    context: Context, *, dataset: str, split: str, f1_at: float = 0.0
+) -> Evaluator:
     """Returns `params -> {"top1", "top5", "loss", "examples", "corrupt"}`.
 
     top1 and top5 are shares of `examples`, the labelled images that could be read, and
     loss is their mean; top5 is left out for five classes or fewer. `corrupt` images
-    could not be read.
+    could not be read. Several labels an image have "map" beside, see `multilabel`,
+    where outputs are one sigmoid each.
 
     Args:
         context: What is evaluated.
         dataset: As `data.catalog` takes it; "" for the run's.
         split: What of it; "" for the usual one.
+        f1_at: The probability from which on a class is predicted, for "f1_micro" and
+            "f1_macro" of several labels; 0: none of these.
 
     Raises:
         UserError: outputs that are no classes, or not those of the dataset, an unknown
-            loss; when it runs: a label that is no class of the model, or no example.
+            loss, a threshold for single labels; when it runs: a label that is no class
+            of the model, or no example.
     """
     # All that can be said without the data comes before it is opened.
     loss, split = _loss(context), context.split(dataset, split)
-    order = _order(context.outputs, context.datasets.describe(dataset), context.mode)
+    info = context.datasets.describe(dataset)
+    multilabel.check_threshold(f1_at, multi_label=info.multi_label, loss=loss)
+    order = _order(context.outputs, info, context.mode)
     source = context.open(dataset, split)
     if order is not None:
         source = labels_lib.Relabelled(source, order, context.outputs.count)
-    compiled = batches.reduced(measured, context.mesh, loss=loss)
+    compiled = batches.reduced(_of_batch, context.mesh, loss=loss)
 
     def evaluate(params: Params) -> dict[str, float]:
-        over = context.over(source)
-        found = batches.total(context.forward, params, compiled, **over)
-        figures = _figures(found, len(source))
+        ranking = multilabel.Ranking()
+
+        def parts() -> Iterator[metrics.Collection]:
+            over = context.over(source)
+            for part, rows in batches.run(context.forward, params, compiled, **over):
+                if rows is not None:
+                    ranking.add(rows)
+                yield part
+
+        figures = _figures(batches.summed(parts()), len(source))
+        figures |= ranking.figures(f1_at)
         return {context.prefix + name: value for name, value in figures.items()}
 
     return evaluate

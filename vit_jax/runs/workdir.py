@@ -165,7 +165,9 @@ def changed_evals(workdir: Path, config: Mapping[str, Any]) -> set[str]:
     stored = json.loads(path.read_text())["evals"] if path.exists() else {}
 
     def measured(options: Mapping[str, Any]) -> dict[str, Any]:
-        return {k: v for k, v in options.items() if k not in ("every", "optional")}
+        # What a record lacks came with a later version, at its default.
+        whole = packaged.evaluation(options["type"]) | dict(options)
+        return {k: v for k, v in whole.items() if k not in ("every", "optional")}
 
     return {
         name

@@ -66,6 +66,15 @@ def defaults() -> dict[str, Any]:
         return base.get_config().to_dict()
 
 
+def evaluation(kind: str) -> dict[str, Any]:
+    """Returns the options that an evaluation of a kind has by default; {}: no such."""
+    with importable():
+        from configs import base
+
+        make = base.EVALUATIONS
+        return make[kind]("").to_dict() if kind in make else {}
+
+
 def _taken() -> dict[str, ModuleType]:
     names = [n for n in sys.modules if n == "configs" or n.startswith("configs.")]
     return {name: sys.modules.pop(name) for name in names}
