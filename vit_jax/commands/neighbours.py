@@ -13,6 +13,7 @@ from typing import Any
 from absl import flags
 
 from vit_jax import cli, errors
+from vit_jax.host import files as host_files
 from vit_jax.runs.bulk import journal, neighbours
 
 
@@ -42,7 +43,7 @@ def _main(argv: list[str]) -> int:
     if given.out:
         place = Path(given.out).expanduser()
         with journal.explained(place):
-            place.write_text(_lines(found))
+            host_files.write_whole(place, _lines(found))
     else:
         print(_table(found) if given.table else _lines(found), end="", flush=True)
     return errors.EXIT_DONE

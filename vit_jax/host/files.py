@@ -1,16 +1,13 @@
-"""Open files and reading at a place, where Unix's calls are missing too; no JAX."""
+"""Reading at a place and writing whole files, without Unix's calls too; no JAX."""
 
-import importlib
+import contextlib
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from typing import BinaryIO
 
-resource: ModuleType | None
-try:
-    resource = importlib.import_module("resource")
-except ImportError:  # Windows
-    resource = None
+from vit_jax.host import resource
 
 _SEEKING = threading.Lock()
 
@@ -41,6 +38,34 @@ def read_into(buffer: memoryview, descriptor: int, start: int) -> int:
         got = read_at(descriptor, min(len(buffer), 2**30), start)
         buffer[: len(got)] = got
         return len(got)
+
+
+@contextlib.contextmanager
+def whole(path: Path, *, shared: bool = False) -> Iterator[BinaryIO]:
+    """Yields a file that gets its name when all is written, else is not there.
+
+    What had the name is there until then, and also after a power cut.
+
+    Args:
+        path: Its name, in a folder that is there.
+        shared: Other processes may write the same file at the same time.
+    """
+    end = f".{os.getpid()}.partial" if shared else ".partial"
+    partial = path.with_name(path.name + end)
+    try:
+        with open(partial, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes a file that is there whole, as UTF-8, or as it was; see `whole`."""
+    with whole(path) as stream:
+        stream.write(content.encode() if isinstance(content, str) else content)
 
 
 def raise_open_files(wanted: int) -> int | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_jax import cli, errors, experiment
+from vit_jax.host import files as host_files
 from vit_jax.parallel import memory
 from vit_jax.plan import facts, topology
 
@@ -24,10 +25,7 @@ def _with_tuples(value: Any) -> Any:
 
 
 def _write(path: Path, value: Any) -> None:
-    """Writes JSON that is never seen in part."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value))
-    partial.rename(path)
+    host_files.write_whole(path, json.dumps(value))
 
 
 def _experiment(job: dict[str, Any]) -> experiment.Experiment:

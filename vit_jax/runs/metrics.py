@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from vit_jax.host import files as host_files
+
 FILE_NAME = "metrics.jsonl"
 WALL_TIME = "wall_time"  # seconds since 1970
 WHEN = ("epoch", WALL_TIME)  # of each line of a run, beside its step
@@ -61,9 +63,8 @@ class Jsonl:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_file():
             kept = [x for x in lines(workdir) if start_step and x["step"] <= start_step]
-            replacement = path.with_suffix(".tmp")
-            replacement.write_text("".join(json.dumps(x) + "\n" for x in kept))
-            os.replace(replacement, path)
+            text = "".join(json.dumps(x) + "\n" for x in kept)
+            host_files.write_whole(path, text)
         self._file = open(path, "a")
 
     def write(self, step: int, figures: Mapping[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import jax
 
 from vit_jax import errors
+from vit_jax.host import files as host_files
 from vit_jax.runs import metrics
 from vit_jax.settings import packaged, validation
 
@@ -79,9 +79,7 @@ def _write_config(workdir: Path, config: Mapping[str, Any]) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if jax.process_index() == 0:
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps(config, indent=2))
-            os.replace(partial, path)
+            host_files.write_whole(path, json.dumps(config, indent=2))
     except OSError as error:
         raise _unwritable(workdir, error) from error
 
@@ -189,9 +187,7 @@ def forget(workdir: Path, step: int, evals: Collection[str]) -> None:
             values = {k: v for k, v in values.items() if not k.startswith(starts)}
         if len(values.keys() - {"step", *metrics.WHEN}):
             lines.append(json.dumps(values) + "\n")
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(lines))
-    os.replace(partial, path)
+    host_files.write_whole(path, "".join(lines))
 
 
 def flat(

@@ -17,6 +17,7 @@ import numpy as np
 
 from vit_jax import errors, host
 from vit_jax.data.forms import files, labelling, picking, table, tar
+from vit_jax.host import files as host_files
 from vit_jax.settings import naming
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
@@ -125,11 +126,10 @@ def _shard(path: str, mark: str, columns: naming.Columns) -> Shard:
 def _keep(path: Path, shard: Shard) -> None:
     """Writes an index; a cache that cannot be written is only slower."""
     told = json.dumps({"labels": shard.labels, "keys": shard.keys}).encode()
-    scratch = path.with_name(f"{path.stem}-{os.getpid()}.npz")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(scratch, images=shard.images, told=np.frombuffer(told, np.uint8))
-        os.replace(scratch, path)
+        with host_files.whole(path, shared=True) as file:
+            np.savez(file, images=shard.images, told=np.frombuffer(told, np.uint8))
     except OSError as error:
         logging.warning("the index of a tar file is not kept: %s", error)
 

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from vit_jax import errors
+from vit_jax.host import files as host_files
 
 # Seconds of work that a power cut may cost. A kill costs no more.
 EVERY = 1.0
@@ -37,7 +38,7 @@ def read_job(out: Path) -> dict[str, Any] | None:
     path = job_path(out)
     try:
         found = json.loads(path.read_text())
-        if not {"job", "rows", "bytes", "finished"} <= found.keys():
+        if not {"job", "rows", "failed", "bytes", "finished"} <= found.keys():
             raise ValueError("it lacks keys")
     except FileNotFoundError:
         return None
@@ -230,13 +231,8 @@ class Journal:
             "bytes": self._bytes,
             "finished": self.finished,
         }
-        path = job_path(self.out)
-        partial = path.with_name(path.name + _PARTIAL)
-        with open(partial, "w") as file:
-            file.write(json.dumps(record, indent=1) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        content = json.dumps(record, indent=1) + "\n"
+        host_files.write_whole(job_path(self.out), content)
 
     def parts(self) -> dict[str, Path]:
         """Closes the files and returns those not yet under their own name."""

@@ -8,7 +8,6 @@ service missed is sent, and what it has is not sent again.
 import json
 import logging
 import math
-import os
 import queue
 import threading
 import time
@@ -16,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from vit_jax.host import files as host_files
 from vit_jax.runs import metrics
 
 CLOSING = 60.0  # seconds that the end of a run waits for a service
@@ -62,9 +62,7 @@ class Mark:
         before = self._names if step == self._step else []
         self.run_id, self._step, self._names = run_id, step, [*before, *names]
         known = {"run_id": run_id, "step": step, "names": self._names}
-        partial = self._path.with_suffix(".partial")
-        partial.write_text(json.dumps(known))
-        os.replace(partial, self._path)
+        host_files.write_whole(self._path, json.dumps(known))
 
 
 class Service:

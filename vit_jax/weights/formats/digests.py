@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from vit_jax import errors
+from vit_jax.host import files as host_files
 from vit_jax.weights.source import Tensors
 
 SUFFIX = ".sha256"
@@ -21,7 +22,7 @@ def beside(path: Path) -> Path:
 
 def write(path: Path) -> None:
     """Writes a file's digest beside it, for `sha256sum -c` as well."""
-    beside(path).write_text(f"{_digest(path)}  {path.name}\n")
+    host_files.write_whole(beside(path), f"{_digest(path)}  {path.name}\n")
 
 
 def checked(tensors: Tensors) -> Tensors:

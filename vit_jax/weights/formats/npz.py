@@ -12,6 +12,7 @@ import ml_dtypes
 import numpy as np
 
 from vit_jax import errors
+from vit_jax.host import files as host_files
 from vit_jax.weights import source
 
 # Deflate can pack 1,000 to 1. A checkpoint's weights hardly pack at all and its zeroed
@@ -56,16 +57,13 @@ def open(path: str | Path) -> source.Tensors:
 
 def write(tensors: source.Tensors, path: str | Path) -> None:
     """Writes arrays one by one; the file appears under its name when it is whole."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
-            for name in tensors.names:
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, tensors.read(name))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with (
+        host_files.whole(Path(path)) as stream,
+        zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive,
+    ):
+        for name in tensors.names:
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, tensors.read(name))
 
 
 def _check_count(archive: zipfile.ZipFile, path: Path) -> None:

@@ -5,13 +5,11 @@ dtype, shape and place) and the values. `shards` are several of them, `sidecars`
 JSON files beside them.
 """
 
-import itertools
 import json
 import math
-import os
 import re
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from vit_jax import errors
+from vit_jax.host import files as host_files
 from vit_jax.weights import source
 from vit_jax.weights.formats import shards, sidecars
 
@@ -226,22 +225,10 @@ def write(tensors: source.Tensors, path: str | Path) -> None:
         at = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # so that every tensor is aligned
-    arrays = (tensors.read(name) for name in tensors.names)
-    flat = (array.astype("<f4", copy=False).ravel() for array in arrays)
-    _write_whole(path, itertools.chain([struct.pack("<Q", len(text)), text], flat))
+    with host_files.whole(path) as stream:
+        stream.write(struct.pack("<Q", len(text)) + text)
+        for name in tensors.names:
+            flat = tensors.read(name).astype("<f4", copy=False).ravel()
+            stream.write(flat.data)
     for name, content in described.items():
-        _write_whole(path.parent / name, [content])
-
-
-def _write_whole(path: Path, chunks: Iterable[Any]) -> None:
-    """Writes buffers, each made when it is its turn, into a file that appears whole."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as stream:
-            for chunk in chunks:
-                stream.write(chunk)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        host_files.write_whole(path.parent / name, content)

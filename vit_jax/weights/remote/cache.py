@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_jax import errors, host
+from vit_jax.host import files as host_files
 from vit_jax.weights.remote import address
 
 
@@ -39,17 +40,8 @@ def find(root: Path, path: Path) -> Path | None:
 
 def keep(root: Path, path: Path, url: str, found: Path, **facts: Any) -> None:
     """Writes the record of `path`: the URL, where the file is, size and digest."""
-    write_json(
-        beside(path, ".json"),
-        {"url": address.shown(url), "path": os.path.relpath(found, root)} | facts,
-    )
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a JSON file that is there whole or not at all."""
-    part = beside(path, ".new")
-    part.write_text(json.dumps(content))
-    part.replace(path)
+    record = {"url": address.shown(url), "path": os.path.relpath(found, root)} | facts
+    host_files.write_whole(beside(path, ".json"), json.dumps(record))
 
 
 @contextlib.contextmanager

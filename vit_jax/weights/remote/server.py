@@ -19,6 +19,7 @@ from typing import IO, Any
 from urllib.request import Request
 
 from vit_jax import errors
+from vit_jax.host import files as host_files
 from vit_jax.weights.remote import address, cache
 
 TIMEOUT_SECONDS = 30
@@ -163,7 +164,7 @@ def _attempt(url: str, partial: Path) -> Remote:
             _check_type(url, response.headers)
             remote, have, mode = _described(response.headers), 0, "wb"
             partial.unlink(missing_ok=True)  # not of what the state will tell
-            cache.write_json(_state(partial), asdict(remote))
+            host_files.write_whole(_state(partial), json.dumps(asdict(remote)))
         room = shutil.disk_usage(partial.parent).free
         if remote.size is not None and remote.size - have > room:
             raise errors.UserError(
