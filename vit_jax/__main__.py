@@ -30,6 +30,9 @@ class Command(NamedTuple):
 TRAIN, USE, LOOK = "Train", "Use a checkpoint", "Look before you start"
 COMMANDS = {
     "train": Command("vit_jax.main", "Trains what a recipe says, or resumes.", TRAIN),
+    "sweep": Command(
+        "vit_jax.commands.sweep", "Trains at all points of a grid, and tables.", TRAIN
+    ),
     "prepare": Command(
         "vit_jax.commands.prepare", "Downloads and prepares a TFDS dataset.", TRAIN
     ),

@@ -37,6 +37,8 @@ EXTRAS = {
     "hub": ("huggingface_hub", "hf:// names that the cache does not have"),
     "prepare": ("tensorflow", "preparing datasets of TFDS that need it"),
     "plan": ("libtpu", "vit_jax plan --topology=..."),
+    "wandb": ("wandb", "--config.log.writers=wandb"),
+    "mlflow": ("mlflow", "--config.log.writers=mlflow"),
 }
 _DEVICES = """
 import json, jax
