@@ -81,9 +81,10 @@ def test_print_config_resolves_and_stops(tmp_path):
     assert "--config.total='90 epochs'" in flags
     assert "--config.model.name=B/16" in flags
     assert not any(flag.startswith("--config.evals.val") for flag in flags)
-    again = call(*(word for flag in flags for word in shlex.split(flag)), *PRINT)
+    words = [word for flag in flags for word in shlex.split(flag)]  # as a shell reads
+    again = call(*words, *PRINT)
     assert again.stdout == result.stdout, "what is printed can be pasted"
-    (tmp_path / "flags").write_text(result.stdout.replace("'", ""))
+    (tmp_path / "flags").write_text("\n".join(words))
     filed = call(f"--flagfile={tmp_path / 'flags'}", *PRINT)
     assert filed.stdout == result.stdout, "a flag file may name the recipe"
 

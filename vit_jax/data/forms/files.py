@@ -70,6 +70,8 @@ def expand(spec: str, dataset: str, suffix: str) -> list[str]:
     """
     found: list[str] = []
     for pattern in itertools.chain.from_iterable(map(braces, spec.split("::"))):
+        if not pattern:  # which would be the current folder
+            continue
         if is_url(pattern):
             found.append(pattern)
             continue
@@ -80,7 +82,7 @@ def expand(spec: str, dataset: str, suffix: str) -> list[str]:
             found.append(str(place))
         elif glob.has_magic(pattern):
             found += sorted(glob.glob(str(place), recursive=True))
-        elif pattern:
+        else:
             raise errors.UserError(f"{dataset}: no file {place}")
     if not found:
         raise errors.UserError(
