@@ -70,6 +70,27 @@ def test_what_is_written_the_package_reads(tmp_path):
     assert os.listdir(tmp_path) == ["x.safetensors"]
 
 
+def test_texts_of_the_header_come_and_go(tmp_path):
+    path = tmp_path / "x.safetensors"
+    ours.write(Tensors.of({"a": np.ones(2, np.float32)}, label="x"), path, {"k": "v"})
+    with safetensors.safe_open(path, "numpy") as theirs:
+        assert theirs.metadata() == {"format": "pt", "k": "v"}
+    assert ours.read_metadata(path) == {"format": "pt", "k": "v"}
+    raw(path, {"__metadata__": {"k": 1}, "a": entry()}, bytes(8))
+    refused(path, "is not texts by name", ours.read_metadata)
+
+
+def test_a_mapped_array_is_the_one_that_is_read(tmp_path):
+    path = tmp_path / "x.safetensors"
+    safetensors.numpy.save_file(ARRAYS, path)
+    with ours.open(path) as tensors:
+        for name in ("brain", "double", "steps"):
+            mapped = ours.mapped(path, name)
+            assert isinstance(mapped, np.memmap) and mapped.dtype == ARRAYS[name].dtype
+            np.testing.assert_array_equal(mapped, tensors.read(name))
+    refused(path, "tensor of .*'stepz' is unknown", lambda p: ours.mapped(p, "stepz"))
+
+
 def test_one_tensor_at_a_time_is_held_and_a_failure_leaves_nothing(tmp_path):
     asked = []
 

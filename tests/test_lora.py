@@ -276,6 +276,17 @@ def test_mistakes(source, trained, folder, tmp_path):
     with pytest.raises(errors.UserError, match="it was trained on another model"):
         vit_jax.load(tmp_path / "other", adapter=alone)
     config = json.loads((alone / adapters.CONFIG).read_text())
-    (alone / adapters.CONFIG).write_text(json.dumps(config | {"use_dora": True}))
-    with pytest.raises(errors.UserError, match="want plain LoRA"):
+    for changes, message in (
+        ({"use_dora": True}, "want plain LoRA"),
+        ({"alpha_pattern": {"q_proj": 32}}, "'alpha_pattern'.*want plain LoRA"),
+        ({"r": 0}, "says no rank r and lora_alpha"),
+        ({"lora_alpha": None}, "says no rank r and lora_alpha"),
+    ):
+        (alone / adapters.CONFIG).write_text(json.dumps(config | changes))
+        with pytest.raises(errors.UserError, match=message):
+            vit_jax.load(source, adapter=alone)
+    (alone / adapters.CONFIG).write_text(json.dumps(config))
+    content = (alone / adapters.TENSORS).read_bytes()
+    (alone / adapters.TENSORS).write_bytes(content[:-9])
+    with pytest.raises(errors.UserError, match="was not copied to its end"):
         vit_jax.load(source, adapter=alone)

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from vit_jax import errors, models
 from vit_jax.checkpoints import checkpoint
+from vit_jax.host import files as host_files
 from vit_jax.learning import lora as lora_lib
-from vit_jax.weights import files
+from vit_jax.weights import files, source
+from vit_jax.weights.formats import safetensors, sidecars
 from vit_jax.weights.source import Tensors
 
 DIALECT = "peft"
@@ -42,6 +42,8 @@ _IN_LAYER = {
     "mlp/up": "mlp.fc1",
     "mlp/down": "mlp.fc2",
 }
+# Of PEFT: what changes a model in another way than by one scale of A B.
+_OTHERWISE = ("use_dora", "rank_pattern", "alpha_pattern", "layer_replication")
 _SAID = ("label_names", "pre_logits")  # in the metadata of the tensors' file
 _KERNELS = {theirs: ours for ours, theirs in _IN_LAYER.items()} | {
     "attention.attention.query": "attn/query",
@@ -163,22 +165,18 @@ def read(path: str | Path) -> Adapter:
         errors.UserError: no adapter there, or of a kind that is not plain LoRA.
     """
     folder = Path(path).expanduser()
-    try:
-        config = json.loads((folder / CONFIG).read_text())
-        with safetensors.safe_open(folder / TENSORS, "numpy") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-            metadata = file.metadata() or {}
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
+    config = sidecars.read_json(folder / CONFIG)
+    file = folder / TENSORS
+    if config is None or not file.is_file():
         raise errors.UserError(
-            f"{path} is no adapter: {error}; want a folder with {CONFIG} and {TENSORS}"
-        ) from error
-    asked = {key: config[key] for key in ("peft_type", "use_dora") if key in config}
-    if asked.get("peft_type") != "LORA" or asked.get("use_dora"):
-        raise errors.UserError(f"adapter {path} is {asked}; want plain LoRA")
-    rank = config["r"]
-    rooted = "use_rslora" in config and config["use_rslora"]
-    scale = config["lora_alpha"] / (math.sqrt(rank) if rooted else rank)
-    said = {key: json.loads(metadata[key]) for key in _SAID if key in metadata}
+            f"{path} is no adapter; want a folder with {CONFIG} and {TENSORS}"
+        )
+    scale = _scale(str(path), config)
+    with source.reading(str(file), safetensors.KIND):
+        metadata = safetensors.read_metadata(file)
+        said = {key: json.loads(metadata[key]) for key in _SAID if key in metadata}
+        with safetensors.open(file) as opened:
+            tensors = dict(opened)
     parts: dict[str, dict[tuple[str, int], np.ndarray]] = {}
     head = {}
     for name, array in tensors.items():
@@ -197,6 +195,30 @@ def read(path: str | Path) -> Adapter:
     return Adapter(scale, changes, head, names, said.get("pre_logits"))
 
 
+def _scale(path: str, config: Mapping[str, Any]) -> float:
+    """The factor of all products of an adapter.
+
+    Raises:
+        errors.UserError: it is not one of plain LoRA, with one rank and one alpha.
+    """
+    asked = {key: config[key] for key in ("peft_type", *_OTHERWISE) if key in config}
+    kind = asked.pop("peft_type", None)
+    if kind != "LORA" or any(asked.values()):
+        asked = {key: value for key, value in asked.items() if value}
+        raise errors.UserError(
+            f"adapter {path} is {kind} {str(asked)[:200]}; want plain LoRA of one rank "
+            "and alpha"
+        )
+    try:
+        rank, alpha = int(config["r"]), float(config["lora_alpha"])
+        rooted = "use_rslora" in config and config["use_rslora"]
+        return alpha / (math.sqrt(rank) if rooted else rank)
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        raise errors.UserError(
+            f"adapter {path}: its {CONFIG} says no rank r and lora_alpha: {error!r}"
+        ) from error
+
+
 def _stacked(
     what: str, parts: Mapping[tuple[str, int], np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -204,6 +226,9 @@ def _stacked(
     depth = 1 + max(layer for _, layer in parts)
     if set(parts) != {(m, i) for m in "AB" for i in range(depth)}:
         raise errors.UserError(f"adapter {what}: want A and B of all {depth} layers")
+    for m in "AB":
+        if len(shapes := {parts[m, i].shape for i in range(depth)}) > 1:
+            raise errors.UserError(f"adapter {what}: {m} of shapes {sorted(shapes)}")
     a, b = (np.stack([parts[m, i] for i in range(depth)]) for m in "AB")
     return a.astype(np.float32), b.astype(np.float32)
 
@@ -241,12 +266,12 @@ def write(run: str, target: Path) -> dict[str, Any]:
     }
     if names := stored.description.label_names:
         said["label_names"] = names
-    metadata = {"format": "pt"} | {key: json.dumps(said[key]) for key in said}
+    metadata = {key: json.dumps(said[key]) for key in said}
     described = _described(config, modules, "head/kernel" in leaves.shapes)
     try:
         target.mkdir(parents=True, exist_ok=True)
-        (target / CONFIG).write_text(json.dumps(described, indent=2))
-        safetensors.numpy.save_file(tensors, target / TENSORS, metadata)
+        host_files.write_whole(target / CONFIG, json.dumps(described, indent=2))
+        safetensors.write(Tensors.of(tensors), target / TENSORS, metadata)
     except OSError as error:
         raise errors.UserError(f"{target} cannot be written: {error}") from error
     size = (target / TENSORS).stat().st_size

@@ -1,16 +1,15 @@
 """Files of features as `vit_jax features` writes them, read a piece at a time."""
 
 import json
-import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from vit_jax import errors
 from vit_jax.runs.bulk import arrays, parquet
+from vit_jax.weights.formats import safetensors
 
 # Rows that are in memory at a time.
 CHUNK = 8192
@@ -58,7 +57,7 @@ def open_vectors(path: str | Path) -> Vectors:
         found = read(path)
     except errors.UserError:
         raise
-    except (OSError, ValueError, KeyError, struct.error) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise errors.UserError(
             f"{path} cannot be read as features: {error}; want a file of vit_jax "
             "features"
@@ -88,18 +87,11 @@ def _npy(path: Path) -> Vectors:
 
 
 def _safetensors(path: Path) -> Vectors:
-    with open(path, "rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(min(length, path.stat().st_size)))
-    kinds = {kind: dtype for dtype, kind in arrays.Safetensors.KINDS.items()}
-
-    def tensor(name: str, dtype: Any) -> np.ndarray:
-        place = 8 + length + header[name]["data_offsets"][0]
-        shape = tuple(header[name]["shape"])
-        return np.memmap(path, dtype, "r", place, shape)
-
-    features = tensor("features", kinds[header["features"]["dtype"]])
-    return _of_array(path, features, tensor("ids", np.uint8).tobytes())
+    try:
+        ids, features = (safetensors.mapped(path, k) for k in ("ids", "features"))
+    except errors.UserError as error:
+        raise ValueError(str(error)) from error
+    return _of_array(path, features, ids.tobytes())
 
 
 def _parquet(path: Path) -> Vectors:

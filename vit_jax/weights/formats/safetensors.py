@@ -97,8 +97,37 @@ def _find(path: Path) -> Path:
     )
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """Returns the texts in the header of a file, by name.
+
+    Raises:
+        errors.UserError: as `open`; or they are no texts.
+    """
+    file = _File(path)
+    file.close()
+    said = file.metadata
+    if not isinstance(said, dict) or not all(isinstance(v, str) for v in said.values()):
+        raise errors.UserError(f"{path}: its __metadata__ is not texts by name.")
+    return said
+
+
+def mapped(path: Path, name: str) -> np.ndarray:
+    """Returns an array as it lies in the file: read only where it is looked at.
+
+    Raises:
+        errors.UserError: as `open`; or there is no such tensor.
+    """
+    file = _File(path)
+    file.close()
+    dtype, shape, start = errors.lookup(file.places, name, f"tensor of {path}")
+    return np.memmap(path, dtype, "r", start, shape)
+
+
 class _File(source.OpenFile):
-    """One open file: `places` maps a name to (dtype, shape, first byte)."""
+    """One open file: `places` maps a name to (dtype, shape, first byte).
+
+    `metadata` is what a stranger has written.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -128,7 +157,7 @@ class _File(source.OpenFile):
         text = bytearray(length)
         source.fill(text, self.descriptor, 8)
         header = sidecars.parse(bytes(text))
-        header.pop("__metadata__", None)
+        self.metadata = header.pop("__metadata__", {})
         entries = {name: _entry(name, value) for name, value in header.items()}
         entries = dict(sorted(entries.items(), key=lambda item: item[1][2:]))
         _check_cover(entries, size - 8 - length)
@@ -192,7 +221,11 @@ def _check_cover(entries: Mapping[str, _Entry], size: int) -> None:
         )
 
 
-def write(tensors: source.Tensors, path: str | Path) -> None:
+def write(
+    tensors: source.Tensors,
+    path: str | Path,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """Writes tensors one by one, as float32, and their `config` beside them.
 
     Each file appears under its name when it is whole.
@@ -201,6 +234,7 @@ def write(tensors: source.Tensors, path: str | Path) -> None:
         tensors: Of any dtype that float32 can hold.
         path: The file; without the suffix a folder, made if need be, for
             `model.safetensors` and what its readers look for beside it.
+        metadata: Texts for the header.
 
     Raises:
         errors.UserError: there is a `config.json` of another model beside the file.
@@ -213,7 +247,8 @@ def write(tensors: source.Tensors, path: str | Path) -> None:
     if path.name != FILE:
         sidecars.check_alone(path, described)
     # PyTorch's readers want to know the format.
-    header: dict[str, dict[str, Any]] = {"__metadata__": {"format": "pt"}}
+    texts = {"format": "pt", **(metadata or {})}
+    header: dict[str, dict[str, Any]] = {"__metadata__": texts}
     at = 0
     for name in tensors.names:
         end = at + 4 * math.prod(tensors.shapes[name])
