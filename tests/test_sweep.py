@@ -24,6 +24,7 @@ workdir = pathlib.Path(flags["workdir"])
 workdir.mkdir(exist_ok=True)
 with open(workdir / "starts", "a") as file:
     file.write("x")
+(workdir / "pid").write_text(str(os.getpid()))
 starts = len((workdir / "starts").read_text())
 plan = json.loads((workdir.parent / "plan.json").read_text()).get(workdir.name, [0])
 code = plan[min(starts, len(plan)) - 1]
@@ -45,8 +46,10 @@ NAMES = ["lr=0.1_seed=0", "lr=0.1_seed=1", "lr=0.3_seed=0", "lr=0.3_seed=1"]
 
 
 @pytest.fixture
-def swept(tmp_path):
+def swept(tmp_path, monkeypatch):
     """Runs the stub over a grid: its exit code, and the rows by name."""
+    # No code between fork and exec here, where JAX has threads; the command has none.
+    monkeypatch.setattr(sweep_lib, "IN_CHILD", None)
     (tmp_path / "stub.py").write_text(STUB)
 
     def run(plan, grid=GRID, retries=1, fixed=("--config.total=3 steps",)):
@@ -127,7 +130,8 @@ def test_a_grid_may_grow_and_another_sweep_is_refused(swept, tmp_path):
         swept({}, fixed=("--config.total=4 steps",))
 
 
-def test_a_request_to_stop_reaches_the_run_and_it_goes_on_later(swept, tmp_path):
+def waiting(tmp_path):
+    """A sweep in a process of its own, whose second point waits to be stopped."""
     (tmp_path / "plan.json").write_text(json.dumps({NAMES[1]: ["wait", 0]}))
     script = (
         "import sys; from pathlib import Path; from vit_jax.commands import sweep\n"
@@ -144,6 +148,11 @@ def test_a_request_to_stop_reaches_the_run_and_it_goes_on_later(swept, tmp_path)
     while not log.exists() or "waiting" not in log.read_text():
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.02)
+    return process
+
+
+def test_a_request_to_stop_reaches_the_run_and_it_goes_on_later(swept, tmp_path):
+    process = waiting(tmp_path)
     os.kill(process.pid, signal.SIGTERM)
     assert process.wait(60) == 42
     record = json.loads((tmp_path / sweep_lib.FILE).read_text())
@@ -152,6 +161,28 @@ def test_a_request_to_stop_reaches_the_run_and_it_goes_on_later(swept, tmp_path)
     ]
     assert starts(tmp_path) == [1, 1, 0, 0]
     assert swept({NAMES[1]: ["wait", 0]})[0] == 0
+    assert starts(tmp_path) == [1, 2, 1, 1]
+
+
+def runs(process):
+    try:
+        return ") Z " not in (process / "stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux does it")
+def test_a_run_does_not_outlive_a_sweep_that_is_killed(swept, tmp_path):
+    process = waiting(tmp_path)
+    child = Path("/proc") / (tmp_path / NAMES[1] / "pid").read_text()
+    assert runs(child)
+    process.kill()
+    process.wait(60)
+    deadline = time.monotonic() + 60
+    while runs(child):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert swept({})[0] == 0
     assert starts(tmp_path) == [1, 2, 1, 1]
 
 

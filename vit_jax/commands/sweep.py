@@ -32,6 +32,8 @@ from vit_jax.settings import durations, recipe, validation
 
 PROGRAM = (sys.executable, "-m", "vit_jax.main")
 FILE, TABLE = "sweep.json", "sweep.md"
+# A run must not outlive us: the next call would start it a second time.
+IN_CHILD = cli.end_with_parent if sys.platform == "linux" else None
 LONGEST_NAME = 120  # of a folder
 LONGEST_ERROR = 300
 NEW = {"status": "waiting", "exit_code": None, "error": "", "seconds": 0.0}
@@ -223,7 +225,7 @@ class Sweep:
                 stderr=said,
                 text=True,
                 start_new_session=True,  # Ctrl-C reaches us alone, and we pass it on
-                preexec_fn=cli.end_with_parent if sys.platform == "linux" else None,
+                preexec_fn=IN_CHILD,
             )
             out, _ = self._child.communicate()
         with open(log) as said:
