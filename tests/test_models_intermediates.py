@@ -254,26 +254,3 @@ def test_normed_maps_are_the_encoded_tokens():
     (found,) = model.features(IMAGES, layers=[-1], reshape=False, norm=True)
     encoded = model.encode(model.embed(IMAGES))
     assert jnp.allclose(found, encoded[:, 1:], rtol=1e-4, atol=1e-5)
-
-
-def test_tokens_and_attention_are_those_of_transformers(tmp_path):
-    transformers = pytest.importorskip("transformers")
-    torch = pytest.importorskip("torch")
-    from vit_jax.weights import pretrained
-
-    config = transformers.ViTConfig(
-        **{"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2},
-        **{"intermediate_size": 64, "image_size": 32, "patch_size": 8},
-        **{"num_labels": 3, "attn_implementation": "eager"},
-    )
-    torch.manual_seed(0)
-    theirs = transformers.ViTForImageClassification(config).eval()
-    theirs.save_pretrained(tmp_path)
-    pixels = torch.tensor(np.asarray(IMAGES)).permute(0, 3, 1, 2)
-    with torch.no_grad():
-        out = theirs(pixels, output_hidden_states=True, output_attentions=True)
-    found = pretrained.load(tmp_path).model.intermediates(IMAGES)
-    for i in range(2):
-        tokens, weights = out.hidden_states[i + 1].numpy(), out.attentions[i].numpy()
-        assert np.allclose(found[f"blocks/{i}"], tokens, atol=1e-5)
-        assert np.allclose(found[f"attention/{i}"], weights, atol=1e-5)

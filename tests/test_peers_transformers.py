@@ -9,7 +9,7 @@ from torch_peers import images_of, model_of, randomized
 
 from vit_jax import tree
 from vit_jax.data.preprocessing import Preprocessing
-from vit_jax.weights import files
+from vit_jax.weights import files, pretrained
 
 if not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
     pytest.skip("transformers is not installed", allow_module_level=True)
@@ -150,3 +150,25 @@ def test_processors_of_transformers_prepare_as_ours_say(transformers, tmp_path):
         ours = (ours - np.float32(mean)[None, None]) / np.float32(std)[None, None]
         difference = np.abs(found[0].transpose(1, 2, 0) - ours)
         assert difference.max() < 2.5 / 57  # a rounding of uint8 apart
+
+
+def test_tokens_and_attention_are_those_of_transformers(transformers, tmp_path):
+    import torch
+
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype("float32")
+    config = transformers.ViTConfig(
+        **{"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2},
+        **{"intermediate_size": 64, "image_size": 32, "patch_size": 8},
+        **{"num_labels": 3, "attn_implementation": "eager"},
+    )
+    torch.manual_seed(0)
+    theirs = transformers.ViTForImageClassification(config).eval()
+    theirs.save_pretrained(tmp_path)
+    pixels = torch.tensor(images).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        out = theirs(pixels, output_hidden_states=True, output_attentions=True)
+    found = pretrained.load(tmp_path).model.intermediates(images)
+    for i in range(2):
+        tokens, weights = out.hidden_states[i + 1].numpy(), out.attentions[i].numpy()
+        assert np.allclose(found[f"blocks/{i}"], tokens, atol=1e-5)
+        assert np.allclose(found[f"attention/{i}"], weights, atol=1e-5)
