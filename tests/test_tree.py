@@ -34,3 +34,11 @@ def test_first_match_wins_and_no_match_is_an_error():
 def test_lookup_names_the_nearest():
     with pytest.raises(errors.UserError, match='Did you mean "cosine"'):
         errors.lookup({"cosine": 1, "linear": 2}, "cosin", "schedule")
+
+
+def test_what_others_raise_is_told_in_one_short_line():
+    assert (
+        errors.reason(OSError("\n no such bucket\nTraceback ...")) == "no such bucket"
+    )
+    assert errors.reason(EOFError()) == "EOFError"
+    assert len(errors.reason(ValueError("x" * 9999))) == 300

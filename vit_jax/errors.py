@@ -34,6 +34,15 @@ class Preempted(Exception):
     exit_code = EXIT_RETRY
 
 
+def reason(error: object) -> str:
+    """Returns the gist of what others raised: its first line, or its kind.
+
+    Some say nothing at all, some fill pages.
+    """
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:300]
+
+
 def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:
     """Returns the nearest known name, or the empty string."""
     found = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)

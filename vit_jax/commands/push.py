@@ -188,9 +188,8 @@ def _uploaded(api: Any, name: str, folder: Path, private: bool) -> str:
             repo_id=name, folder_path=folder, commit_message="Uploaded by vit_jax"
         )
     except Exception as error:  # a dozen of the hub's own, httpx's
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise errors.UserError(
-            f"hf://{name} could not be uploaded: {reason}"
+            f"hf://{name} could not be uploaded: {errors.reason(error)}"
         ) from error
     logging.info("uploaded %s", url)
     return str(url)

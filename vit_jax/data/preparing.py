@@ -76,7 +76,8 @@ def _download(builder: Any, name: str, root: Path) -> None:
             raise errors.UserError(
                 f"{name}: some files have to be fetched by hand, into "
                 f"{root}/downloads/manual, before it can be prepared. TFDS says: "
-                f"{' '.join(told.split())[:_MOST_INSTRUCTIONS]}\n({_first(error)})"
+                f"{' '.join(told.split())[:_MOST_INSTRUCTIONS]}\n"
+                f"({errors.reason(error)})"
             ) from error
         raise _failed(name, error) from error
 
@@ -97,21 +98,16 @@ def _network(error: BaseException, tfds: Any) -> bool:
 def _failed(name: str, error: Exception) -> errors.UserError:
     if _network(error, _library()):
         return errors.UserError(
-            f"{name} cannot be downloaded: {_first(error)}. Is there a network? Run "
-            "the same command where there is one, and copy the folder"
+            f"{name} cannot be downloaded: {errors.reason(error)}. Is there a network? "
+            "Run the same command where there is one, and copy the folder"
         )
     return errors.UserError(
-        f"{name} cannot be prepared ({type(error).__name__}: {_first(error)})"
+        f"{name} cannot be prepared ({type(error).__name__}: {errors.reason(error)})"
     )
 
 
 def _wants_tensorflow(name: str, error: ImportError) -> errors.UserError:
     return errors.UserError(
-        f"the builder of {name} needs a package that is not there ({_first(error)}): "
-        "pip install 'vit_jax[prepare]' brings TensorFlow"
+        f"the builder of {name} needs a package that is not there "
+        f"({errors.reason(error)}): pip install 'vit_jax[prepare]' brings TensorFlow"
     )
-
-
-def _first(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return (lines or [type(error).__name__])[0][:300]

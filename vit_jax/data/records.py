@@ -132,7 +132,7 @@ class ArrayRecordShard:
             )
             found = self._reader.num_records()
         except Exception as error:
-            raise _damaged(path, str(error).splitlines()[0]) from error
+            raise _damaged(path, errors.reason(error)) from error
         if found != records:
             raise _damaged(path, f"it holds {found} records, wanted {records}")
 
@@ -141,7 +141,7 @@ class ArrayRecordShard:
         try:
             return self._reader.read([index])[0]
         except Exception as error:
-            raise DamagedRecord(str(error).splitlines()[0]) from error
+            raise DamagedRecord(errors.reason(error)) from error
 
 
 FORMATS: dict[str, Callable[[Path, int], Shard]] = {

@@ -45,7 +45,7 @@ def write(weights: files.Weights, folder: Path, dialect: str = "") -> str:
         except errors.UserError as error:
             if dialect:
                 raise
-            reasons.append(f"{name}: {str(error).splitlines()[0][:200]}")
+            reasons.append(f"{name}: {errors.reason(error)}")
             continue
         if not READERS[name]:
             logging.info("written in our own form: %s", ". ".join(reasons))

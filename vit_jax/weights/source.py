@@ -204,9 +204,8 @@ def reading(label: str, kind: str) -> Iterator[None]:
             f"{label} does not fit in this machine's memory."
         ) from None
     except Exception as error:  # zipfile, zlib, struct, json: a dozen kinds
-        reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
         raise errors.UserError(
-            f"{label} cannot be read as {kind}: {reason}\n"
+            f"{label} cannot be read as {kind}: {errors.reason(error)}\n"
             "It is damaged or was not copied to its end: compare its size and checksum "
             "with the source's and copy it again."
         ) from error

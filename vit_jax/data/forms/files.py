@@ -12,6 +12,7 @@ from typing import Any
 
 from vit_jax import errors
 from vit_jax.data import decode, records
+from vit_jax.host import files as host_files
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"^(\d+)\.\.(\d+)$")
@@ -167,7 +168,7 @@ class Bytes:
             system, place = opened
             data = system.cat_file(place, start=offset, end=offset + length)
         else:
-            data = os.pread(opened.fileno(), length, offset)
+            data = host_files.read_at(opened.fileno(), length, offset)
         if len(data) != length:
             raise decode.BadImage(f"{path} breaks off before byte {offset + length}")
         return data
@@ -199,7 +200,7 @@ def fingerprint(path: str) -> str:
         status = os.stat(path)
         return f"{status.st_size}-{status.st_mtime_ns}"
     except OSError as error:
-        what = error.strerror or str(error).splitlines()[0] or type(error).__name__
+        what = error.strerror or errors.reason(error)
         raise errors.UserError(f"{path} cannot be read: {what}") from error
 
 

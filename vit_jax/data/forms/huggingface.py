@@ -157,7 +157,7 @@ def _load(spec: str, dataset: str) -> dict[str, Any]:
 
 
 def _unopened(spec: str, dataset: str, error: Exception) -> errors.UserError:
-    reason = (str(error).strip().splitlines() or [""])[0][:300]
+    reason = errors.reason(error)
     hint = "a name of the hub (ORG/NAME, a configuration behind a colon), or a folder"
     if isinstance(error, ConnectionError | OSError) and not Path(spec).exists():
         hint += "; without a network only what is in the cache opens"

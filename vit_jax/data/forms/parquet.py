@@ -326,8 +326,7 @@ def _labels(paths: Sequence[str], column: str) -> labelling.Raw:
 
 
 def _damaged(path: str, error: Exception) -> errors.UserError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return errors.UserError(
-        f"{path} is truncated or damaged, or no Parquet file: {reason[:200]}. Copy or "
-        "write it again."
+        f"{path} is truncated or damaged, or no Parquet file: "
+        f"{errors.reason(error)}. Copy or write it again."
     )

@@ -5,11 +5,12 @@ A sample is the files of one name up to its first dot: `n01/0001.jpg` and
 a key of `.json`. Where everything lies in a shard is read once and kept in the cache.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,13 +142,13 @@ def index(path: str, columns: naming.Columns) -> Shard:
         errors.UserError: a damaged file, no sample in it, or one without its parts.
     """
     contents = files.Bytes([path])
-    size, read = _reader(path)
     images, labels, keys = [], [], []
-    for key, parts in _samples(tar.members(read, size, path), path):
-        image = _image(parts, columns, f"{path}:{key}")
-        images.append((image.offset, image.size))
-        labels.append(_label(parts, columns, contents, f"{path}:{key}"))
-        keys.append(key)
+    with _reader(path) as (size, read):
+        for key, parts in _samples(tar.members(read, size, path), path):
+            image = _image(parts, columns, f"{path}:{key}")
+            images.append((image.offset, image.size))
+            labels.append(_label(parts, columns, contents, f"{path}:{key}"))
+            keys.append(key)
     if not keys:
         raise errors.UserError(
             f"{path} holds no sample; wanted files like 0001.jpg and 0001.cls"
@@ -155,21 +156,23 @@ def index(path: str, columns: naming.Columns) -> Shard:
     return Shard(np.array(images, np.int64), labels, keys)
 
 
-def _reader(path: str) -> tuple[int, Any]:
+@contextlib.contextmanager
+def _reader(path: str) -> Iterator[tuple[int, Callable[[int, int], bytes]]]:
     """The size of a file, and a function that reads parts of it in order."""
     if not files.is_url(path):
-        file = open(path, "rb", buffering=0)
-        size = os.fstat(file.fileno()).st_size
-        return size, lambda at, length: os.pread(file.fileno(), length, at)
+        with open(path, "rb", buffering=0) as file:
+            number = file.fileno()
+            size = os.fstat(number).st_size
+            yield size, lambda start, n: host_files.read_at(number, n, start)
+        return
     system, place = files.remote(path)
-    size = system.size(place)
-    opened = system.open(place, "rb", block_size=_AHEAD)
+    with system.open(place, "rb", block_size=_AHEAD) as opened:
 
-    def read(at: int, length: int) -> bytes:
-        opened.seek(at)
-        return opened.read(length)
+        def read(start: int, length: int) -> bytes:
+            opened.seek(start)
+            return opened.read(length)
 
-    return size, read
+        yield system.size(place), read
 
 
 def _samples(

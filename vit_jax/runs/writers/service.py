@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from vit_jax import errors
 from vit_jax.host import files as host_files
 from vit_jax.runs import metrics
 
@@ -113,11 +114,10 @@ class Service:
             self._send_all()
         except Exception as error:  # of another's code: it may be anything
             self._failed = True
-            text = (str(error).splitlines() or [""])[0][:300]
             logging.warning(
                 "%s gets no more figures of this run: %s: %s. They are in "
                 "metrics.jsonl, and follow when this run goes on",
-                *(self._name, type(error).__name__, text),
+                *(self._name, type(error).__name__, errors.reason(error)),
             )
 
     def _send_all(self) -> None:

@@ -182,7 +182,7 @@ def _complete_description(
             _bring(_package(wanted.url, ""), wanted, snapshot, unknown)
             return
         except errors.UserError as error:
-            reason = str(error).splitlines()[0]
+            reason = errors.reason(error)
         except Exception as error:  # as in `_downloaded`
             reason = type(error).__name__
     logging.warning(
@@ -302,8 +302,7 @@ def _problem(wanted: Wanted, error: Exception) -> errors.UserError:
         if kind in kinds:
             names = " or ".join(wanted.names)[:200]
             return errors.UserError(f"{shown} ({names}): {advice}")
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
     return errors.UserError(
-        f"{shown} cannot be fetched from the hub: {reason}\n"
+        f"{shown} cannot be fetched from the hub: {errors.reason(error)}\n"
         "Without network, copy the model here by other means and give its path."
     )

@@ -247,15 +247,11 @@ def _read(response: http.client.HTTPResponse) -> bytes:
     try:
         return response.read(CHUNK)
     except (OSError, http.client.HTTPException) as error:
-        raise Passing(f"the connection broke: {_reason(error)}") from error
+        raise Passing(f"the connection broke: {errors.reason(error)}") from error
 
 
 def _size(count: float) -> str:
     return f"{count / 1e6:,.1f} MB" if count >= 1e5 else f"{count:,.0f} bytes"
-
-
-def _reason(error: object) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -296,9 +292,9 @@ def _open(url: str, headers: dict[str, str], partial: Path) -> http.client.HTTPR
     except (OSError, http.client.HTTPException) as error:
         cause = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(cause, _PASSING):
-            raise Passing(_reason(cause)) from error
+            raise Passing(errors.reason(cause)) from error
         raise errors.UserError(
-            f"{address.shown(url)} cannot be reached: {_reason(cause)}\n"
+            f"{address.shown(url)} cannot be reached: {errors.reason(cause)}\n"
             "Without network, copy the file here by other means and give its path."
         ) from error
 
@@ -343,6 +339,6 @@ def _google_token() -> str | None:
         credentials, _ = auth.default(scopes=[READ_ONLY])
         credentials.refresh(transport.Request())
     except problems.GoogleAuthError as error:
-        logging.warning("no Google login: %s", _reason(error))
+        logging.warning("no Google login: %s", errors.reason(error))
         return None
     return credentials.token
