@@ -19,13 +19,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flax import nnx
     from jax.sharding import Mesh
 
     from vit_jax.data.preprocessing import Preprocessing
-    from vit_jax.weights import pretrained
+    from vit_jax.models.model import Model
+    from vit_jax.weights.loaded import Loaded
 
 __all__ = ["__version__", "create_model", "export", "list_models", "load", "save"]
+
+__version__: str  # `__getattr__` asks for it
 
 
 def create_model(
@@ -36,7 +38,7 @@ def create_model(
     seed: int = 0,
     pretrained: str | None = None,
     **options: Any,
-) -> nnx.Module:
+) -> Model:
     """Returns a model, an NNX module: `model(images) -> logits`.
 
     Args:
@@ -87,7 +89,7 @@ def load(
     num_classes: int | None = None,
     mesh: Mesh | None = None,
     **options: Any,
-) -> pretrained.Loaded:
+) -> Loaded:
     """Loads a checkpoint of ours or of any code that `vit_jax.weights` knows.
 
     Args:
@@ -120,7 +122,7 @@ def load(
 
 
 def save(
-    model: nnx.Module,
+    model: Model,
     path: str | Path,
     *,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
@@ -158,7 +160,7 @@ def save(
 
 
 def export(
-    checkpoint: str | Path | pretrained.Loaded,
+    checkpoint: str | Path | Loaded,
     path: str | Path,
     *,
     format: str = "stablehlo",

@@ -24,7 +24,7 @@ from vit_jax.parallel import fitting, layouts
 from vit_jax.parallel import mesh as mesh_lib
 from vit_jax.settings import durations, naming, packaged, recipe, sections, validation
 from vit_jax.settings.durations import Durations
-from vit_jax.types import Batch, Params, TrainState
+from vit_jax.types import Params, TrainState
 
 if TYPE_CHECKING:
     from vit_jax.learning.tuning import Tuning
@@ -91,7 +91,7 @@ class Experiment:
     tx: optax.GradientTransformation
     schedule: schedules.Schedule
     state: TrainState
-    batch: Batch
+    batch: dict[str, jax.ShapeDtypeStruct]
     frozen: "tuple[Frozen, ...]"
     init: Callable[[], TrainState]
     train_step: Any
@@ -209,7 +209,7 @@ def _lay_out(
 
 def _abstract_batch(
     config: Mapping[str, Any], trained: objective.Objective, mesh: Mesh
-) -> Batch:
+) -> dict[str, jax.ShapeDtypeStruct]:
     rows, sharding = config["batch_size"], mesh_lib.batch_sharding(mesh)
     image = jax.ShapeDtypeStruct((rows, *_image_size(config), 3), jnp.uint8)
     batch = {"image": image, "label": trained.labels(rows)}
@@ -225,7 +225,7 @@ def _check(config: Mapping[str, Any], mesh: Mesh) -> None:
 
 
 def assemble(
-    config: Mapping[str, Any], mesh: Mesh, *, start: "Weights | None" = None
+    config: recipe.Config, mesh: Mesh, *, start: "Weights | None" = None
 ) -> Experiment:
     """Builds a run from its configuration; only shapes, no arrays.
 
@@ -342,9 +342,8 @@ def _start(
     )
 
 
-def make_mesh(
-    config: Mapping[str, Any], devices: Sequence[jax.Device] | None = None
-) -> Mesh:
-    """Returns the mesh of a configuration, over all devices or these."""
-    axes = {name: config["mesh"][name] for name in ("data", "fsdp", "tensor", "slices")}
+def make_mesh(config: recipe.Config, devices: Sequence[Any] | None = None) -> Mesh:
+    """Returns the mesh of a configuration, over all devices or these `jax.Device`s."""
+    given = recipe.plain(config)["mesh"]
+    axes = {name: given[name] for name in ("data", "fsdp", "tensor", "slices")}
     return mesh_lib.make_mesh(**axes, devices=devices)

@@ -110,7 +110,6 @@ def _run_on(
     """Trains as `run`, on a dataset that a program hands over."""
     from vit_jax.data import handed
 
-    config = recipe.plain(config)
     if durations.trains_nothing(config):
         raise errors.UserError(
             "source= is trained on, and total='0 steps' trains nothing; evaluate on a "
@@ -128,7 +127,7 @@ def _check_writers(exp: experiment.Experiment) -> None:
 
 
 def run(
-    config: Mapping[str, Any],
+    config: recipe.Config,
     workdir: str | Path,
     mesh: Mesh,
     *,
@@ -165,6 +164,7 @@ def run(
         Preempted: stopped by SIGTERM, with its state saved.
     """
     validation.check_local(workdir, "workdir")
+    config = recipe.plain(config)
     if source is not None:
         options: dict[str, Any] = {"profile": profile, "parameters": parameters}
         options |= {"stall_timeout": stall_timeout}

@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 
 # Nested dicts of arrays (or of their shapes), named "blocks/attn/query/kernel".
 Params = dict[str, Any]
 # "image" [b, height, width, channels] and "label" [b] or [b, classes], and the like.
 Batch = dict[str, jax.Array]
+# What a model takes: float [b, height, width, channels], on a device or on the host.
+Images = jax.Array | np.ndarray
 # Scalars by name, and `grad_squares` [leaves].
 Metrics = dict[str, jax.Array]
 # (params, batch, key, *frozen) -> (loss, metrics), means over the batch. `frozen` are

@@ -4,7 +4,7 @@ import dataclasses
 import numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 from flax import nnx
@@ -189,8 +189,11 @@ class Architecture:
         return cls(**given)
 
 
+M_co = TypeVar("M_co", bound=nnx.Module, covariant=True)
+
+
 @dataclasses.dataclass(frozen=True)
-class Family:
+class Family(Generic[M_co]):
     """Models of one kind.
 
     Attributes:
@@ -202,7 +205,7 @@ class Family:
     """
 
     architecture: type[Architecture]
-    module: Callable[..., nnx.Module]
+    module: Callable[..., M_co]
     macs: Callable[[Any], int]
     parse: Callable[[str], dict[str, Any]]
     names: tuple[str, ...]

@@ -19,6 +19,7 @@ from vit_jax.models import layers, model, resnet, resnet_sizes
 from vit_jax.models.architecture import Architecture, Family
 from vit_jax.models.placement import Placement
 from vit_jax.models.roles import MEANING, RUN, SIZE, role
+from vit_jax.types import Images
 
 NAMES: tuple[str, ...] = (
     *("BiT-R26x1", "BiT-R50x1", "BiT-R50x2", "BiT-R50x3", "BiT-R101x1", "BiT-R101x3"),
@@ -145,7 +146,7 @@ class Classifier(model.Model, resnet.Trunk):
 
     def _features(
         self,
-        images: jax.Array,
+        images: Images,
         taps: model.Taps,
         *,
         deterministic: bool | None,
@@ -158,7 +159,7 @@ class Classifier(model.Model, resnet.Trunk):
         """
         del deterministic, rngs
         self.check_images(images)
-        x = images.astype(self.architecture.compute_dtype)
+        x = jnp.asarray(images, self.architecture.compute_dtype)
         x = self.cells(x, placement=placement, taps=taps)
         if self.norm is not None:
             x = jax.nn.relu(self.norm(x))

@@ -3,32 +3,35 @@
 import dataclasses
 import fnmatch
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vit_jax import errors
 from vit_jax.models import roles
 from vit_jax.models.architecture import Architecture, Family, pair
 
+if TYPE_CHECKING:
+    from vit_jax.models.model import Model
 
-def _vit() -> Family:
+
+def _vit() -> "Family[Model]":
     from vit_jax.models import vit
 
     return vit.FAMILY
 
 
-def _mixer() -> Family:
+def _mixer() -> "Family[Model]":
     from vit_jax.models import mixer
 
     return mixer.FAMILY
 
 
-def _bit() -> Family:
+def _bit() -> "Family[Model]":
     from vit_jax.models import bit
 
     return bit.FAMILY
 
 
-def _axial_resnet() -> Family:
+def _axial_resnet() -> "Family[Model]":
     from vit_jax.models import axial_resnet
 
     return axial_resnet.FAMILY
@@ -44,7 +47,7 @@ class Row:
     """
 
     prefix: str
-    load: Callable[[], Family]
+    load: "Callable[[], Family[Model]]"
 
 
 # A name belongs to the last family whose prefix it starts with.
@@ -155,7 +158,7 @@ def _given(family: Family, name: str, options: Mapping[str, Any]) -> dict[str, A
     return fields
 
 
-def named(family: str) -> Family:
+def named(family: str) -> "Family[Model]":
     """Returns the family of a key of `FAMILIES`.
 
     Raises:
@@ -164,13 +167,13 @@ def named(family: str) -> Family:
     return errors.lookup(FAMILIES, family, "family of models").load()
 
 
-def family_of_name(name: str) -> Family:
+def family_of_name(name: str) -> "Family[Model]":
     """Returns the family that a model's name belongs to."""
     rows = reversed(FAMILIES.values())
     return next(row for row in rows if name.startswith(row.prefix)).load()
 
 
-def family_of(arch: Architecture) -> Family:
+def family_of(arch: Architecture) -> "Family[Model]":
     """Returns the family of an architecture."""
     return named(arch.family)
 

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 
 from vit_jax import errors
 from vit_jax.models.architecture import Architecture
+from vit_jax.types import Images
 
 
-def check_images(images: jax.Array, arch: Architecture) -> None:
+def check_images(images: Images, arch: Architecture) -> None:
     """Raises `UserError` unless images are float [b, *image_size, channels].
 
     Of an architecture for `any_size`, height and width may be others.

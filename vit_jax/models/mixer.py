@@ -20,6 +20,7 @@ from vit_jax.models import inputs, layers, model, stack
 from vit_jax.models.architecture import Architecture, Family, size_text
 from vit_jax.models.placement import Placement
 from vit_jax.models.roles import MEANING, RUN, SIZE, role
+from vit_jax.types import Images
 
 PREFIX = "Mixer-"
 
@@ -177,7 +178,8 @@ class MlpMixer(model.Model):
 
     def __init__(self, architecture: MixerArchitecture, *, rngs: nnx.Rngs):
         arch = architecture
-        self.architecture = arch
+        # Narrower than a `Model`'s, which nobody sets from outside.
+        self.architecture = arch  # pyright: ignore[reportIncompatibleVariableOverride]
         self.deterministic = True  # what `train()` and `eval()` set
         self.patch_embed = layers.Linear(
             (*arch.patch, arch.channels),
@@ -196,7 +198,7 @@ class MlpMixer(model.Model):
 
     def _features(
         self,
-        images: jax.Array,
+        images: Images,
         taps: model.Taps,
         *,
         deterministic: bool | None,
@@ -209,7 +211,7 @@ class MlpMixer(model.Model):
         keys = None
         if arch.drop_path and not layers.is_deterministic(self, deterministic):
             keys = jax.random.split(layers.checked_rngs(rngs).dropout(), arch.depth)
-        x = images.astype(arch.compute_dtype)
+        x = jnp.asarray(images, arch.compute_dtype)
         x = self.patch_embed(inputs.patches(x, arch.grid, arch.patch))
         graphdef, stacked = nnx.split(self.blocks)
         x, tapped = _run_blocks(

@@ -3,7 +3,7 @@
 import abc
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, overload
 
 import jax
 from flax import nnx
@@ -12,6 +12,7 @@ from vit_jax import errors
 from vit_jax.models import inputs, layers
 from vit_jax.models.architecture import Architecture, summary
 from vit_jax.models.placement import NOWHERE, Placement
+from vit_jax.types import Images
 
 # Where a forward pass leaves what is inside, by name; None: nobody asked.
 Taps = dict[str, jax.Array] | None
@@ -35,7 +36,7 @@ class Model(nnx.Module):
 
     def __call__(
         self,
-        images: jax.Array,
+        images: Images,
         *,
         deterministic: bool | None = None,
         rngs: nnx.Rngs | None = None,
@@ -65,11 +66,44 @@ class Model(nnx.Module):
         )
         return self.classify(features)
 
+    def train(self, **attributes: Any) -> None:
+        """Turns dropout on, as all NNX modules do."""
+        super().train(**attributes)
+
+    def eval(self, **attributes: Any) -> None:
+        """Turns dropout off, as all NNX modules do."""
+        super().eval(**attributes)
+
+    @overload
     def features(
         self,
-        images: jax.Array,
+        images: Images,
         *,
-        layers: Sequence[int] = (),
+        reshape: bool = True,
+        norm: bool = False,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | None = None,
+        placement: Placement = NOWHERE,
+    ) -> jax.Array: ...
+
+    @overload
+    def features(
+        self,
+        images: Images,
+        *,
+        layers: Sequence[int],
+        reshape: bool = True,
+        norm: bool = False,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | None = None,
+        placement: Placement = NOWHERE,
+    ) -> tuple[jax.Array, ...]: ...
+
+    def features(
+        self,
+        images: Images,
+        *,
+        layers: Sequence[int] | None = None,
         reshape: bool = True,
         norm: bool = False,
         deterministic: bool | None = None,
@@ -80,7 +114,8 @@ class Model(nnx.Module):
 
         Args:
             images: As the call's, as all that is not named here.
-            layers: Blocks, or stages of a ResNet, from 0, or from -1 at the end.
+            layers: Blocks, or stages of a ResNet, from 0, or from -1 at the end; None:
+                what feeds the head.
             reshape: Of layers: whether patches are put on their grid.
             norm: Of layers: whether the tokens go through the final LayerNorm.
             deterministic: See the call.
@@ -100,7 +135,7 @@ class Model(nnx.Module):
             "rngs": rngs,
             "placement": placement,
         }
-        if not layers:
+        if layers is None:
             return self._features(images, None, **how)
         taps: dict[str, jax.Array] = {}
         self._features(images, taps, **how)
@@ -121,7 +156,7 @@ class Model(nnx.Module):
         """Maps features to logits, float32; without a head, returns the features."""
         return layers.classify(self.head, features, self.architecture.compute_dtype)
 
-    def intermediates(self, images: jax.Array) -> dict[str, jax.Array]:
+    def intermediates(self, images: Images) -> dict[str, jax.Array]:
         """Returns what is inside a forward pass in which nothing is dropped, by name.
 
         Args:
@@ -142,7 +177,7 @@ class Model(nnx.Module):
         )
         return taps | {"features": features}
 
-    def check_images(self, images: jax.Array) -> None:
+    def check_images(self, images: Images) -> None:
         """Raises `UserError` unless the call takes these images."""
         inputs.check_images(images, self.architecture)
 
@@ -157,7 +192,7 @@ class Model(nnx.Module):
     @abc.abstractmethod
     def _features(
         self,
-        images: jax.Array,
+        images: Images,
         taps: Taps,
         *,
         deterministic: bool | None,

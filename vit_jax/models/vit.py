@@ -25,6 +25,7 @@ from vit_jax.models import (
 from vit_jax.models.architecture import Family
 from vit_jax.models.placement import NOWHERE, Placement
 from vit_jax.models.vit_architecture import VitArchitecture
+from vit_jax.types import Images
 
 
 class VisionTransformer(model.Model):
@@ -34,7 +35,8 @@ class VisionTransformer(model.Model):
 
     def __init__(self, architecture: VitArchitecture, *, rngs: nnx.Rngs):
         arch = architecture
-        self.architecture = arch
+        # Narrower than a `Model`'s, which nobody sets from outside.
+        self.architecture = arch  # pyright: ignore[reportIncompatibleVariableOverride]
         self.deterministic = True  # what `train()` and `eval()` set
         width = arch.width
         self.resnet = _resnet(arch, rngs) if arch.resnet is not None else None
@@ -86,7 +88,7 @@ class VisionTransformer(model.Model):
 
     def _features(
         self,
-        images: jax.Array,
+        images: Images,
         taps: model.Taps,
         *,
         deterministic: bool | None,
@@ -111,11 +113,11 @@ class VisionTransformer(model.Model):
         x = self._normed(tapped, "tokens") if norm else tapped
         return x[:, arch.prefix :].reshape(x.shape[0], *arch.grid, x.shape[-1])
 
-    def patch_embeddings(self, images: jax.Array, taps: model.Taps = None) -> jax.Array:
+    def patch_embeddings(self, images: Images, taps: model.Taps = None) -> jax.Array:
         """Maps images to embedded patches [b, rows * columns, d] without positions."""
         arch = self.architecture
         self.check_images(images)
-        x = images.astype(arch.compute_dtype)
+        x = jnp.asarray(images, arch.compute_dtype)
         if self.resnet is not None:
             x = self.resnet(x, taps)
         return self.patch_embed(inputs.patches(x, arch.grid, arch.patch))
@@ -140,7 +142,7 @@ class VisionTransformer(model.Model):
             return x
         return _add(x, posemb.embedding(arch, self.posemb))
 
-    def embed(self, images: jax.Array) -> jax.Array:
+    def embed(self, images: Images) -> jax.Array:
         """Maps images to tokens [b, n, d], positions of the stem added."""
         return self.tokens(self.patch_embeddings(images))
 

@@ -9,13 +9,16 @@ import sys
 import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from vit_jax import errors
 from vit_jax.settings import packaged, validation
+
+# A recipe's, or a record of one.
+Config: TypeAlias = ConfigDict | Mapping[str, Any]
 
 _MODULE = "vit_jax_recipe"
 
@@ -26,9 +29,11 @@ class _Parser(flags.ArgumentParser):
     def __init__(self) -> None:
         self.loaded: dict[str, ConfigDict] = {}
 
-    def parse(self, path: str) -> ConfigDict:
+    def parse(self, argument: str) -> ConfigDict:
         """Returns the configuration of a recipe, locked."""
-        config = self.loaded.pop(path) if path in self.loaded else load(path)
+        config = (
+            self.loaded.pop(argument) if argument in self.loaded else load(argument)
+        )
         return config.lock()
 
 
@@ -47,7 +52,7 @@ def hand_over(path: str, config: ConfigDict) -> None:
         parser.loaded[path] = config
 
 
-def plain(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
+def plain(config: Config) -> dict[str, Any]:
     """Returns a configuration, a recipe's or a record of one, as nested dicts."""
     return config.to_dict() if isinstance(config, ConfigDict) else dict(config)
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 
 from vit_jax import errors, models
 from vit_jax.data import decode, walking
 from vit_jax.data import preprocessing as preprocessing_lib
+from vit_jax.models.model import Model
 from vit_jax.parallel import mesh as mesh_lib
 from vit_jax.types import Params
 
@@ -34,7 +34,7 @@ class Loaded:
         label_ids: Other names of the classes, where the checkpoint has both.
     """
 
-    model: nnx.Module
+    model: Model
     architecture: models.Architecture
     preprocessing: preprocessing_lib.Preprocessing
     label_names: tuple[str, ...] | None

@@ -13,13 +13,14 @@ from vit_jax import errors, models, tree
 from vit_jax.checkpoints import checkpoint
 from vit_jax.data.preprocessing import Preprocessing
 from vit_jax.learning import losses
+from vit_jax.models.model import Model
 from vit_jax.weights import pretrained
 
 _FILES = (".npz", ".safetensors", ".bv", ".bin", ".pt", ".pth", ".ckpt", ".h5")
 
 
 def save(
-    model: nnx.Module,
+    model: Model,
     path: str | Path,
     *,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
@@ -119,7 +120,7 @@ def _names(names: Sequence[str] | None, num_classes: int) -> tuple[str, ...] | N
     return tuple(names)
 
 
-def _params(model: nnx.Module, architecture: models.Architecture) -> dict[str, Any]:
+def _params(model: Model, architecture: models.Architecture) -> dict[str, Any]:
     """The model's parameters in float32, if they are its architecture's."""
     params = models.split(model)[1]
     found = dict(tree.named_leaves(params))

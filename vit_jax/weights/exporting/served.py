@@ -10,11 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from vit_jax import errors, models
 from vit_jax.learning import losses
 from vit_jax.models import roles
+from vit_jax.models.model import Model
 from vit_jax.weights.loaded import Loaded, check_color
 
 # What a run decides and a file has no use for: nothing is recomputed, placed or
@@ -90,7 +90,7 @@ def served(loaded: Loaded) -> Served:
     return Served(call, size, _manifest(loaded, widths))
 
 
-def _plain(loaded: Loaded) -> nnx.Module:
+def _plain(loaded: Loaded) -> Model:
     """Returns the same model, computing as `PLAIN` says."""
     own = roles.names(type(loaded.architecture), roles.RUN)
     plain: dict[str, Any] = {key: value for key, value in PLAIN.items() if key in own}
