@@ -4,12 +4,16 @@ import importlib.util
 import json
 import sys
 import time
+import tomllib
+from pathlib import Path
 
 import commands
 import pytest
 
 from vit_jax import cli
 from vit_jax.commands import doctor
+
+REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def statuses(lines):
@@ -98,6 +102,13 @@ def test_caches_are_where_libraries_look_for_them(home, monkeypatch):
     assert str(home / ".cache/vit_jax") in found["downloads"].text
     assert found["compiled"].status == doctor.WARNING
     assert not (home / ".cache").exists(), "nothing is written"
+
+
+def test_every_extra_that_users_ask_for_has_a_row():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    of_machines_and_developers = {"tpu", "cuda", "test", "test-torch", "benchmarks"}
+    extras = set(project["optional-dependencies"]) - of_machines_and_developers
+    assert set(doctor.EXTRAS) == extras
 
 
 def test_an_extra_that_is_missing_says_for_what(monkeypatch):

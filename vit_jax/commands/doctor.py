@@ -36,6 +36,10 @@ ACCELERATORS = {
 EXTRAS = {
     "hub": ("huggingface_hub", "hf:// names that the cache does not have"),
     "prepare": ("tensorflow", "preparing datasets of TFDS that need it"),
+    "data": ("datasets", "data of hf:NAME, tables and shards at URLs"),
+    "export": ("flatbuffers", "vit_jax export"),
+    "tflite": ("ai_edge_litert", "vit_jax export --format=tflite"),
+    "onnx": ("onnx", "vit_jax export --format=onnx"),
     "plan": ("libtpu", "vit_jax plan --topology=..."),
     "wandb": ("wandb", "--config.log.writers=wandb"),
     "mlflow": ("mlflow", "--config.log.writers=mlflow"),

@@ -109,5 +109,6 @@ def _failed(name: str, error: Exception) -> errors.UserError:
 def _wants_tensorflow(name: str, error: ImportError) -> errors.UserError:
     return errors.UserError(
         f"the builder of {name} needs a package that is not there "
-        f"({errors.reason(error)}): pip install 'vit_jax[prepare]' brings TensorFlow"
+        f"({errors.reason(error)}): pip install 'vit_jax[prepare]' brings TensorFlow "
+        "and what TFDS downloads with"
     )

@@ -241,7 +241,7 @@ def _frozen(
         for name, leaf in named.items()
     }
     for sign, part, low, colon, high in _WORD.findall(freeze):
-        errors.lookup(PARTS, part, f"part of a model in optimizer.freeze={freeze!r}")
+        errors.lookup(PARTS, part, f"optimizer.freeze={freeze!r}: the part")
         chosen = [name for name in named if re.search(PARTS[part], name)]
         if not chosen:
             starts = dict.fromkeys(name.split("/")[0] for name in named)

@@ -105,7 +105,7 @@ def run(
         errors.UserError: bad input, another command's file, a full disk.
     """
     suffix = Path(out).suffix
-    make = errors.lookup(arrays.FORMATS, suffix, f"suffix of --out={out}")
+    make = errors.lookup(arrays.FORMATS, suffix, f"--out={out}: its suffix")
     task = Features(layer=layer, tokens=tokens, dtype=dtype)
     reading.check_threads(threads)
     job.check_batch_size(batch_size)

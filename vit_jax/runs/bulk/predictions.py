@@ -185,7 +185,7 @@ def run(
         errors.UserError: bad input, another command's file, a full disk.
     """
     suffix = Path(out).suffix
-    make = errors.lookup(tables.FORMATS, suffix, f"suffix of --out={out}")
+    make = errors.lookup(tables.FORMATS, suffix, f"--out={out}: its suffix")
     reading.check_threads(threads)
     job.check_batch_size(batch_size)
     if top_k < 1:
