@@ -73,6 +73,34 @@ def test_a_dry_run_writes_what_the_run_is(workdir, pushed):
     assert vit_jax.load(folder).label_names == vit_jax.load(workdir).label_names
 
 
+def test_a_card_tells_nothing_of_the_machine():
+    said = card._training(
+        {
+            "data": {
+                "dataset": "folder:/home/me/cats",
+                "class_names": "~/secret/a.txt",
+            },
+            "evals": {"val": {"dataset": "csv:private/b.csv"}},
+            "init_from": "/mnt/me/ViT.npz",
+            "distill": {"of": ("/mnt/me/T.npz", "hf://google/vit", "gs://a/b.npz")},
+            "total": "2 steps",
+            "model": {"name": "B/16", "dir": "C:\\me\\x"},
+        }
+    )
+    for word in ("home", "me/", "secret", "private", "mnt", "~", "C:"):
+        assert word not in said
+    for word in (
+        '"cats"',
+        '"a.txt"',
+        '"b.csv"',
+        "ViT.npz",
+        "hf://google/vit",
+        "gs://a/b.npz",
+    ):
+        assert word in said
+    assert '"B/16"' in said and '"2 steps"' in said
+
+
 def test_the_card_is_read_by_the_hub(workdir, pushed):
     data = huggingface_hub.ModelCard.load(workdir / "hub" / "README.md").data
     assert data.license == "apache-2.0" and data.library_name == "timm"

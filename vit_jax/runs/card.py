@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from vit_jax import models
@@ -13,6 +12,8 @@ from vit_jax.weights import files, names, publishing
 _ON_THE_HUB = re.compile(r"[\w-][\w.-]{0,95}(/[\w-][\w.-]{0,95})?", re.ASCII)
 # Say where things are on the machine of the run, and nothing of the model.
 _PRIVATE = ("data.data_dir", "data.cache", "data.threads")
+_FORM = re.compile(r"((?:[a-z]+:(?!/{2}))?)(.*)", re.S)  # "folder:", not "gs://"
+_OF_A_MACHINE = re.compile(r"[/~\\]|[A-Za-z]:[/\\]")
 _LOADING = {
     "vit_jax": (
         "import vit_jax\n\n"
@@ -115,8 +116,26 @@ def _metric(key: str) -> str:
 
 def _dataset(config: Mapping[str, Any]) -> str:
     """Of the run, without where it is on that machine."""
-    said = str(config["data"]["dataset"]) if "data" in config else ""
-    return re.split(r"[/\\]", said.rstrip("/\\"))[-1] if ":" in said else said
+    return _named(str(config["data"]["dataset"])) if "data" in config else ""
+
+
+def _named(dataset: str) -> str:
+    """Returns a dataset's name, of one that lies somewhere the end of its path."""
+    return _end(dataset) if ":" in dataset else dataset
+
+
+def _end(path: str) -> str:
+    return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
+
+
+def _public(value: Any) -> Any:
+    """Returns a value of a recipe without the folders of a machine and its users."""
+    if isinstance(value, (list, tuple)):
+        return [_public(one) for one in value]
+    if not isinstance(value, str):
+        return value
+    form, place = _FORM.fullmatch(value).groups()  # type: ignore[union-attr]
+    return form + _end(place) if _OF_A_MACHINE.match(place) else value
 
 
 def _base(config: Mapping[str, Any]) -> str:
@@ -185,11 +204,10 @@ def _training(config: Mapping[str, Any]) -> str:
     if not config:
         return ""
     flat = validation.flatten(config)
-    shown = {key: value for key, value in flat.items() if key not in _PRIVATE}
-    for key, value in shown.items():
-        if isinstance(value, str) and Path(value).is_absolute():
-            shown[key] = Path(value).name
-    if "data.dataset" in shown:
-        shown["data.dataset"] = _dataset(config)
+    shown = {
+        key: _named(str(value)) if key.endswith(".dataset") else _public(value)
+        for key, value in flat.items()
+        if key not in _PRIVATE
+    }
     lines = json.dumps(shown, indent=1, default=str)
     return f"## How it was trained\n\nEvery key of its recipe:\n\n```json\n{lines}\n```"
