@@ -19,7 +19,7 @@ from absl import flags
 from vit_jax import cli, errors, models, tree
 from vit_jax.checkpoints import checkpoint
 from vit_jax.settings import validation
-from vit_jax.weights import adapters, adapting, dialects, files, pretrained
+from vit_jax.weights import adapters, adapting, dialects, files, own, pretrained
 from vit_jax.weights.formats import digests, safetensors
 from vit_jax.weights.source import Tensors
 
@@ -145,16 +145,7 @@ def _write(weights: files.Weights, target: Path, dialect: str) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         if dialect == OURS:
-            described = checkpoint.Description(
-                weights.architecture,
-                weights.preprocessing,
-                weights.label_names,
-                config={},
-                step=0,
-                versions=checkpoint.versions(),
-                problem=weights.problem,
-                label_ids=weights.label_ids,
-            )
+            described = own.description(weights)
             checkpoint.write_params(partial, weights.params, described)
         else:
             files.write(weights, partial, dialect)

@@ -78,9 +78,9 @@ def _description(said: Any) -> checkpoint.Description:
         raise errors.UserError(f"its config.json is damaged: {error}") from error
 
 
-def write(weights: files.Weights, path: Path) -> None:
-    """Writes weights into a folder."""
-    description = checkpoint.Description(
+def description(weights: files.Weights) -> checkpoint.Description:
+    """Returns what a checkpoint of ours says of weights that no run of ours made."""
+    return checkpoint.Description(
         weights.architecture,
         weights.preprocessing,
         weights.label_names,
@@ -90,5 +90,9 @@ def write(weights: files.Weights, path: Path) -> None:
         problem=weights.problem,
         label_ids=weights.label_ids,
     )
-    config = {"model_type": DIALECT, DIALECT: description.to_dict()}
+
+
+def write(weights: files.Weights, path: Path) -> None:
+    """Writes weights into a folder."""
+    config = {"model_type": DIALECT, DIALECT: description(weights).to_dict()}
     safetensors.write(weights.leaves.configured(config), path)
