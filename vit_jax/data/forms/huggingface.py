@@ -29,8 +29,8 @@ class RowImages:
 
     def __init__(self, rows: Any, column: str, what: str):
         """Takes a `datasets.Dataset` whose images are not decoded."""
-        self._rows, self._column, self._what = rows.select_columns([column]), column, ""
-        self._what = what
+        self._rows = rows.select_columns([column])
+        self._column, self._what = column, what
 
     def __len__(self) -> int:
         return len(self._rows)
