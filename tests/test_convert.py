@@ -231,3 +231,17 @@ def test_what_is_converted_has_a_digest_that_is_checked(
         pretrained.load(tmp_path / name)
     convert.run(str(source), tmp_path / name, dialect, overwrite=True)
     pretrained.load(tmp_path / name)
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
+    def full(weights, path, dialect):
+        path.mkdir()
+        (path / "model.safetensors").write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    weights = files.Weights(None, {}, None, "timm")
+    monkeypatch.setattr(files, "write", full)
+    (tmp_path / "there").mkdir()
+    with pytest.raises(errors.UserError, match="there cannot be written.*No space"):
+        convert._write(weights, tmp_path / "there", "timm")
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]

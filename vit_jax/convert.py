@@ -151,10 +151,10 @@ def _write(weights: files.Weights, target: Path, dialect: str) -> None:
             files.write(weights, partial, dialect)
             if (inside := partial / safetensors.FILE).is_file():
                 digests.write(inside)
-    except OSError as error:
-        raise errors.UserError(f"{target} cannot be written: {error}") from error
-    except BaseException:
+    except BaseException as error:
         _remove(partial)
+        if isinstance(error, OSError):
+            raise errors.UserError(f"{target} cannot be written: {error}") from error
         raise
     _remove(target)
     _remove(digests.beside(target))
