@@ -258,7 +258,11 @@ def _located(path: str | Path) -> tuple[str, Path, Mapping[str, Any]]:
             f"{text[:200]}... is no path: {error.strerror or error}."
         ) from None
     if row is None:
-        raise errors.UserError(f"{text[:300]} does not exist.{advice}")
+        wanted = (
+            " Want a workdir, a file or folder of weights, a URL, or a name of "
+            "vit_jax.list_models(pretrained=True)."
+        )
+        raise errors.UserError(f"{text[:300]} does not exist.{advice or wanted}")
     return row.url, remote.fetch(row.url), row.options
 
 

@@ -52,7 +52,7 @@ def open_vectors(path: str | Path) -> Vectors:
             image.
     """
     path = Path(path).expanduser()
-    read = errors.lookup(_READERS, path.suffix, f"suffix of {path}")
+    read = errors.lookup(_READERS, path.suffix, f"features {path}: the suffix")
     try:
         found = read(path)
     except errors.UserError:
