@@ -182,8 +182,9 @@ def compare(
         errors.UserError: the outputs differ by more than `TOLERANCE`.
     """
     outputs = []
+    exact: dict[str, Any] = {"compute_dtype": "float32"}
     for path, options in ((source, source_options), (target, target_options)):
-        loaded = pretrained.load(path, **options | {"compute_dtype": "float32"})
+        loaded = pretrained.load(path, **options | exact)
         size = loaded.architecture.image_size
         rng = np.random.default_rng(0)
         shape = (VERIFIED_IMAGES, *size, loaded.architecture.channels)

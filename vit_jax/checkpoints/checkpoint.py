@@ -108,10 +108,17 @@ def handler() -> ocp.PyTreeCheckpointHandler:
     return ocp.PyTreeCheckpointHandler(use_compression=False)
 
 
-def plain_metadata(metadata: Any) -> Any:
-    """Shapes and types of what orbax says of a tree on disk."""
+def metadata(path: Path) -> Any:
+    """Returns what orbax says of a tree on disk."""
+    # It says that it wants a Path of etils.
+    path = path.absolute()
+    return handler().metadata(path).tree  # pyright: ignore[reportArgumentType]
+
+
+def plain_metadata(path: Path) -> Any:
+    """Returns the shapes and types of a tree on disk."""
     return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), metadata
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), metadata(path)
     )
 
 
@@ -119,9 +126,8 @@ def read_item(folder: Path, item: str, like: Any | None = None) -> Any:
     """Reads one tree: onto the shardings of `like`, or as numpy arrays."""
     path = (folder / item).absolute()
     if like is None:
-        metadata = handler().metadata(path).tree
         args = jax.tree.map(
-            lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata
+            lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata(path)
         )
         restore = ocp.args.PyTreeRestore(restore_args=args)
     else:
@@ -219,8 +225,7 @@ class StoredParams:
         self.description = describe(folder)
         self._item = folder / ("ema" if (folder / "ema").is_dir() else "params")
         with self._readable():
-            metadata = handler().metadata(self._item.absolute()).tree
-            leaves = tree.named_leaves(plain_metadata(metadata))
+            leaves = tree.named_leaves(plain_metadata(self._item))
         self.shapes = {name: tuple(leaf.shape) for name, leaf in leaves}
 
     def read(self, name: str) -> np.ndarray:

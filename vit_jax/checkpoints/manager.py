@@ -44,10 +44,9 @@ def _state(items: dict[str, Any], like: TrainState) -> TrainState:
 
 def _differences(folder: Path, item: str, target: Any) -> list[str]:
     """One line for each leaf whose name or shape on disk is not the target's."""
-    metadata = checkpoint.handler().metadata((folder / item).absolute()).tree
     stored = {
         name: tuple(leaf.shape)
-        for name, leaf in tree.named_leaves(checkpoint.plain_metadata(metadata))
+        for name, leaf in tree.named_leaves(checkpoint.plain_metadata(folder / item))
     }
     wanted = {name: tuple(leaf.shape) for name, leaf in tree.named_leaves(target)}
     return [
@@ -112,7 +111,9 @@ class Checkpoints:
         Raises:
             UserError: this or the previous write failed (no space left, read-only).
         """
-        args = {name: ocp.args.PyTreeSave(item) for name, item in _items(state).items()}
+        args: dict[str, Any] = {
+            name: ocp.args.PyTreeSave(item) for name, item in _items(state).items()
+        }
         args["description"] = ocp.args.JsonSave(description.to_dict())
         with _clear_write_errors(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)

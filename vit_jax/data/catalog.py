@@ -39,24 +39,30 @@ class Opened(Protocol):
     @property
     def name(self) -> str:
         """What it is called."""
+        ...
 
     @property
     def num_classes(self) -> int:
         """How many classes there are; 0: unknown."""
+        ...
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
         """Their names, where there are any."""
+        ...
 
     @property
     def multi_label(self) -> bool:
         """Whether an example may have several."""
+        ...
 
     def counts(self) -> dict[str, int]:
         """Returns the number of examples of each split."""
+        ...
 
     def open(self, ranges: Sequence[splits.Range]) -> sources.Source:
         """Returns the examples of ranges of splits."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)

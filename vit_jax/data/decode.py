@@ -36,6 +36,7 @@ class Image(Protocol):
         It is at most the one asked for, and larger only if there are more than
         `MAX_PIXELS` pixels.
         """
+        ...
 
 
 class PixelImage:

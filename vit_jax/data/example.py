@@ -46,18 +46,19 @@ def _message_class() -> type[message.Message]:
         _field("float_list", 2, "FloatList") | {"oneof_index": 0},
         _field("int64_list", 3, "Int64List") | {"oneof_index": 0},
     ]
+    messages: list[Any] = [  # as dicts, which its types do not know of
+        _list("BytesList", _Field.TYPE_BYTES),
+        _list("FloatList", _Field.TYPE_FLOAT),
+        _list("Int64List", _Field.TYPE_INT64),
+        {"name": "Feature", "field": kinds, "oneof_decl": [{"name": "kind"}]},
+        {"name": "Features", "field": [features], "nested_type": [entry]},
+        {"name": "Example", "field": [_field("features", 1, "Features")]},
+    ]
     file = descriptor_pb2.FileDescriptorProto(
         name="vit_jax/data/example.proto",
         package=_PACKAGE,
         syntax="proto3",
-        message_type=[
-            _list("BytesList", _Field.TYPE_BYTES),
-            _list("FloatList", _Field.TYPE_FLOAT),
-            _list("Int64List", _Field.TYPE_INT64),
-            {"name": "Feature", "field": kinds, "oneof_decl": [{"name": "kind"}]},
-            {"name": "Features", "field": [features], "nested_type": [entry]},
-            {"name": "Example", "field": [_field("features", 1, "Features")]},
-        ],
+        message_type=messages,
     )
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
@@ -66,7 +67,7 @@ def _message_class() -> type[message.Message]:
     )
 
 
-_Example = _message_class()
+_Example: Any = _message_class()  # its fields are known when it is made
 
 
 def parse(record: bytes, names: frozenset[str]) -> dict[str, Value]:

@@ -144,11 +144,12 @@ def check_sides(value: Any) -> Size:
 
 def check_colour(value: Any) -> tuple[int, int, int]:
     """Returns (red, green, blue) in 0..255, or raises a `UserError`."""
-    levels = tuple(value) if isinstance(value, tuple | list) else ()
+    levels = list(value) if isinstance(value, tuple | list) else []
     good = [isinstance(v, int) and not isinstance(v, bool) for v in levels]
     if len(good) != 3 or not all(good) or not all(0 <= v <= 255 for v in levels):
         raise errors.UserError(f"fill={value!r}; wanted three whole numbers in 0..255")
-    return levels
+    red, green, blue = levels
+    return red, green, blue
 
 
 class Fit(NamedTuple):

@@ -17,7 +17,7 @@ Names = Sequence[str]
 
 # auto: by name where both sides have names; names: nothing else will do; order: the
 # n-th class is the n-th output, whatever they are called.
-MODES = dict.fromkeys(("auto", "names", "order"))
+MODES: dict[str, None] = dict.fromkeys(("auto", "names", "order"))
 TRUST = "--labels=order (of a run: --config.labels=order)"
 _WNID = re.compile(r"n\d{8}")
 _SHOWN = 5

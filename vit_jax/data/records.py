@@ -31,6 +31,7 @@ class Shard(Protocol):
 
     def read(self, index: int) -> bytes:
         """Returns record `index` of the file."""
+        ...
 
 
 def _crc32c_table() -> np.ndarray:
@@ -122,7 +123,10 @@ class ArrayRecordShard:
 
     def __init__(self, path: Path, records: int):
         """Opens the file; it must hold exactly `records` records."""
-        from array_record.python import array_record_module
+        # Compiled, without types.
+        from array_record.python import (
+            array_record_module,  # pyright: ignore[reportAttributeAccessIssue]
+        )
 
         try:
             # Neither read-ahead nor threads of its own: measured fastest for single

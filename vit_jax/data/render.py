@@ -189,7 +189,7 @@ def _with_pillow(
     left, top, width, height = box
     return np.asarray(
         pillow.fromarray(pixels).resize(
-            resized[::-1],
+            (resized[1], resized[0]),
             pillow.Resampling(PILLOW_FILTERS[filter]),
             box=(left, top, left + width, top + height),
         )

@@ -95,7 +95,10 @@ class Sum(metrics.Metric):
         """Returns the sum of values over their first dimension."""
         return cls(total=values.sum(axis=0))
 
-    def merge(self, other: "Sum") -> "Sum":
+    # As metrics of clu do, which says `self: M, other: M` of their base.
+    def merge(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, other: "Sum"
+    ) -> "Sum":
         """Returns the sum of both."""
         return Sum(total=self.total + other.total)
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -154,7 +155,8 @@ def _order(
     return labels_lib.align(outputs, classes, mode)
 
 
-def _figures(found: metrics.Collection | None, size: int) -> dict[str, float]:
+def _figures(found: Any, size: int) -> dict[str, float]:
+    """The figures of a split, of a collection of what `measured` names, or of None."""
     bad, examples = (0, 0) if found is None else (found.bad.total, found.examples.total)
     if bad:
         raise errors.UserError(

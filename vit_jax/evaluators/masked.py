@@ -99,10 +99,8 @@ def evaluator(context: Context, *, dataset: str, split: str, seed: int) -> Evalu
     return evaluate
 
 
-def _figures(
-    found: metrics.Collection | None, size: int, task: masked_lib.Task
-) -> dict[str, float]:
-    """Turns what was added up over a split into its figures."""
+def _figures(found: Any, size: int, task: masked_lib.Task) -> dict[str, float]:
+    """Turns what `measured` gave, added up over a split, or None into figures."""
     totals = {} if found is None or not found.seen.total else found.compute()
     if not totals:
         raise errors.UserError(

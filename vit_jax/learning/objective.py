@@ -26,9 +26,11 @@ class Objective(Protocol):
         Raises:
             UserError: a model that cannot be trained so.
         """
+        ...
 
     def labels(self, rows: int) -> jax.ShapeDtypeStruct:
         """Returns the shape and type of "label" in a batch, as the loader gives it."""
+        ...
 
     def frozen(self) -> tuple[str, ...]:
         """Returns checkpoints of models that the loss reads and nobody trains.
@@ -36,6 +38,7 @@ class Objective(Protocol):
         Each as `vit_jax.load` takes it: a teacher, for instance. The assembly lays
         their weights out over the mesh and hands them to the step.
         """
+        ...
 
     def make_loss(self, bound: passes.Bound) -> LossFn:
         """Returns the loss of a step, over batches as the loader gives them.
@@ -43,12 +46,14 @@ class Objective(Protocol):
         Its metrics hold "loss". Of `bound.beside` it is handed the parameters behind
         the key, one after the other.
         """
+        ...
 
     def make_evaluation(self, bound: passes.Bound) -> Any:
         """Returns what evaluators of this objective measure, besides the forward pass.
 
         They alone know what it is; None where features and logits are enough.
         """
+        ...
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,8 @@ def _adafactor(
         decay_rate=0.8,
         min_dim_size_to_factor=factor_from,
         epsilon=1e-30,
-        decay_rate_fn=decay,
+        # Said to be called with any numbers; it is with these.
+        decay_rate_fn=decay,  # pyright: ignore[reportArgumentType]
     )
     if update_clip:
         scale = optax.chain(scale, optax.clip_by_block_rms(update_clip))

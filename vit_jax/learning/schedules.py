@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from vit_jax import errors
-from vit_jax.types import Params
 
 # Rates that are computed at once.
 STRETCH = 2**20
@@ -26,9 +26,9 @@ class Schedule:
     """
 
     kind: str
-    rate: Callable[[jax.Array | int], jax.Array]
+    rate: Callable[[ArrayLike], jax.Array]
 
-    def __call__(self, step: jax.Array | int) -> jax.Array:
+    def __call__(self, step: ArrayLike) -> jax.Array:
         """Returns the rate after `step` updates."""
         return self.rate(step)
 
@@ -130,7 +130,7 @@ def make(
         )
     end_ratio = end / peak if peak else 0.0
 
-    def schedule(step: jax.Array | int) -> jax.Array:
+    def schedule(step: ArrayLike) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
         since = jnp.maximum(step - warmup_steps, 0.0)
         progress = jnp.minimum(since / max(decay_steps, 1), 1.0)
@@ -161,13 +161,13 @@ def scale_by_rate(schedule: optax.Schedule) -> optax.GradientTransformationExtra
     scale = optax.scale_by_learning_rate(schedule)
 
     def update(
-        updates: Params,
-        state: optax.ScaleByScheduleState,
-        params: Params | None = None,
+        updates: optax.Updates,
+        state: Any,  # ScaleByScheduleState
+        params: optax.Params | None = None,
         *,
         step: jax.Array | None = None,
         **unused: Any,
-    ) -> tuple[Params, optax.ScaleByScheduleState]:
+    ) -> tuple[optax.Updates, Any]:
         del unused
         at = state if step is None else optax.ScaleByScheduleState(step)
         scaled, _ = scale.update(updates, at, params)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -153,10 +153,10 @@ def make_train_step(
         # Where every update is taken the optimizer counts the same steps by itself.
         told = {} if verdict is None else {"step": state.step}
         updates, opt_state = tx.update(grads, state.opt_state, state.params, **told)
-        params = optax.apply_updates(state.params, updates)
+        params = cast(Params, optax.apply_updates(state.params, updates))
         ema = state.ema
         if ema is not None:
-            ema = optax.incremental_update(params, ema, 1.0 - ema_decay)
+            ema = cast(Params, optax.incremental_update(params, ema, 1.0 - ema_decay))
         metrics |= {"grad_norm": jnp.sqrt(squares.sum()), "grad_squares": squares}
         new = TrainState(state.step + 1, params, opt_state, ema)
         if verdict is not None:

@@ -170,7 +170,9 @@ def _einsum(
     q, k, v = (y.transpose(0, 2, 1, 3) for y in (queries, keys, values))
     mask = None if terms.mask is None else jnp.asarray(terms.mask)
     given = _Operands(q, k, v, terms.bias, mask, terms.key)
-    return _attend(given, terms.dtype, terms.rate).transpose(0, 2, 1, 3)
+    heads = _attend(given, terms.dtype, terms.rate)
+    # A partial hides from pyright what a custom_vjp returns.
+    return heads.transpose(0, 2, 1, 3)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _dot_product(

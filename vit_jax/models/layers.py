@@ -166,7 +166,8 @@ class Linear(nnx.Module):
             y = jnp.einsum("...i,io->...o", x, kernel)
         else:
             y = _wide_dot(x, kernel, jnp.dtype(dtype))
-        y = y.reshape(*lead, *self.outputs)
+        # A partial hides from pyright what a custom_vjp returns.
+        y = y.reshape(*lead, *self.outputs)  # pyright: ignore[reportAttributeAccessIssue]
         if self.bias is None:
             return y
         bias = self.bias[...].astype(dtype)

@@ -133,7 +133,8 @@ class Root(nnx.Module):
         x = self.conv(images)
         if self.norm is not None:
             x = jax.nn.relu(self.norm(x))
-        padding = "SAME" if self.style.padding == "same" else ((1, 1), (1, 1))
+        # flax says nothing of its types, its default is a str.
+        padding: Any = "SAME" if self.style.padding == "same" else ((1, 1), (1, 1))
         if self.style.padding == "fixed" and self.style.pool == "zero":
             x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
             padding = "VALID"

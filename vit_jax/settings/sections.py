@@ -32,8 +32,11 @@ class Data:
     @classmethod
     def of(cls, section: Mapping[str, Any]) -> Self:
         """Returns those of `config.data`."""
-        found = {field.name: section[field.name] for field in fields(cls)}
-        return cls(**found | {"dataset": naming.of_run(section)})
+        found: dict[str, Any] = {
+            field.name: section[field.name] for field in fields(cls)
+        }
+        found["dataset"] = naming.of_run(section)
+        return cls(**found)
 
 
 @dataclass(frozen=True)

@@ -129,8 +129,9 @@ def labels(column: Any, what: str) -> labelling.Raw:
 def _offsets(column: Any) -> np.ndarray:
     from pyarrow import compute
 
-    lengths = compute.list_value_length(column).to_numpy(zero_copy_only=False)
-    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    lengths = compute.call_function("list_value_length", [column])
+    counts = lengths.to_numpy(zero_copy_only=False)
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
 def _flat(column: Any, what: str) -> np.ndarray:

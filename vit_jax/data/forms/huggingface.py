@@ -122,10 +122,10 @@ def _noted(feature: Any) -> Any:
         return {"_type": "Image"}
     if isinstance(feature, datasets.ClassLabel):
         return {"_type": "ClassLabel", "names": feature.names}
-    if isinstance(feature, list) and len(feature) == 1:
-        return [_noted(feature[0])]
     if isinstance(feature, datasets.Sequence | datasets.LargeList):
         return {"feature": _noted(feature.feature)}
+    if isinstance(feature, list) and len(feature) == 1:
+        return [_noted(feature[0])]
     return {}
 
 

@@ -49,7 +49,7 @@ def open_directory(
         )
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder_from_directory(str(directory))
+    builder: Any = tfds.builder_from_directory(str(directory))
     label = _feature(builder.info.features, columns.label, name)
     _feature(builder.info.features, columns.image, name)
     walking.tell_once(

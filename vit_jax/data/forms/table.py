@@ -20,9 +20,11 @@ class Images(Protocol):
             decode.BadImage: the image cannot be read.
             OSError: its file cannot be read.
         """
+        ...
 
     def name(self, index: int) -> str:
         """Returns where it is, for reports."""
+        ...
 
 
 class Table:

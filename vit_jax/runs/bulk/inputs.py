@@ -24,11 +24,13 @@ class Inputs(Protocol):
     @property
     def exif(self) -> str:
         """As `Preprocessing.eval_transform` takes it."""
+        ...
 
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:
         """Returns what its row is called."""
+        ...
 
     def content(self, index: int) -> Any:
         """Reads an image, still encoded where it is.
@@ -37,6 +39,7 @@ class Inputs(Protocol):
             decode.BadImage: it cannot be read.
             OSError: the same.
         """
+        ...
 
 
 class Files:

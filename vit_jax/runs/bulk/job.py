@@ -33,14 +33,17 @@ class Task(Protocol):
     @property
     def job(self) -> Mapping[str, Any]:
         """What decides the rows beside weights and inputs; plain values."""
+        ...
 
     def __hash__(self) -> int: ...
 
     def outputs(self, bound: passes.Bound, params: Params, images: jax.Array) -> Any:
         """Returns what goes to the host, inside `jax.jit`."""
+        ...
 
     def rows(self, read: reading.Read, values: Any) -> Any:
         """Returns the rows that a format takes, of a batch's images and outputs."""
+        ...
 
 
 # Compiled once for each model and task, however many files are written in a process.

@@ -20,12 +20,15 @@ class Format(Protocol):
 
     def begin(self) -> dict[str, bytes]:
         """Returns what each file begins with, by its suffix; "" is the main one."""
+        ...
 
     def encode(self, rows: Any) -> dict[str, bytes]:
         """Returns the bytes of some rows, by the suffix of the file."""
+        ...
 
     def finish(self, parts: Mapping[str, Path], out: Path) -> None:
         """Makes the result of what was appended; may be called again after an end."""
+        ...
 
 
 class JsonLines:

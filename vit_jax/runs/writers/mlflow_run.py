@@ -26,8 +26,9 @@ def package() -> Any:
         UserError: it is not installed.
     """
     try:
-        import mlflow
-        import mlflow.entities
+        # An extra: it need not be there.
+        import mlflow  # pyright: ignore[reportMissingImports]
+        import mlflow.entities  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise errors.UserError(
             f"log.writers has mlflow, which is not there ({error}): "

@@ -24,7 +24,8 @@ def package() -> Any:
         UserError: it is not installed.
     """
     try:
-        import wandb
+        # An extra: it need not be there.
+        import wandb  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise errors.UserError(
             f"log.writers has wandb, which is not there ({error}): "

@@ -279,7 +279,7 @@ def size_of(config: Mapping[str, Any], key: str) -> tuple[int, int] | None:
     if isinstance(value, Mapping) and {"height", "width"} <= set(value):
         value = [value["height"], value["width"]]
     pair = [value, value] if isinstance(value, int) else value
-    sides = pair if isinstance(pair, list | tuple) else ()
+    sides = list(pair) if isinstance(pair, list | tuple) else []
     good = [isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sides]
     if len(good) != 2 or not all(good):
         raise errors.UserError(

@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -89,7 +90,8 @@ def _run_stablehlo(path: Path) -> Run:
     exported = export.deserialize(bytearray(path.read_bytes()))
 
     def run(images: np.ndarray) -> dict[str, np.ndarray]:
-        return {k: np.asarray(v) for k, v in exported.call(images).items()}
+        outputs: Any = exported.call(images)  # the tree that was exported
+        return {k: np.asarray(v) for k, v in outputs.items()}
 
     return run
 
@@ -110,7 +112,7 @@ def _write_savedmodel(served: Served, path: Path) -> None:
         ],
         autograph=False,
     )
-    module = tf.Module()
+    module: Any = tf.Module()
     module.call = call
     module.labels = tf.constant(served.labels, tf.string)
     module.manifest = tf.constant(served.to_json())
@@ -138,7 +140,7 @@ def _write_tflite(served: Served, path: Path) -> None:
     from vit_jax.weights.exporting import tensorflow_graph
 
     call = tensorflow_graph.function(tf, served.call, _symbolic(served))
-    module = tf.Module()
+    module: Any = tf.Module()
     module.call = call
     converter = tf.lite.TFLiteConverter.from_concrete_functions(
         [call.get_concrete_function()], module
@@ -147,15 +149,15 @@ def _write_tflite(served: Served, path: Path) -> None:
 
 
 def _run_tflite(path: Path) -> Run:
-    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_litert.interpreter import Interpreter  # pyright: ignore[reportMissingImports]
 
     runner = Interpreter(model_path=str(path)).get_signature_runner()
     return lambda images: runner(images=images)
 
 
 def _write_onnx(served: Served, path: Path) -> None:
-    import onnx
-    from jax2onnx import to_onnx
+    import onnx  # pyright: ignore[reportMissingImports]
+    from jax2onnx import to_onnx  # pyright: ignore[reportMissingImports]
 
     from vit_jax.weights.exporting import flat
 
@@ -175,7 +177,7 @@ def _write_onnx(served: Served, path: Path) -> None:
 
 
 def _run_onnx(path: Path) -> Run:
-    import onnxruntime
+    import onnxruntime  # pyright: ignore[reportMissingImports]
 
     session = onnxruntime.InferenceSession(path)
     names = [output.name for output in session.get_outputs()]
