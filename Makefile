@@ -32,10 +32,11 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# The package, and a program that uses it as the README does.
+# The package, the recipes, and a program that uses it as the README does.
 types: $(VENV)/installed-test
 	$(BIN)/mypy
 	$(BIN)/mypy tests/typed_client.py
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 clean:
 	rm -rf $(VENV) workdirs build *.egg-info
