@@ -75,13 +75,7 @@ def write_tfrecord(path: Path, payloads: list[bytes]) -> None:
 
 
 def _checksum(data: bytes) -> bytes:
-    table = records.CRC32C_TABLE.tolist()
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = table[(crc ^ byte) & 255] ^ crc >> 8
-    crc ^= 0xFFFFFFFF
-    masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-    return struct.pack("<I", masked)
+    return struct.pack("<I", records.masked_crc32c(data))
 
 
 def _photos_ours(dataset: str, data_dir: str) -> Iterator[np.ndarray]:

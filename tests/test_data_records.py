@@ -15,9 +15,8 @@ def write_tfrecord(path, payloads):
     with open(path, "wb") as file:
         for payload in payloads:
             length = struct.pack("<Q", len(payload))
-            row = np.frombuffer(length, np.uint8)[None]
-            file.write(length + struct.pack("<I", records.masked_crc32c(row)[0]))
-            file.write(payload + b"\0\0\0\0")
+            for part in (length, payload):
+                file.write(part + struct.pack("<I", records.masked_crc32c(part)))
 
 
 @pytest.fixture
@@ -27,10 +26,9 @@ def shard(shared_data):
 
 def test_checksum_is_crc32c():
     """The check value of CRC-32C, masked as TFRecord does."""
-    row = np.frombuffer(b"123456789", np.uint8)[None]
     plain = 0xE3069283
     masked = ((plain >> 15 | plain << 17) + 0xA282EAD8) & 0xFFFFFFFF
-    assert records.masked_crc32c(row)[0] == masked
+    assert records.masked_crc32c(b"123456789") == masked
 
 
 def test_records_come_back_in_any_order(tmp_path):
@@ -66,6 +64,37 @@ def test_damaged_header_is_told_from_truncation(shard, tmp_path):
     path.write_bytes(data)
     with pytest.raises(errors.UserError, match="record 0 has a wrong checksum"):
         records.RecordFiles("tfrecord", [path], [16]).check()
+
+
+def test_no_flipped_bit_is_read(tmp_path):
+    """Of every bit of a shard: the record it lies in is refused, the others are not."""
+    payloads = [b"abc", b"", b"0123456789" * 2]
+    path = tmp_path / "a"
+    write_tfrecord(path, payloads)
+    whole = path.read_bytes()
+    for bit in range(8 * len(whole)):
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(data)
+        refused = 0
+        for index, payload in enumerate(payloads):
+            try:
+                files = records.RecordFiles("tfrecord", [path], [3])
+                assert files.read(index) == payload
+            except records.DamagedRecord:
+                refused += 1
+            except errors.UserError as error:
+                assert "header of record" in str(error)
+                refused = 1
+        assert refused == 1, bit
+
+
+def test_a_record_larger_than_any_example_is_refused(tmp_path):
+    length = struct.pack("<Q", 2**31)
+    header = length + struct.pack("<I", records.masked_crc32c(length))
+    (tmp_path / "a").write_bytes(header)
+    with pytest.raises(errors.UserError, match="no Example is larger"):
+        records.RecordFiles("tfrecord", [tmp_path / "a"], [1]).check()
 
 
 @pytest.mark.parametrize("kind", ["tfrecord", "array_record"])
