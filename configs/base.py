@@ -98,7 +98,9 @@ def get_config() -> ConfigDict:
     config.data.train_split = "train"
     config.data.cache = "auto"  # none | ram | device | auto
     config.data.threads = 0  # decoding threads; 0: one a core
-    config.data.max_corrupt = 0.02  # share of unreadable images that stops the run
+    # Unreadable images beyond it stop the run: a share; above 1 their number
+    config.data.max_corrupt = 0.02
+    config.data.damaged = "use"  # JPEGs that libjpeg warns of: use | corrupt
     config.data.exif = "turn"  # photographs as they say | stored, as TensorFlow reads
     config.data.flip = True  # random horizontal flip
     # (x - mean) / std, x in 0..255; (): as init_from wants them, else (127.5,) * 3

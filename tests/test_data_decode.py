@@ -5,7 +5,7 @@ import pytest
 import simplejpeg
 from PIL import Image, ImageCms
 
-from vit_jax.data import catalog, decode, jpeg, render
+from vit_jax.data import catalog, decode, jpeg, render, walking
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +115,21 @@ def test_random_damage_never_crashes(photographs):
             opened.pixels(opened.height, 1)
         except decode.BadImage:
             pass
+
+
+def test_every_extension_of_a_folder_is_opened_and_no_other_format(scene):
+    """EPS would be handed to Ghostscript, PCX and SGI are in no dataset."""
+    image = Image.fromarray(scene)
+    known = Image.registered_extensions()
+    for extension in walking.EXTENSIONS:
+        assert known[extension] in decode.FORMATS
+        got = decode.open_image(encoded(scene, known[extension]))
+        assert (got.height, got.width) == scene.shape[:2]
+    for form in ("EPS", "PCX", "SGI", "ICO", "PDF"):
+        stream = io.BytesIO()
+        image.save(stream, form)
+        with pytest.raises(decode.BadImage, match="no readable image"):
+            decode.open_image(stream.getvalue())
 
 
 @pytest.mark.parametrize("form", ["PNG", "WEBP"])

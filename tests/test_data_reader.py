@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import simplejpeg
 
 from vit_jax import errors
 from vit_jax.data import reader, sources, transforms
@@ -148,10 +149,39 @@ def test_an_image_that_the_transform_refuses_is_named():
         make(source)[0].read(1, [], OUT)
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan"), float("inf")])
 def test_max_corrupt_is_a_share(share):
     with pytest.raises(errors.UserError, match="max_corrupt"):
         make(Listed([0]), max_corrupt=share)
+
+
+def test_max_corrupt_above_one_is_a_number():
+    read, log = make(Listed([0] * 1000, bad=range(10, 20)), max_corrupt=4)
+    with pytest.raises(errors.UserError, match="max_corrupt allows 4"):
+        read.read(10, [], OUT)
+    assert len(log.names()) == 5
+
+
+def test_a_damaged_jpeg_is_used_or_counted():
+    """What libjpeg warns of; its neighbours, and what is no JPEG, pass either way."""
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    good = simplejpeg.encode_jpeg(pixels)
+    half = len(good) // 2
+    images = [good, good[:half] + bytes(400) + good[half + 400 :], pixels]
+    plain = transforms.make("train", "none", image_size=64)
+
+    def read(damaged):
+        source = [{"image": image, "label": k} for k, image in enumerate(images)]
+        log = reader.CorruptLog(source, 1.0, damaged)
+        example = reader.Reader(source, plain, log)
+        return [example.read(k, [], np.empty_like(pixels)) for k in range(3)], log
+
+    labels, log = read("use")
+    assert labels == [0, 1, 2] and not log.names()
+    labels, log = read("corrupt")
+    assert labels == [0, 2, 2] and log.names() == ["example 1"]
+    with pytest.raises(errors.UserError, match="damaged='no'"):
+        read("no")
 
 
 def test_one_unreadable_image_never_stops_a_small_dataset():

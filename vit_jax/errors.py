@@ -61,6 +61,12 @@ def listing(first: str, lines: Sequence[str], last: str) -> str:
     return "\n".join([first, *(f"  {line}" for line in lines[:6]), *more, last])
 
 
+def some(names: Sequence[str]) -> str:
+    """Returns the first five names, in order, and how many more there are."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(sorted(names)[:5]) + more
+
+
 def lookup(table: Mapping[str, T], name: str, what: str) -> T:
     """Returns `table[name]`; an unknown one is a `UserError` that lists the choices."""
     if isinstance(name, str) and name in table:

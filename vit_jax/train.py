@@ -208,7 +208,7 @@ def run(
         watch.close()
         batches.close()
         run_.close()
-    logging.info(run_.summary(corrupt=len(batches.corrupt)))
+    logging.info(run_.summary(corrupt=batches.corrupt))
     return workdir_lib.flat(workdir_lib.figures_at(workdir, total))
 
 

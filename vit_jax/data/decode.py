@@ -22,6 +22,12 @@ from vit_jax.data.levels import BadImage
 MAX_PIXELS = 1024 * 1024 * 1024 // 4 // 3
 # Of a JPEG of one pass, which never has to be in memory at full size: 358 megapixels.
 MAX_JPEG_PIXELS = 4 * MAX_PIXELS
+# What Pillow may open: the formats of `walking.EXTENSIONS`. Its others are for what no
+# dataset holds, and some hand a stranger's file to a program (EPS to Ghostscript).
+FORMATS = (
+    *("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000"),
+    "TGA",
+)
 
 
 class Image(Protocol):
@@ -115,13 +121,43 @@ def open_image(image: Any, *, turn: bool = True) -> Image:
         BadImage: it cannot be read, has more than `MAX_PIXELS` pixels, or numbers for
             which there is no rule.
     """
-    if isinstance(image, dict) and isinstance(image.get("bytes"), bytes):
-        image = image["bytes"]
-    if isinstance(image, (bytes, bytearray, memoryview)):
-        return _open_bytes(bytes(image), turn)
+    data = _encoded(image)
+    if data is not None:
+        return _open_bytes(data, turn)
     if hasattr(image, "convert"):
         return PixelImage(_rgb(image, turn=turn))
     return PixelImage(levels.from_array(np.asarray(image)))
+
+
+def check(image: Any) -> None:
+    """Reads all of a JPEG file at an eighth of its size; other images pass.
+
+    What is damaged in the middle still gives pixels, wrong ones from there on: libjpeg
+    says so in a warning, which Pillow and TensorFlow leave aside. Of 1,500 photographs
+    with 64 bytes of zeros in the middle it warns for 802, of 1,500 with one bit flipped
+    for 227: the others decode to another picture without a fault.
+
+    Raises:
+        BadImage: libjpeg warns, or cannot decode it.
+    """
+    data = _encoded(image)
+    if data is None or data[:2] != b"\xff\xd8":
+        return
+    header = jpeg.read_header(data)
+    space = "CMYK" if header and header.components == 4 else "RGB"
+    try:
+        jpeg.read_all(data, space)
+    except ValueError as error:
+        raise BadImage(f"a damaged JPEG ({error})") from error
+
+
+def _encoded(image: Any) -> bytes | None:
+    """The file of an image, None where it is decoded already."""
+    if isinstance(image, dict) and isinstance(image.get("bytes"), bytes):
+        return image["bytes"]
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return bytes(image)
+    return None
 
 
 def whole(opened: Image) -> np.ndarray:
@@ -189,7 +225,7 @@ def _decode_with_pillow(data: bytes, read: Callable[[Any], np.ndarray]) -> np.nd
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of bombs: _check_size refuses them
-            image = pillow.open(io.BytesIO(data))
+            image = pillow.open(io.BytesIO(data), formats=FORMATS)
         _check_size(image.height, image.width, MAX_PIXELS)
         return read(image)
     except BadImage:

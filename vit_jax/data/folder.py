@@ -119,12 +119,12 @@ class Folder:
         if deeper:
             walking.tell_once(
                 f"folder {self.root}: of the images {len(deeper)} lie deeper than "
-                f"their class's folder and belong to it: {walking.some(deeper)}"
+                f"their class's folder and belong to it: {errors.some(deeper)}"
             )
         if left_out:
             walking.tell_once(
                 f"folder {self.root}: left out {len(left_out)} (no images, or of no "
-                f"class): {walking.some(left_out)}"
+                f"class): {errors.some(left_out)}"
             )
         for split, files in self._files.items():
             missing = set(self.class_names) - {name.split("/")[0] for name in files}
@@ -132,7 +132,7 @@ class Folder:
                 walking.tell_once(
                     f"folder {self.root}: split {split!r} has no image of "
                     f"{len(missing)} of {len(self.class_names)} classes: "
-                    f"{walking.some(list(missing))}"
+                    f"{errors.some(list(missing))}"
                 )
 
 
@@ -166,13 +166,13 @@ def _check_classes(
         [name] = below
         raise errors.UserError(
             f"folder {root} holds one folder, {name}/, and all images lie deeper (in "
-            f"{walking.some(list(inner))}); give the folder of the splits or classes "
+            f"{errors.some(list(inner))}); give the folder of the splits or classes "
             f"itself: folder:{root / name}"
         )
     if len(inner) > 1 and all(SPLIT_NAME.fullmatch(name) for name in inner):
         raise errors.UserError(
-            f"folder {root} has its splits ({walking.some(list(inner))}) inside the "
-            f"classes ({walking.some(list(below))}); {_LAYOUTS}"
+            f"folder {root} has its splits ({errors.some(list(inner))}) inside the "
+            f"classes ({errors.some(list(below))}); {_LAYOUTS}"
         )
 
 
@@ -206,7 +206,7 @@ def _class_names(
         if empty:
             raise errors.UserError(
                 f"folder {place}: {len(empty)} of {len(classes[split])} class folders "
-                f"hold no image: {walking.some(list(empty))}; put images there or "
+                f"hold no image: {errors.some(list(empty))}; put images there or "
                 f"remove them; {_LAYOUTS}"
             )
     return tuple(names)
@@ -240,8 +240,7 @@ class FolderSource:
         """
         path, name = self._folder.file(*self._ranges.locate(index))
         try:
-            with open(path, "rb") as file:
-                return {"image": file.read(), "label": self._ids[name]}
+            return {"image": walking.read_file(path), "label": self._ids[name]}
         except OSError as error:
             raise decode.BadImage(f"cannot be read: {error.strerror}") from error
 

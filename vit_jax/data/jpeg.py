@@ -111,6 +111,15 @@ def decode(data: bytes, header: Header, *, bottom: int, shrink: int) -> np.ndarr
     return pixels
 
 
+def read_all(data: bytes, space: str) -> None:
+    """Decodes a whole file at an eighth of its size, and leaves the pixels aside.
+
+    Raises:
+        ValueError: libjpeg reports an error or a warning.
+    """
+    simplejpeg.decode_jpeg(data, space, min_height=1, min_width=1, min_factor=8)
+
+
 def _buffer(size: int) -> np.ndarray:
     if getattr(_scratch, "buffer", None) is None or _scratch.buffer.size < size:
         _scratch.buffer = np.empty(max(size, 1 << 20), np.uint8)

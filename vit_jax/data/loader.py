@@ -40,6 +40,7 @@ def train_loader(
     threads: int = 0,
     cache: str = "auto",
     max_corrupt: float = 0.01,
+    damaged: str = "use",
     sharding: "NamedSharding | None" = None,
 ) -> "TrainLoader":
     """Returns the loader of training batches.
@@ -57,7 +58,10 @@ def train_loader(
         cache: "none"; "ram" keeps the decoded images in host memory; "device" keeps
             them on the devices of `sharding`, and batches come out as global arrays;
             "auto" picks what fits.
-        max_corrupt: Share of unreadable images that is an error when exceeded.
+        max_corrupt: Share of unreadable images that is an error when exceeded; above 1
+            their number.
+        damaged: JPEG files that libjpeg warns of: "use" what it makes of them, or count
+            them as "corrupt", which costs a second look at each file.
         sharding: Of the batch, for cache="device".
 
     Raises:
@@ -67,7 +71,7 @@ def train_loader(
     if len(source) < 1:
         raise errors.UserError("the training split holds no example")
     choice = resident.choose(cache, source, transform, sharding, process_count)
-    corrupt = reader.CorruptLog(source, max_corrupt)
+    corrupt = reader.CorruptLog(source, max_corrupt, damaged)
     pool = concurrent.futures.ThreadPoolExecutor(_threads(threads), "decode")
     try:
         reading = _rows(choice, source, transform, corrupt, pool, sharding)

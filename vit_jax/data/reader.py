@@ -15,18 +15,41 @@ _NAMES_SHOWN = 3
 _FIRST_EXAMPLES = 16
 
 
+def _passes(image: Any) -> None:
+    """Any image will do that decodes."""
+
+
+# What is asked of an image before it is decoded.
+DAMAGED: dict[str, Callable[[Any], None]] = {"use": _passes, "corrupt": decode.check}
+
+
+def _is_number(budget: float) -> bool:
+    return budget > 1 and float(budget).is_integer()
+
+
 class CorruptLog:
     """The distinct unreadable examples met so far; too many of them are an error."""
 
-    def __init__(self, source: Any, max_corrupt: float):
-        """Takes the source, for names, and the share of its size that is too much."""
-        if not 0 <= max_corrupt <= 1:
+    def __init__(self, source: Any, max_corrupt: float, damaged: str = "use"):
+        """Takes the source, for names, and what is too much or damaged.
+
+        Args:
+            source: See `sources`.
+            max_corrupt: The share of the source that may be unreadable, 0..1; above 1
+                a number of examples.
+            damaged: What becomes of JPEG files that libjpeg warns of: a key of
+                `DAMAGED`.
+        """
+        if not (0 <= max_corrupt <= 1 or _is_number(max_corrupt)):
             raise errors.UserError(
-                f"max_corrupt={max_corrupt!r}; wanted a share of the images, 0..1"
+                f"max_corrupt={max_corrupt!r}; wanted a share of the images, 0..1, or "
+                "a number of them, 2 or more"
             )
+        self.check = errors.lookup(DAMAGED, damaged, "damaged")
         self._source = source
+        share = max_corrupt if max_corrupt > 1 else max_corrupt * len(source)
         # The first one never stops a run, unless none is allowed at all.
-        self._limit = max(max_corrupt * len(source), 1.0) if max_corrupt else 0.0
+        self._limit = max(share, 1.0) if max_corrupt else 0.0
         self._names: dict[int, str] = {}
         self._lock = threading.Lock()
 
@@ -138,6 +161,7 @@ class Reader:
         return self.check_label(label, index), image
 
     def _apply(self, image: Any, uniforms: Any, out: np.ndarray, index: int) -> None:
+        self._corrupt.check(image)
         try:
             self._transform(image, uniforms, out)
         except errors.UserError as error:

@@ -6,7 +6,6 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +21,8 @@ EXTENSIONS = (
 # Folders that archivers, network drives and recycle bins leave behind: what they hold
 # looks like images.
 LITTER = ("__macosx", "@eadir", "$recycle.bin", "lost+found")
-_NAMES_SHOWN = 5
+# Of an image's file, bytes: far above any photograph, far below a machine's memory.
+MAX_BYTES = 2**30
 _SETTLED = 2 * 10**9  # ns; file systems keep times of 2 s (FAT) to 1 ns
 
 
@@ -152,15 +152,19 @@ def read_file(path: str | Path) -> bytes:
     """Returns what a file holds; what would wait for ever or never end is refused.
 
     Raises:
-        levels.BadImage: it is no file.
+        levels.BadImage: it is no file, or larger than `MAX_BYTES`.
         OSError: it cannot be read.
     """
     try:
-        mode = os.stat(path).st_mode
+        status = os.stat(path)
     except ValueError as error:  # a zero in its name
         raise levels.BadImage(str(error)) from error
-    if not stat.S_ISREG(mode):
-        raise levels.BadImage(f"it is {kind(mode)}")
+    if not stat.S_ISREG(status.st_mode):
+        raise levels.BadImage(f"it is {kind(status.st_mode)}")
+    if status.st_size > MAX_BYTES:
+        raise levels.BadImage(
+            f"{status.st_size} bytes are more than the limit of {MAX_BYTES}"
+        )
     return Path(path).read_bytes()
 
 
@@ -180,13 +184,6 @@ def _not_listed(place: Path, error: OSError) -> errors.UserError:
     return errors.UserError(
         f"folder {place} cannot be listed: {error.strerror or error}"
     )
-
-
-def some(names: Sequence[str]) -> str:
-    """Returns the first few names, in order, and how many more there are."""
-    shown = sorted(names)[:_NAMES_SHOWN]
-    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
-    return ", ".join(shown) + more
 
 
 @functools.lru_cache(maxsize=1024)

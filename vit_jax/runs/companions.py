@@ -196,11 +196,14 @@ class Run:
             "Run the same command again to go on from there"
         )
 
-    def summary(self, *, corrupt: int) -> str:
-        """Returns one line for the end of the run."""
+    def summary(self, *, corrupt: Sequence[str]) -> str:
+        """Returns one line for the end of the run, with the images it did not read."""
         figures = self.clock.summary()
         rate = f"{figures['images_per_second']:,.0f} images/s, " if figures else ""
-        bad = f", {corrupt} unreadable images replaced" if corrupt else ""
+        bad = ""
+        if corrupt:
+            names = errors.some(corrupt)
+            bad = f", {len(corrupt)} unreadable images replaced ({names})"
         skipped = self.recent.left_out
         bad += f", {skipped} bad steps left out" if skipped else ""
         return f"done: {self.total} steps, {rate}everything in {self.workdir}{bad}"

@@ -104,5 +104,6 @@ def train_batches(exp: experiment.Experiment, source: Any) -> "TrainLoader":
         threads=data.threads,
         cache=data.cache,
         max_corrupt=data.max_corrupt,
+        damaged=data.damaged,
         sharding=mesh_lib.batch_sharding(exp.mesh),
     )

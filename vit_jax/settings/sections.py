@@ -20,6 +20,7 @@ class Data:
         cache: see `loader.train_loader`, like the next two.
         threads: see there.
         max_corrupt: see there.
+        damaged: see there.
     """
 
     dataset: str
@@ -28,6 +29,7 @@ class Data:
     cache: str
     threads: int
     max_corrupt: float
+    damaged: str
 
     @classmethod
     def of(cls, section: Mapping[str, Any]) -> Self:

@@ -198,7 +198,12 @@ CHECKS: list[tuple[str, Callable[[Any], bool], str]] = [
     (r"^model\.head_bias$", *_number(-1000, 1000)),
     (r"^model\.(width|mlp_width)$", *_number(0, 2**17)),
     (r"^model\.(depth|heads|unroll)$", *_number(0, 2048)),
-    (r"^data\.max_corrupt$", *_number(0, 1)),
+    (
+        r"^data\.max_corrupt$",
+        lambda x: 0 <= x <= 1 or (1 < x <= 2**31 and x == int(x)),
+        "a share of the images, 0 to 1, or their number, 2 or more",
+    ),
+    (r"^data\.damaged$", *_one_of("use", "corrupt")),
     (r"^data\.threads$", *_number(0, 4096)),
     (r"^data\.cache$", *_one_of("none", "ram", "device", "auto")),
     (r"^data\.mean$", *_triple(-255, 255)),

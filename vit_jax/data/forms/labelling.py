@@ -200,7 +200,7 @@ class Labelling:
         found = {str(value) for one in raws.values() for value in set(one.values)}
         walking.tell_once(
             f"{self._dataset}: classes are the {len(found)} distinct labels, sorted: "
-            f"{walking.some(list(found))}"
+            f"{errors.some(list(found))}"
         )
         return tuple(sorted(found))
 

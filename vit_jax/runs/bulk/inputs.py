@@ -237,7 +237,7 @@ def _below(folder: Path) -> list[str]:
     if left_out:
         logging.warning(
             "folder %s: left out %d (no images): %s",
-            *(folder, len(left_out), walking.some(left_out)),
+            *(folder, len(left_out), errors.some(left_out)),
         )
     if not images:
         raise errors.UserError(
