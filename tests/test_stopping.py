@@ -10,7 +10,7 @@ import time
 import pytest
 
 from vit_jax import errors
-from vit_jax.runs import stopping
+from vit_jax.runs import phases, stopping
 
 
 def term():
@@ -26,7 +26,10 @@ def wait_for(condition):
 
 def test_it_says_at_once_and_again_what_it_waits_for(caplog, monkeypatch):
     monkeypatch.setattr(stopping, "REPEAT", 0.02)
-    requests = stopping.Requests(lambda: "step 7, for 12 s")
+    clock = iter([0.0] * 3 + [12.0] * 99)
+    requests = stopping.Requests(phases.Phases(lambda: next(clock)))
+    requests.phases.enter(phases.STEP)
+    requests.phases.stepped(6)
     before = signal.getsignal(signal.SIGTERM)
     with caplog.at_level(logging.WARNING), requests.listening():
         assert not requests
@@ -38,7 +41,7 @@ def test_it_says_at_once_and_again_what_it_waits_for(caplog, monkeypatch):
 
 
 def test_an_evaluation_ends_early_and_none_begins():
-    requests = stopping.Requests(lambda: "evaluating")
+    requests = stopping.Requests()
     with requests.listening():
         with pytest.raises(stopping.Interrupted), requests.interruptible():
             term()
@@ -48,7 +51,7 @@ def test_an_evaluation_ends_early_and_none_begins():
 
 
 def test_no_handler_of_errors_takes_it_for_one():
-    requests = stopping.Requests(lambda: "")
+    requests = stopping.Requests()
     with requests.listening(), pytest.raises(stopping.Interrupted):
         with requests.interruptible():
             try:
@@ -63,7 +66,9 @@ def test_a_long_step_is_no_excuse():
     script = (
         "import ctypes, logging, sys; from vit_jax.runs import stopping\n"
         "stopping.INSIST = 0.1; logging.basicConfig()\n"
-        "requests = stopping.Requests(lambda: 'step 3')\n"
+        "requests = stopping.Requests()\n"
+        "requests.phases.enter('step')\n"
+        "requests.phases.stepped(2)\n"
         "with requests.listening():\n"
         "    print('ready', flush=True)\n"
         "    libc = ctypes.CDLL(None)\n"

@@ -396,7 +396,8 @@ def test_training_loads_what_it_needs():
     # tables are what a run from scratch may reach. Weights of other codes are not,
     # they are more code than the data pipeline: only their door is loaded; and of the
     # families of models, kinds of evaluations, objectives and kinds of datasets only
-    # what is asked for, then. The bounds leave room for a few more rows in the tables,
+    # what is asked for, then. What answers signals in every phase is there from the
+    # first line. The bounds leave room for a few more rows in the tables,
     # not for another room.
     listing = "import runpy, sys; sys.argv.append('--list'); "
     listing += "runpy.run_path('benchmarks/closure.py', run_name='__main__')"
@@ -405,8 +406,8 @@ def test_training_loads_what_it_needs():
     of_weights = [name for name in modules if name.startswith("vit_jax.weights")]
     assert of_weights == ["vit_jax.weights"]
     assert not [name for name in modules if name.startswith("vit_jax.plan")]
-    assert len(modules) <= 57, total
-    assert sum(int(line.split()[0]) for line in listed) <= 5_300, total
+    assert len(modules) <= 58, total
+    assert sum(int(line.split()[0]) for line in listed) <= 5_450, total
 
 
 def called(path: str, function: str) -> set[str]:

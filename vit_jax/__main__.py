@@ -107,6 +107,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"error: {_unknown(name)}", file=sys.stderr)
         sys.exit(EXIT_BAD_INPUT)
     else:
+        if name == "train":  # it answers signals from here on
+            from vit_jax.runs import stopping
+
+            stopping.stand()
         sys.argv = [name, *arguments]
         runpy.run_module(COMMANDS[name].module, run_name="__main__", alter_sys=True)
 

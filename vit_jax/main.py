@@ -6,6 +6,11 @@ Exit codes: 0 done, 2 bad input, 4 the loss is not finite, 42 run the same comma
 again (stopped with its state saved, or another process was lost).
 """
 
+if __name__ == "__main__":  # a signal is answered from here on
+    from vit_jax.runs import stopping
+
+    stopping.stand()
+
 import hashlib
 import logging
 import re
@@ -18,7 +23,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from vit_jax import cli, errors
-from vit_jax.runs import distributed
+from vit_jax.runs import distributed, stopping, watchdog
 from vit_jax.settings import recipe, validation
 
 _CONFIG = recipe.define_flag("configs/vit_b16.py:i21k")
@@ -35,14 +40,10 @@ _PARAMETERS = flags.DEFINE_bool(
 _PROFILE = flags.DEFINE_bool(
     "profile", False, "Trace a few steps into WORKDIR/profile."
 )
-_STALL_TIMEOUT = flags.DEFINE_integer(
-    "stall_timeout",
-    600,
-    "Seconds without a step after which it ends with 42; 0: never.",
-    lower_bound=0,
-)
 distributed.define_flags()
-flags.adopt_module_key_flags(distributed)  # so that --help lists them
+watchdog.define_flags()
+for _module in (distributed, watchdog):
+    flags.adopt_module_key_flags(_module)  # so that --help lists them
 
 
 def default_workdir(config_path: str) -> Path:
@@ -80,7 +81,10 @@ def _main(argv: list[str]) -> int:
         return errors.EXIT_DONE
     workdir = _WORKDIR.value or default_workdir(path)
     validation.check_local(workdir, "--workdir")
-    with distributed.joined():
+    requests = stopping.of_process()
+    with distributed.joined(requests):
+        requests.begin()
+        watchdog.Watchdog(requests.phases, watchdog.limits())
         # Whoever only guards the process that joins does without.
         import jax
 
@@ -94,7 +98,6 @@ def _main(argv: list[str]) -> int:
             *(_CONFIG.value, Path(workdir), mesh),
             profile=_PROFILE.value,
             parameters=_PARAMETERS.value,
-            stall_timeout=_STALL_TIMEOUT.value,
         )
         for name, value in figures.items():
             if name.endswith("/top1"):
@@ -105,4 +108,4 @@ def _main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(_main, parse=cli.parse_recipe)
+    cli.run(_main, parse=cli.parse_recipe, at_once=True)

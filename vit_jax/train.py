@@ -18,6 +18,7 @@ from vit_jax.runs import (
     evaluations,
     extension,
     overview,
+    phases,
     profiling,
     starting,
     stopping,
@@ -43,29 +44,30 @@ def _loop(
     2. The previous step's figures are read only then, when the device is past it. The
        host waits nowhere else: the guard refuses any transfer that nobody asked for.
     3. Figures are on disk before the checkpoint that is past them, and a checkpoint
-       before its evaluations: a run that ends in between misses nothing when it goes on
-       (`run` makes up for the evaluations).
+       before its evaluations: a run that ends in between misses nothing when it goes
+       on: it makes up for the evaluations first.
     4. A request to stop is looked for once a turn, by all processes at the same step,
        and answered with a checkpoint. An evaluation that it cuts short is made again.
     """
     exp = run_.exp
-    with run_.listening(), tracing, jax.transfer_guard("disallow"):
+    requests = run_.requests
+    with requests.listening(), tracing, jax.transfer_guard("disallow"):
+        if run_.start:  # it may have stopped between saving and evaluating
+            done = workdir_lib.figures_at(run_.workdir, run_.start)
+            run_.evaluate(run_.start, state, skip=done)
+        requests.phases.enter(phases.FIRST_STEP)
         for step in range(run_.start + 1, run_.total + 1):
             tracing.before(step - run_.start)
             state, values = exp.train_step(state, run_.next_batch(batches), *frozen)
             run_.started(step, values)
             run_.log()  # the previous step: the device is busy with this one
             run_.log_later(step, values)
-            stop = run_.asked_to_stop(step)
+            stop = requests.turn()
             if stop or run_.due(step, exp.durations.save_every):
                 run_.save(step, state)
             if stop and step < run_.total:
                 raise run_.preempted(step)
-            try:
-                run_.evaluate(step, state)
-            except stopping.Interrupted:
-                run_.save(step, state)
-                raise run_.preempted(step) from None
+            run_.evaluate(step, state)
 
 
 def _compiled(exp: experiment.Experiment) -> experiment.Experiment:
@@ -82,7 +84,10 @@ def _compiled(exp: experiment.Experiment) -> experiment.Experiment:
 
 
 def _prepare(
-    exp: experiment.Experiment, checkpoints: manager.Checkpoints, source: Any
+    exp: experiment.Experiment,
+    checkpoints: manager.Checkpoints,
+    source: Any,
+    during: phases.Phases,
 ) -> tuple[experiment.Experiment, TrainState, int, Any, list[Params]]:
     """Compiles, restores or starts, and opens the batches: what takes time and memory.
 
@@ -90,7 +95,8 @@ def _prepare(
         UserError: what does not fit into memory, or cannot be read.
     """
     try:
-        exp = _compiled(exp)
+        with during.within(phases.COMPILE):
+            exp = _compiled(exp)
         state, start = starting.restore_or_start(exp, checkpoints)
         batches = starting.train_batches(exp, source)
         return exp, state, start, batches, starting.frozen(exp)
@@ -190,19 +196,20 @@ def run(
         if profile:
             logging.warning("no profile: no step is left to trace")
         return workdir_lib.flat(figures)
+    requests = stopping.of_process()
     source = starting.train_source(exp)
-    evaluators = evaluations.make(exp)
+    evaluators = evaluations.make(exp, requests.check)
     workdir_lib.forget(workdir, reached or 0, changed)
-    with workdir_lib.started(workdir, exp.config):
+    with workdir_lib.started(workdir, exp.config) as undo, requests.undoing(undo):
         logging.info("workdir %s", workdir)
         logging.info(overview.overview(exp, parameters=parameters))
-        exp, state, start, batches, frozen = _prepare(exp, checkpoints, source)
-    watch = watchdog.Watchdog(stall_timeout)
-    run_ = companions.Run(exp, workdir, checkpoints, evaluators, start, watch)
+        exp, state, start, batches, frozen = _prepare(
+            exp, checkpoints, source, requests.phases
+        )
+    watch = watchdog.Watchdog(requests.phases, watchdog.Limits(step=stall_timeout))
+    run_ = companions.Run(exp, workdir, checkpoints, evaluators, start, requests)
     tracing = profiling.Trace(workdir / "profile", profile, total - start)
     try:
-        if start:  # it may have stopped between saving and evaluating
-            run_.evaluate(start, state, skip=workdir_lib.figures_at(workdir, start))
         _loop(run_, state, batches.iterate(start), tracing, frozen)
     finally:
         watch.close()

@@ -1,5 +1,6 @@
 """What every command shares: logs on standard error, figures on standard output."""
 
+import contextlib
 import ctypes
 import itertools
 import json
@@ -8,6 +9,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
@@ -194,11 +196,18 @@ def run(
     main: Callable[[list[str]], int | None],
     *,
     parse: Callable[[list[str]], list[str]] = parse_flags,
+    at_once: bool = False,
 ) -> None:
     """Parses flags, runs `main(argv)`, and exits with the code of what users cause.
 
     `--help` prints the command's page and ends with 0; it is made of the docstring and
     the flags of the module that runs, see `help_page`.
+
+    Args:
+        main: What the command does.
+        parse: Its way to parse its arguments.
+        at_once: End with an error as soon as it is said, whatever threads of libraries
+            still wait for: a folder, a peer.
     """
     if any(word.startswith(("--h", "-h")) for word in sys.argv[1:]):
         from vit_jax.cli import help_page
@@ -221,7 +230,23 @@ def run(
         app.run(guarded_main, flags_parser=guarded_parse)
     except SystemExit as end:  # absl ends --help with 1
         helped = any(re.fullmatch(r"--?help\w*", word) for word in sys.argv[1:])
-        sys.exit(errors.EXIT_DONE if helped else end.code)
+        code = errors.EXIT_DONE if helped else end.code
+        if at_once and code:
+            end_now(code)
+        sys.exit(code)
+    except BaseException:
+        if not at_once:
+            raise
+        traceback.print_exc()
+        end_now(1)
+
+
+def end_now(code: Any) -> NoReturn:
+    """Ends the process without waiting for any of its threads."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # closed
+            stream.flush()
+    os._exit(code if isinstance(code, int) else 1)
 
 
 def no_command(module: str, instead: str) -> NoReturn:

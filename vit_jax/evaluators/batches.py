@@ -45,6 +45,7 @@ def run(
     transform: Any,
     batch_size: int,
     mesh: Mesh,
+    between: Callable[[], None] | None = None,
 ) -> Iterator[Any]:
     """Yields `reduce` of every batch, on the host, while the device does the next one.
 
@@ -60,6 +61,7 @@ def run(
         transform: The host part of the preprocessing.
         batch_size: Examples at a time, over all devices.
         mesh: The mesh; the batch is split over all of it.
+        between: Called after every batch: what it raises ends the pass.
     """
     mesh_lib.check_batch("batch_size", batch_size, mesh)
     rows = mesh_lib.local_rows(mesh, batch_size)
@@ -80,6 +82,8 @@ def run(
         if pending is not None:
             yield jax.device_get(pending)
         pending = value
+        if between is not None:
+            between()
     if pending is not None:
         yield jax.device_get(pending)
 

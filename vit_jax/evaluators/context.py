@@ -1,5 +1,6 @@
 """What every evaluator is handed: the model, its run and how datasets are opened."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,7 @@ class Context:
         evaluation: What `Objective.make_evaluation` returned in a run, else None.
         mode: How classes are matched with outputs, a key of `labels.MODES`.
         prefix: What the names of figures begin with.
+        between: Called after every batch, on all processes equally often.
     """
 
     datasets: Datasets
@@ -64,6 +66,7 @@ class Context:
     evaluation: Any = None
     mode: str = "auto"
     prefix: str = ""
+    between: Callable[[], None] | None = None
 
     def split(self, dataset: str, split: str) -> str:
         """Returns a split that there is; "" is the usual one to report figures on.
@@ -91,4 +94,5 @@ class Context:
             "transform": self.preprocessing.eval_transform(),
             "batch_size": self.batch_size,
             "mesh": self.mesh,
+            "between": self.between,
         }

@@ -1,7 +1,6 @@
 """What accompanies the steps of a run: its figures, evaluations and checkpoints."""
 
 import collections
-import contextlib
 import logging
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 
 from vit_jax import errors, experiment, models, tree
 from vit_jax.checkpoints import checkpoint, manager
@@ -18,7 +16,7 @@ from vit_jax.learning import schedules
 from vit_jax.parallel import hardware
 from vit_jax.parallel import mesh as mesh_lib
 from vit_jax.runs import evaluations as evaluations_lib
-from vit_jax.runs import metrics, recent, stopping, watchdog
+from vit_jax.runs import metrics, phases, recent, stopping
 from vit_jax.types import Batch, Metrics, TrainState
 
 IN_FLIGHT = 2  # steps the host may run ahead of the device
@@ -35,7 +33,7 @@ class Run:
     Attributes:
         start: steps done before.
         total: steps in all.
-        listening: context in which requests to stop are collected.
+        requests: to stop, and the phases of the process.
 
     Args:
         exp: the run.
@@ -43,7 +41,7 @@ class Run:
         checkpoints: of the workdir.
         evaluations: all of the run.
         start: steps done before.
-        watch: what ends a run that stands still.
+        requests: to stop; the same that the evaluations look at.
     """
 
     def __init__(
@@ -53,7 +51,7 @@ class Run:
         checkpoints: manager.Checkpoints,
         evaluations: Sequence[evaluations_lib.Evaluation],
         start: int,
-        watch: watchdog.Watchdog,
+        requests: stopping.Requests,
     ):
         from vit_jax.runs import writers  # which load when a run is made
 
@@ -77,14 +75,7 @@ class Run:
         period = checkpoint.describe(at).period if start else {}
         self.recent = recent.Recent(names, period, bad_in_a_row=exp.skip_bad_steps)
         self.evaluations = evaluations
-        self.watch = watch
-        # Several processes leave signals to JAX, which tells all of them.
-        self.requests = stopping.Requests(watch.doing)
-        self.listening = (
-            self.requests.listening
-            if jax.process_count() == 1
-            else contextlib.nullcontext
-        )
+        self.requests, self.phases = requests, requests.phases
         self._examples = catalog.num_examples(exp.info, exp.data.train_split)
         self._saved = start
         self._running: collections.deque[jax.Array] = collections.deque()
@@ -94,19 +85,14 @@ class Run:
         """Returns whether what happens `every` steps, and at the end, happens now."""
         return due(step, every, self.total)
 
-    def asked_to_stop(self, step: int) -> bool:
-        """Returns whether this step is to be the last; all processes agree on it."""
-        if jax.process_count() == 1:
-            return bool(self.requests)
-        return multihost_utils.reached_preemption_sync_point(step)
-
     def next_batch(self, batches: Iterator[Batch]) -> Batch:
         """Takes the next batch and places it on the devices."""
         began = time.perf_counter()
-        local = next(batches)
-        # Asked for; among several processes JAX does not see that it is.
-        with jax.transfer_guard_host_to_device("allow"):
-            batch = mesh_lib.to_global(local, self.exp.mesh)
+        with self.phases.within(phases.INPUT):
+            local = next(batches)
+            # Asked for; among several processes JAX does not see that it is.
+            with jax.transfer_guard_host_to_device("allow"):
+                batch = mesh_lib.to_global(local, self.exp.mesh)
         self.clock.waited(time.perf_counter() - began)
         return batch
 
@@ -119,7 +105,7 @@ class Run:
         self._running.append(values["loss"])
         if len(self._running) > IN_FLIGHT:
             self._running.popleft().block_until_ready()
-            self.watch.step(step - IN_FLIGHT)
+            self.phases.stepped(step - IN_FLIGHT)
             if len(self.recent) > recent.LIMIT:
                 self.recent.read(step - IN_FLIGHT)
 
@@ -159,13 +145,24 @@ class Run:
     def evaluate(
         self, step: int, state: TrainState, *, skip: Collection[str] = ()
     ) -> None:
-        """Runs the evaluators that are due and writes their figures."""
+        """Runs the evaluators that are due and writes their figures.
+
+        Raises:
+            Preempted: cut short by a request to stop; the state is saved.
+        """
+        try:
+            self._evaluate(step, state, skip)
+        except stopping.Interrupted:
+            self.save(step, state)
+            raise self.preempted(step) from None
+
+    def _evaluate(self, step: int, state: TrainState, skip: Collection[str]) -> None:
         params = state.params if state.ema is None else state.ema
         for evaluation in self.evaluations:
             if evaluation.name in skip or not self.due(step, evaluation.every):
                 continue
             jax.block_until_ready(state.step)  # the steps' own time is theirs
-            doing = self.watch.busy(f"evaluating {evaluation.name}")
+            doing = self.phases.within(phases.EVALUATION, evaluation.name)
             moving = jax.transfer_guard("allow")
             with doing, moving, self.clock.paused(), self.requests.interruptible():
                 figures = evaluation.run(params)
@@ -185,7 +182,7 @@ class Run:
             return
         self.recent.read(step)
         moving = jax.transfer_guard("allow")
-        with self.watch.busy("saving"), moving, self.clock.paused():
+        with self.phases.within(phases.SAVE), moving, self.clock.paused():
             self.checkpoints.save(state, self.describe(step))
         self._saved = step
 
@@ -210,6 +207,7 @@ class Run:
 
     def close(self) -> None:
         """Waits for what is being written; raises what went wrong with it."""
+        self.phases.enter(phases.SAVE, "what is not on disk yet")
         try:
             self.checkpoints.close()
         finally:

@@ -13,14 +13,17 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from vit_jax import errors
 
+if TYPE_CHECKING:
+    from vit_jax.runs import stopping
+
 START_TIMEOUT = 300  # seconds for all processes to come
-PEER_TIMEOUT = 30  # seconds without a heartbeat after which a process is lost
+PEER_TIMEOUT = 20  # seconds without a heartbeat after which a process is lost
 METADATA = "computeMetadata/v1/instance/attributes/worker-network-endpoints"
 
 
@@ -169,10 +172,15 @@ def define_flags() -> None:
     )
 
 
-def joined() -> AbstractContextManager[None]:
+def joined(
+    requests: "stopping.Requests | None" = None,
+) -> AbstractContextManager[None]:
     """Returns a context whose body runs as the flags and the environment say.
 
     Alone it is nothing. As one of several processes it is `guarding.one_of_several`.
+
+    Args:
+        requests: To stop, of a command that collects them.
 
     Raises:
         UserError: see `find`.
@@ -187,4 +195,5 @@ def joined() -> AbstractContextManager[None]:
         *(str(cluster), cluster.arguments()),
         start_timeout=given.start_timeout,
         peer_timeout=given.peer_timeout,
+        requests=requests,
     )

@@ -4,7 +4,7 @@ Evaluators load when a run makes its own.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,8 +61,13 @@ class Evaluation:
     run: Evaluator
 
 
-def make(exp: experiment.Experiment) -> list[Evaluation]:
-    """Opens the datasets of a run's evaluations and returns their evaluators."""
+def make(exp: experiment.Experiment, between: Callable[[], None]) -> list[Evaluation]:
+    """Opens the datasets of a run's evaluations and returns their evaluators.
+
+    Args:
+        exp: the run.
+        between: called after every batch, on all processes.
+    """
     from vit_jax import evaluators
     from vit_jax.data import labels
 
@@ -80,6 +85,7 @@ def make(exp: experiment.Experiment) -> list[Evaluation]:
         loss=exp.loss,
         evaluation=exp.evaluation,
         mode=exp.labels,
+        between=between,
     )
     result = []
     for one in exp.evals:

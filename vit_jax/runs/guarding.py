@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vit_jax import cli, errors
+from vit_jax.runs import agreeing, stopping
 
 # Seconds to wait for the others at the end: their writes may take long, or they may
 # never come where one process failed alone.
@@ -35,6 +36,7 @@ def one_of_several(
     *,
     start_timeout: int,
     peer_timeout: int,
+    requests: stopping.Requests | None = None,
 ) -> Iterator[None]:
     """Runs the body of a `with` as one of the processes of a run.
 
@@ -48,17 +50,22 @@ def one_of_several(
         arguments: For `jax.distributed.initialize`: where the processes meet.
         start_timeout: Seconds for all processes to come.
         peer_timeout: Seconds without a sign of life after which a process is lost.
+        requests: To stop, which all answer together; None: a signal ends this process.
 
     Raises:
         SystemExit: in the guard always; in its child where the code is not 0.
     """
     if _GUARD not in os.environ:
         command = [sys.executable, *sys.orig_argv[1:]]
-        sys.exit(_guard(who, command, start_timeout))
+        asked = requests is not None and requests.dismiss()
+        sys.exit(_guard(who, command, start_timeout, asked=asked))
     # The guard's end, even by SIGKILL, is this process's; Ctrl-C is the guard's.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cli.end_with_parent()
-    _join(arguments, start_timeout, peer_timeout)
+    if requests is not None:
+        requests.join()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    peers = _join(arguments, start_timeout, peer_timeout, requests)
     code = errors.EXIT_DONE
     try:
         yield
@@ -67,6 +74,8 @@ def one_of_several(
             traceback.print_exc()
             told = _code_of(error)
         code = told
+        if peers is not None and code not in (errors.EXIT_DONE, errors.EXIT_RETRY):
+            peers.failed()
     if code := _leave(code):
         sys.exit(code)
 
@@ -76,15 +85,29 @@ def _code_of(error: Exception) -> int:
     return errors.EXIT_RETRY if "DEADLINE_EXCEEDED" in str(error) else 1
 
 
-def _join(arguments: Mapping[str, Any], start_timeout: int, peer_timeout: int) -> None:
+def _join(
+    arguments: Mapping[str, Any],
+    start_timeout: int,
+    peer_timeout: int,
+    requests: stopping.Requests | None,
+) -> agreeing.Peers | None:
     import jax
+    from jax._src import distributed  # its store of keys needs no device
 
+    # It takes SIGTERM away from us, for its own way to agree.
+    jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
         **arguments,
         initialization_timeout=start_timeout,
         heartbeat_timeout_seconds=peer_timeout,
     )
     os.write(int(os.environ[_GUARD]), b"joined")
+    state = distributed.global_state
+    if requests is None or state.client is None:
+        return None
+    return agreeing.Peers(
+        state.client, state.process_id, state.num_processes or 1, requests
+    )
 
 
 def _leave(code: int) -> int:
@@ -95,7 +118,7 @@ def _leave(code: int) -> int:
     try:
         client = distributed.global_state.client
         assert client is not None, "only a process that joined leaves"
-        client.wait_at_barrier("vit_jax_end", 1000 * patience)
+        client.wait_at_barrier(agreeing.END, 1000 * patience)
     except Exception as error:  # jaxlib's own, of a lost process or a timeout
         lost = _lost_processes(str(error))
         if lost and code in (errors.EXIT_DONE, 1):
@@ -108,26 +131,30 @@ def _leave(code: int) -> int:
     return code
 
 
-def _guard(who: str, command: Sequence[str], start_timeout: int) -> int:
+def _guard(
+    who: str, command: Sequence[str], start_timeout: int, *, asked: bool = False
+) -> int:
     """Runs `command` to its end and returns its exit code, explained."""
     read, write = os.pipe()
-    asked: list[int] = []
     child: subprocess.Popen | None = None
 
     def forward(number: int, frame: Any) -> None:
-        asked.append(number)
-        os.write(2, b"asked to stop: waiting for the step under way\n")
+        nonlocal asked
+        asked = True
         if child is not None:
             child.terminate()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, forward)
+    # The child takes SIGTERM when it can answer (`one_of_several`), and misses none.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     child = subprocess.Popen(
         command,
         env=os.environ | {_GUARD: str(write)},
         pass_fds=(write,),
         stderr=subprocess.PIPE,
     )
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     os.close(write)
     if asked:
         child.terminate()
@@ -143,7 +170,7 @@ def _guard(who: str, command: Sequence[str], start_timeout: int) -> int:
         status,
         who,
         joined=joined,
-        asked=bool(asked),
+        asked=asked,
         heard="".join(heard),
         start_timeout=start_timeout,
     )

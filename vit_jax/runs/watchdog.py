@@ -1,123 +1,144 @@
 """Ends a run that stands still, so that whoever started it can start it again.
 
 JAX notices a process that is gone, never one that hangs: the others wait in a
-collective for ever. Every process watches itself, and all of them end.
+collective for ever. Every process watches itself, and all of them end. What may take
+how long is said beforehand: a limit that followed the steps so far would follow a
+stall, too.
 """
 
-import contextlib
 import faulthandler
 import os
+import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from dataclasses import dataclass
+
+from absl import flags
 
 from vit_jax import errors
+from vit_jax.runs import phases as phases_lib
 
-# A step may take this many times the slowest one so far, whatever the timeout.
-SLOWEST = 20
-# Saving and evaluating may take this many timeouts.
-LONG = 6
-POLLS = 20  # a timeout
+POLL = 1.0  # seconds between two looks
+# A process that was stopped, or a machine that slept, has not hung: a look counts for
+# no more than this, however late it comes.
+LONGEST = 3 * POLL
 THREAD = "watchdog"
 
 
-class Watchdog:
-    """Prints the stacks of all threads and exits with 42 when no step ends in time.
+@dataclass(frozen=True)
+class Limits:
+    """Seconds that a phase may take without a sign of life; 0: as long as it likes."""
 
-    It waits from the first `step` on: starting and compiling may take as long as they
-    need.
+    start: float = 0.0
+    compile: float = 0.0
+    first_step: float = 0.0
+    step: float = 0.0
+    save: float = 0.0
+    evaluation: float = 0.0
+
+    def of(self, now: phases_lib.Now) -> tuple[str, float]:
+        """Returns the flag that limits what is under way, and its seconds."""
+        first = now.step is None
+        return {
+            phases_lib.JOIN: ("start_timeout", 0.0),  # JAX's own
+            phases_lib.START: ("setup_timeout", self.start),
+            phases_lib.COMPILE: ("compile_timeout", self.compile),
+            phases_lib.SAVE: ("save_timeout", self.save),
+            phases_lib.EVALUATION: ("eval_timeout", self.evaluation),
+        }.get(
+            now.phase,
+            ("first_step_timeout", self.first_step)
+            if first
+            else ("stall_timeout", self.step),
+        )
+
+
+# What each flag limits, and how long that may take by default.
+_FLAGS = {
+    "setup": ("to open data and weights and to restore a checkpoint", 1800),
+    "compile": ("to compile the step", 7200),
+    "first_step": ("for the first step, its images included", 1800),
+    "stall": ("without a step, or an image for it", 600),
+    "save": ("in which the loop waits for a checkpoint", 3600),
+    "eval": ("for one evaluation, its compilation included", 7200),
+}
+
+
+def define_flags() -> None:
+    """Defines the flags of `limits`."""
+    for name, (what, seconds) in _FLAGS.items():
+        flags.DEFINE_integer(
+            f"{name}_timeout",
+            seconds,
+            f"Seconds {what}; then it ends with 42. 0: no limit.",
+            lower_bound=0,
+        )
+
+
+def limits() -> Limits:
+    """Returns what the flags say."""
+    return Limits(
+        *(float(flags.FLAGS[f"{name}_timeout"].value or 0) for name in _FLAGS)
+    )
+
+
+class Watchdog:
+    """Prints the stacks of all threads and exits with 42 when a limit is exceeded.
 
     Args:
-        timeout: seconds; 0: never.
+        phases: Of this process.
+        limits: What they may take.
     """
 
-    def __init__(self, timeout: float):
-        self._timeout = timeout
-        self._lock = threading.Lock()
-        self._signs = 0  # of life
-        self._number: int | None = None
-        self._ended = 0.0  # the last step, on the monotonic clock
-        self._slowest = 0.0
-        self._doing = ""
-        self._seen, self._still = 0, 0  # signs at the last poll, and polls since one
+    def __init__(self, phases: phases_lib.Phases, limits: Limits):
+        self._phases = phases
+        self._limits = limits
+        self._seen = -1  # signs of life at the last look
+        self._waited = 0.0
         self._closed = threading.Event()
-        if timeout > 0:
+        if limits != Limits():
             threading.Thread(target=self._watch, name=THREAD, daemon=True).start()
-
-    def step(self, number: int) -> None:
-        """Says that a step has ended."""
-        now = time.monotonic()
-        with self._lock:
-            if self._number is not None:
-                self._slowest = max(self._slowest, now - self._ended)
-            self._number, self._ended = number, now
-            self._signs += 1
-
-    @contextlib.contextmanager
-    def busy(self, doing: str) -> Iterator[None]:
-        """Allows for what may take longer between steps: "evaluating" for instance."""
-        self._turn_to(doing)
-        try:
-            yield
-        finally:
-            self._turn_to("")
-
-    def doing(self) -> str:
-        """Returns what is under way and for how long, as in "step 7, for 12 s"."""
-        with self._lock:
-            number, doing, since = self._number, self._doing, self._ended
-        if doing:
-            what = doing
-        elif number is None:
-            return "the first step"
-        else:
-            what = f"step {number + 1}"
-        return f"{what}, for {time.monotonic() - since:.0f} s"
 
     def close(self) -> None:
         """Stops watching."""
         self._closed.set()
 
-    def _turn_to(self, doing: str) -> None:
-        with self._lock:
-            self._doing, self._ended = doing, time.monotonic()
-            self._signs += 1
-
-    def poll(self) -> tuple[int, str, float] | None:
-        """Looks for a sign of life since the last call, `timeout / POLLS` ago.
-
-        Polls are counted, not seconds: a process that was stopped, or a machine that
-        slept, has not hung.
+    def poll(self, seconds: float) -> str | None:
+        """Looks for a sign of life, so many seconds after the last look.
 
         Returns:
-            None, or of what takes too long: the step before it, what it is where that
-            is known, and the seconds it took so far.
+            None, or what takes too long, for how long, and which flag allows for more.
         """
-        with self._lock:
-            signs, number, doing = self._signs, self._number, self._doing
-            most = max(self._timeout, SLOWEST * self._slowest)
-        if number is None:
+        now = self._phases.now()
+        if now.signs != self._seen:
+            self._seen = now.signs
+            self._waited = min(now.seconds, seconds, LONGEST)
             return None
-        self._still = self._still + 1 if signs == self._seen else 0
-        self._seen = signs
-        waited = self._still * self._timeout / POLLS
-        too_long = waited > (LONG * self._timeout if doing else most)
-        return (number, doing, waited) if too_long else None
+        self._waited += min(seconds, LONGEST)
+        flag, limit = self._limits.of(now)
+        if not limit or self._waited <= limit:
+            return None
+        return f"{now}, and may take {limit:g} s (--{flag})"
 
     def _watch(self) -> None:
-        while not self._closed.wait(self._timeout / POLLS):
-            if found := self.poll():
-                self._end(*found)
+        last = time.monotonic()
+        while not self._closed.wait(POLL):
+            now = time.monotonic()
+            if found := self.poll(now - last):
+                self._end(found)
+            last = now
 
-    def _end(self, number: int, doing: str, waited: float) -> None:
+    def _end(self, found: str) -> None:
+        signal.alarm(10)  # the end, should nobody read what follows
         faulthandler.dump_traceback(sys.__stderr__ or sys.stderr, all_threads=True)
+        step = self._phases.now().step
         print(
-            f"stopped: {doing or 'nothing'} since step {number}, for {waited:.0f} s, "
-            f"on {socket.gethostname()} (process {os.getpid()}); the stacks of its "
-            "threads are above. Run the same command again to go on from the newest "
-            "checkpoint",
+            f"stopped: hangs in {found}; on {socket.gethostname()} (process "
+            f"{os.getpid()}), last step {'none' if step is None else step}; the "
+            "stacks of its threads are above. Run the same command again to go on from "
+            "the newest checkpoint",
             file=sys.__stderr__,
             flush=True,
         )

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,10 @@ def read_config(workdir: Path) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def started(workdir: Path, config: Mapping[str, Any]) -> Iterator[None]:
+def started(workdir: Path, config: Mapping[str, Any]) -> Iterator[Callable[[], None]]:
     """Writes config.json; where the body fails in a new workdir, nothing is left.
+
+    Yields what removes it, for a process that ends in the body otherwise.
 
     Raises:
         UserError: not writable.
@@ -61,16 +63,20 @@ def started(workdir: Path, config: Mapping[str, Any]) -> Iterator[None]:
     path = workdir / "config.json"
     new = not path.exists()
     made = [folder for folder in (workdir, *workdir.parents) if not folder.exists()]
-    try:
-        _write_config(workdir, config)
-        yield
-    except BaseException:
+
+    def undo() -> None:
         if new and jax.process_index() == 0:
             # An error here is the first one again, or the body has put files there.
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
                 for folder in made:
                     folder.rmdir()
+
+    try:
+        _write_config(workdir, config)
+        yield undo
+    except BaseException:
+        undo()
         raise
 
 
