@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 QUICKSTART := workdirs/quickstart
 
-.PHONY: quickstart train test test-slow test-all lint types clean
+.PHONY: quickstart train test test-slow test-all lint types docs clean
 
 quickstart: train
 	@$(BIN)/python -m vit_jax.evaluate --checkpoint=$(QUICKSTART) \
@@ -38,6 +38,10 @@ types: $(VENV)/installed-test
 	$(BIN)/mypy tests/typed_client.py
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
+# The site, strictly and without network: build/docs/index.html
+docs: $(VENV)/installed-docs
+	$(BIN)/python -m sphinx -W -n -q --keep-going -E -b html docs build/docs
+
 clean:
 	rm -rf $(VENV) workdirs build *.egg-info
 
@@ -51,4 +55,8 @@ $(VENV)/installed: pyproject.toml setup.py | $(VENV)/bin/python
 
 $(VENV)/installed-test: pyproject.toml setup.py | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]'
+	touch $@ $(VENV)/installed
+
+$(VENV)/installed-docs: pyproject.toml setup.py | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docs]'
 	touch $@ $(VENV)/installed

@@ -29,7 +29,10 @@ def own_flags(command: str) -> Iterator[ModuleType]:
     kept = set(values)
     values.unparse_flags()
     try:
-        yield _module(command)
+        module = _module(command)
+        if module.__name__ != "vit_jax.main":
+            module._define_flags()
+        yield module
     finally:
         for name in set(values) - kept:
             delattr(values, name)
@@ -45,13 +48,12 @@ def _module(command: str) -> ModuleType:
         sys.modules.pop(name, None)  # its flags are defined on import
     if importlib.util.find_spec(name).submodule_search_locations is not None:
         name += ".__main__"
-    module = importlib.import_module(name)
-    if name != "vit_jax.main":
-        module._define_flags()
-    return module
+    return importlib.import_module(name)
 
 
 def parse(command: str, argv: list[str]) -> list[str]:
     """What is left of `argv` after the command's own way to parse it."""
+    if command == "push":
+        return _module(command)._parse(argv)
     known = cli.parse_recipe if command in OF_A_RECIPE else cli.parse_flags
     return known(argv)

@@ -16,7 +16,7 @@ README = (REPOSITORY / "README.md").read_text()
 
 def shell_lines():
     """Lines of its plain code blocks, without comments and the brackets of options."""
-    for block in re.findall(r"^```\n(.*?)^```", README, re.S | re.M):
+    for block in re.findall(r"^```sh\n(.*?)^```", README, re.S | re.M):
         for line in block.splitlines():
             yield re.sub(r"[\[\]]", "", line.split(" #")[0]).strip()
 
