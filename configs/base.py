@@ -60,6 +60,11 @@ def get_config() -> ConfigDict:
     # Of init_from's table for another grid: auto (as the checkpoint's own code does;
     # ours: corners) | corners | centers | bilinear | bicubic | bicubic_antialias | ...
     config.model.posemb_resample = "auto"
+    # Queries and keys turned by their place: none | dinov3 | eva02 | axial | mixed
+    # (learned); beside posemb, which may be none
+    config.model.rope = "none"
+    config.model.rope_base = 100.0  # of the frequencies of the turns
+    config.model.rope_grid = 0  # eva02: side of the grid others are scaled to; 0: none
     config.model.pre_logits = True  # tanh layer before the head (paper D.3)
     config.model.head_bias = 0.0  # initial; -10 with sigmoid and many classes
     config.model.dropout = 0.0
@@ -73,6 +78,7 @@ def get_config() -> ConfigDict:
     config.model.layer_scale = 0.0  # initial; 0: none
     config.model.qk_norm = False
     config.model.qkv_bias = True
+    config.model.key_bias = True  # of keys, where qkv_bias
     config.model.attention = "einsum"  # einsum | dot_product (cuDNN on GPU)
     config.model.logits_dtype = "compute"  # of attention: compute | float32
     config.model.attention_mask = "none"  # none | local | block

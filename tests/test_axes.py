@@ -50,6 +50,7 @@ BY_INDEX = {
         (r"/v_(row|col)/", None),
         (r"blocks/.*attn/(query|key|value)/kernel$", 2),
         (r"blocks/.*attn/(query|key|value)/bias$", 1),
+        (r"blocks/.*attn/frequencies$", 2),
         (r"blocks/.*attn/out/kernel$", 1),
         (r"blocks/.*(mlp|channels)/(up|gate)/kernel$", 2),
         (r"blocks/.*(mlp|channels)/(up|gate)/bias$", 1),
@@ -115,6 +116,7 @@ OPTIONS = {
     "relative": {"posemb": "relative", "stem_norm": True, "mask_token": True},
     "shared relative": {"posemb": "relative", "posemb_at": "shared"},
     "sincos": {"posemb": "sincos_2d", "patch_outputs": 64, "mask_token": True},
+    "mixed": {"posemb": "none", "rope": "mixed", "key_bias": False, "image_size": 32},
     "distilled": {"pool": "distilled", "registers": 1},
     "axial": {"block": "axial", "pool": "mean", "posemb_at": "every"},
 }

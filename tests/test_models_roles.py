@@ -40,6 +40,7 @@ def test_what_is_compared_is_what_decides_the_function():
         *("pool", "class_token", "positioned", "posemb", "posemb_at", "norm"),
         *("final_norm", "norm_epsilon", "gelu", "mlp", "attention_mask"),
         *("attention_window", "form", "pool_padding", "resnet_style"),
+        *("rope", "rope_fixed_base", "rope_grid"),
     }
 
 

@@ -1,4 +1,4 @@
-"""Multi-head attention, masks over the grid and relative positions.
+"""Multi-head attention, masks over the grid, relative and rotary positions.
 
 Einsum letters: b batch, n tokens (q and k), d width, h heads, e head width, r offsets.
 """
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from vit_jax.models import backends, layers, posemb
+from vit_jax.models import backends, layers, posemb, rotary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,12 +79,14 @@ class Attention(nnx.Module):
 
     Args:
         bias: Whether queries, keys and values have biases.
+        key_bias: Whether keys have one where queries do.
         norm_epsilon: Of LayerNorms over each head of queries and keys; None: without.
         dropout: Rate on the probabilities.
         backend: A name of `backends.ATTENTION`.
         logits_dtype: "compute" or "float32".
         mask: What is seen; None: everything.
         offsets: Patches among which a table of relative positions is learned; 0: none.
+        rotation: How queries and keys are turned by their places; None: not at all.
     """
 
     def __init__(
@@ -93,22 +95,26 @@ class Attention(nnx.Module):
         heads: int,
         *,
         bias: bool = True,
+        key_bias: bool = True,
         norm_epsilon: float | None = None,
         dropout: float = 0.0,
         backend: str = "einsum",
         logits_dtype: str = "compute",
         mask: Mask | None = None,
         offsets: int = 0,
+        rotation: rotary.Rotation | None = None,
         rngs: nnx.Rngs,
     ):
         split = (heads, width // heads)
         self.query = layers.Linear((width,), split, bias=bias, rngs=rngs)
-        self.key = layers.Linear((width,), split, bias=bias, rngs=rngs)
+        self.key = layers.Linear((width,), split, bias=bias and key_bias, rngs=rngs)
         self.value = layers.Linear((width,), split, bias=bias, rngs=rngs)
         self.out = layers.Linear(split, (width,), rngs=rngs)
         self.query_norm = _norm_of(split[1], norm_epsilon)
         self.key_norm = _norm_of(split[1], norm_epsilon)
         self.relative = offset_table(offsets, split, rngs) if offsets else None
+        self.frequencies = rotary.frequencies(rotation, split, rngs)
+        self.rotation = rotation
         self.dropout = dropout
         self.backend = backend
         self.logits_dtype = logits_dtype
@@ -139,6 +145,9 @@ class Attention(nnx.Module):
             q = jnp.broadcast_to(q, (x.shape[0], *q.shape[1:]))
         if self.query_norm is not None and self.key_norm is not None:
             q, k = self.query_norm(q), self.key_norm(k)
+        if self.rotation is not None:
+            learned = None if self.frequencies is None else self.frequencies[...]
+            q, k = rotary.turned(self.rotation, q, k, learned)
         q = q / math.sqrt(q.shape[-1])
         dtype = jnp.dtype(jnp.float32) if self.logits_dtype == "float32" else None
         if self.relative is not None:

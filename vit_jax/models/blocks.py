@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vit_jax.models import attention, layers, posemb
+from vit_jax.models import attention, layers, posemb, rotary
 from vit_jax.models.vit_architecture import VitArchitecture
 
 
@@ -26,12 +26,14 @@ class Block(nnx.Module):
             width,
             arch.heads,
             bias=arch.qkv_bias,
+            key_bias=arch.key_bias,
             norm_epsilon=epsilon if arch.qk_norm else None,
             dropout=arch.attention_dropout,
             backend=arch.attention,
             logits_dtype=arch.logits_dtype,
             mask=_mask(arch),
             offsets=arch.patches if own_table else 0,
+            rotation=_rotation(arch),
             rngs=rngs,
         )
         self.norm2 = layers.LayerNorm(width, epsilon=epsilon)
@@ -194,6 +196,14 @@ def _mask(arch: VitArchitecture) -> attention.Mask | None:
         return None
     return attention.Mask(
         arch.attention_mask, arch.attention_window, arch.grid, arch.prefix
+    )
+
+
+def _rotation(arch: VitArchitecture) -> rotary.Rotation | None:
+    if arch.rope == "none":
+        return None
+    return rotary.Rotation(
+        *(arch.rope, arch.rope_base, arch.rope_grid, arch.grid, arch.prefix)
     )
 
 

@@ -50,6 +50,7 @@ LEAVES: tree.Rules[tuple[str, ...]] = (
     (r"attn/(query|key|value)/bias$", ("layer", "heads", "head_width")),
     (r"attn/out/kernel$", ("layer", "heads", "head_width", "embed")),
     (r"attn/(query|key)_norm/(scale|bias)$", ("layer", "features")),
+    (r"attn/frequencies$", ("layer", "broadcast", "heads", "features")),
     (r"attn/relative$", ("layer", "offsets", "offset_heads", "head_width")),
     (r"(mlp|channels)/(up|gate)/kernel$", ("layer", "embed", "hidden")),
     (r"(mlp|channels)/(up|gate)/bias$", ("layer", "hidden_bias")),

@@ -113,6 +113,8 @@ def _vit(
         "patch_bias": "patch_embed/bias" in shapes,
         "class_token": "yes" if "cls" in shapes else "no",
         "qkv_bias": f"{block}/attn/query/bias" in shapes,
+        "key_bias": f"{block}/attn/key/bias" in shapes,
+        "rope": "mixed" if f"{block}/attn/frequencies" in shapes else "none",
         "qk_norm": f"{block}/attn/query_norm/scale" in shapes,
         "mlp": "swiglu" if f"{block}/mlp/gate/kernel" in shapes else "gelu",
         "layer_scale": 1e-5 if f"{block}/scale1" in shapes else 0.0,
