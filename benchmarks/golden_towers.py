@@ -2,9 +2,9 @@
 
     python benchmarks/golden_towers.py [--names=GLOB]
 
-Distilled DeiTs, CLIP, SigLIP, EVA and a hybrid, one block each, random weights, written
-by their own code beside what that code makes of `images.npy`. Tests read them where
-neither torch nor its libraries are installed.
+Distilled DeiTs, CLIP, SigLIP, EVA, DINOv3 and a hybrid, one or two blocks each, random
+weights, written by their own code beside what that code makes of `images.npy`. Tests
+read them where neither torch nor its libraries are installed.
 """
 
 import argparse
@@ -33,6 +33,10 @@ TIMM: dict[str, tuple[str, dict[str, Any]]] = {
     "timm_hybrid": ("vit_tiny_r_s16_p8_224", {"patch_size": 1}),
     "timm_grey": ("vit_tiny_patch16_224", {"in_chans": 1}),
     "timm_four": ("vit_tiny_patch16_224", {"in_chans": 4}),
+    "timm_dinov3": ("vit_small_plus_patch16_dinov3_qkvb", {}),
+    "timm_rope_ape": ("vit_small_patch16_rope_ape_224", {}),
+    "timm_rope_mixed": ("vit_small_patch16_rope_mixed_224", {}),
+    "timm_eva02": ("eva02_tiny_patch14_224", {}),
 }
 TRANSFORMERS: dict[str, tuple[str, str]] = {
     "hf_clip_vision": ("CLIPVisionModel", "pooler_output"),
@@ -43,7 +47,11 @@ TRANSFORMERS: dict[str, tuple[str, str]] = {
     "hf_siglip_both": ("SiglipModel", "image_features"),
     "hf_siglip_classifier": ("SiglipForImageClassification", "logits"),
     "hf_deit_distilled": ("DeiTForImageClassificationWithTeacher", "logits"),
+    "hf_dinov3": ("DINOv3ViTModel", "pooler_output"),
 }
+# Rotary positions follow the grid, which is then no square.
+WIDE = ("timm_dinov3", "timm_rope_ape", "timm_rope_mixed", "timm_eva02", "hf_dinov3")
+WIDE_IMAGE = (3 * PATCH, 5 * PATCH)
 VISION = {
     **{"hidden_size": WIDTH, "intermediate_size": 24, "num_hidden_layers": 1},
     **{"num_attention_heads": HEADS, "image_size": IMAGE, "patch_size": PATCH},
@@ -69,11 +77,16 @@ def randomized(model: torch.nn.Module) -> torch.nn.Module:
     return model.eval()
 
 
+def _size(name: str) -> tuple[int, int]:
+    return WIDE_IMAGE if name in WIDE else (IMAGE, IMAGE)
+
+
 def of_timm(name: str, folder: Path) -> Callable[[torch.Tensor], torch.Tensor]:
     """Saves one of timm's models; returns it."""
     architecture, options = TIMM[name]
     sizes = {
-        **{"img_size": IMAGE, "patch_size": PATCH, "embed_dim": WIDTH, "depth": 1},
+        **{"img_size": _size(name), "patch_size": PATCH, "embed_dim": WIDTH},
+        "depth": 1,
         **{"num_heads": HEADS, "mlp_ratio": 1.5, "num_classes": CLASSES},
     }
     model = randomized(timm.create_model(architecture, **(sizes | options)))
@@ -90,16 +103,21 @@ def of_transformers(name: str, folder: Path) -> Callable[[torch.Tensor], torch.T
         options = {"vision_config": VISION, "text_config": TEXT, "projection_dim": 4}
     if output == "logits":
         options |= {"num_labels": CLASSES}
+    if kind.startswith("DINOv3"):
+        more = {"image_size": list(WIDE_IMAGE), "num_register_tokens": 2}
+        options = VISION | more | {"num_hidden_layers": 2}
     model = randomized(cls(cls.config_class(**options)))
     model.save_pretrained(folder)
     processor = next(
         getattr(transformers, f"{part}ImageProcessor")
-        for part in ("CLIP", "Siglip", "DeiT")
+        for part in ("CLIP", "Siglip", "DeiT", "DINOv3ViT")
         if kind.startswith(part)
     )
     size = {"height": IMAGE, "width": IMAGE}
     short = {"size": {"shortest_edge": IMAGE}, "crop_size": size}
+    wide = dict(zip(("height", "width"), WIDE_IMAGE))
     sizes = {"CLIP": short, "Sigl": {"size": size}, "DeiT": {"crop_size": size}}
+    sizes["DINO"] = {"size": wide}
     processor(**sizes[kind[:4]]).save_pretrained(folder)
 
     def outputs(images: torch.Tensor) -> torch.Tensor:
@@ -122,7 +140,7 @@ def main() -> None:
         folder.mkdir(parents=True)
         made = (of_timm if name in TIMM else of_transformers)(name, folder)
         channels = TIMM[name][1].get("in_chans", 3) if name in TIMM else 3
-        shape = (2, channels, IMAGE, IMAGE)
+        shape = (2, channels, *_size(name))
         images = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
         with torch.no_grad():
             outputs = made(torch.from_numpy(images)).numpy()

@@ -38,7 +38,7 @@ MATCHED, REFUSED, OTHER, WRONG = "matched", "refused", "not a plain ViT", "WRONG
 # timm's classes that are other networks; some of their members are plain all the same.
 NOT_PLAIN = {
     "Beit": "relative position bias in every attention",
-    "Eva": "rotary positions",
+    "Eva": "rotary positions of other kinds, or norms inside attention or MLP",
     "VisionTransformerRelPos": "relative positions by a table or an MLP",
 }
 

@@ -1,4 +1,4 @@
-"""Distilled DeiTs, CLIP, SigLIP, EVA, a hybrid and other stems, against stored outputs.
+"""Distilled DeiTs, CLIP, SigLIP, EVA, DINOv3, a hybrid and stems, by stored outputs.
 
 `benchmarks/golden_towers.py` made them with timm and transformers.
 """
@@ -29,6 +29,12 @@ CASES = {
     "timm_hybrid": ("timm", {"resnet": (), "resnet_style": "timm"}),
     "timm_grey": ("timm", {"channels": 1}),
     "timm_four": ("timm", {"channels": 4}),
+    # Grids of 3 x 5 patches.
+    "timm_dinov3": ("timm", {"rope": "dinov3", "mlp": "swiglu", "key_bias": False}),
+    "timm_rope_ape": ("timm", {"rope": "axial", "posemb": "learned", "pool": "token"}),
+    "timm_rope_mixed": ("timm", {"rope": "mixed", "posemb": "none"}),
+    "timm_eva02": ("timm", {"rope": "eva02", "rope_grid": 16, "rope_base": 10_000}),
+    "hf_dinov3": ("hf_dinov3", {"rope": "dinov3", "grid": (3, 5), "registers": 2}),
     "hf_clip_vision": ("hf_clip", {"num_classes": 0, "gelu": "quick"}),
     "hf_clip_projection": ("hf_clip", {"num_classes": 4, "pool": "token"}),
     "hf_clip_both": ("hf_clip", {"num_classes": 4, "norm_epsilon": 1e-5}),
@@ -147,7 +153,7 @@ def without(name):
         ),
         (
             "timm_eva",
-            {"config": lambda c: c | {"architecture": "eva02_tiny_patch14_224"}},
+            {"config": lambda c: c | {"architecture": "eva02_base_patch14_224"}},
             "rotary positions",
         ),
         (

@@ -127,6 +127,8 @@ def of_transformers(row, size):
     import transformers as hf
 
     dino = {"use_swiglu_ffn": not row.model, "image_size": 518}
+    gated = {"use_gated_mlp": not row.model, "num_register_tokens": 4}
+    gated |= {} if row.model else {"hidden_act": "silu"}
     kinds = {
         "hf_vit": (hf.ViTConfig, hf.ViTForImageClassification, {}),
         "hf_deit_distilled": (
@@ -141,6 +143,7 @@ def of_transformers(row, size):
             ),
             dino,
         ),
+        "hf_dinov3": (hf.DINOv3ViTConfig, hf.DINOv3ViTModel, gated),
     }
     config, build, more = kinds[row.dialect]
     said = config(

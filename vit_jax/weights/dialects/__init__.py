@@ -9,6 +9,7 @@ from vit_jax import errors
 from vit_jax.weights.dialect import Dialect
 from vit_jax.weights.dialects import (
     bit,
+    dinov3,
     google,
     huggingface,
     mixer,
@@ -26,6 +27,7 @@ DIALECTS: dict[str, Dialect] = {
     "mixer_old": Dialect(tuple(mixer.MIXER_OLD), mixer.MARKER_OLD, family="mixer"),
     **timm.DIALECTS,
     **towers.DIALECTS,
+    "hf_dinov3": dinov3.DIALECT,
     **huggingface.DIALECTS,
     **torchvision.DIALECTS,
 }

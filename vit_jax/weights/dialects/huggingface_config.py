@@ -33,7 +33,10 @@ def value(config: Config | None, key: str) -> Any:
 
 
 def says(
-    tensors: Tensors, model_types: tuple[str, ...], heads: int | None = None
+    tensors: Tensors,
+    model_types: tuple[str, ...],
+    heads: int | None = None,
+    acts: Mapping[str, str] = GELUS,
 ) -> dict[str, Any]:
     """Returns the fields that a config says; without one those of the dialect alone.
 
@@ -41,6 +44,7 @@ def says(
         tensors: With their config.
         model_types: That the config may have; the first is what messages call them.
         heads: Of the attention, where the config does not say it.
+        acts: From a `hidden_act` to our `gelu`.
 
     Raises:
         errors.UserError: a config of another function than ours.
@@ -54,11 +58,11 @@ def says(
         )
     fields: dict[str, Any] = {}
     if act is not None:
-        if act not in GELUS:
+        if act not in acts:
             raise errors.UserError(
-                f"config.json: hidden_act={str(act)[:50]!r}; ours: {', '.join(GELUS)}."
+                f"config.json: hidden_act={str(act)[:50]!r}; ours: {', '.join(acts)}."
             )
-        fields["gelu"] = GELUS[act]
+        fields["gelu"] = acts[act]
     pooled = any(name.endswith("pooler.dense.weight") for name in tensors.names)
     pooler_act = value(config, "pooler_act")
     if pooled and pooler_act not in (None, "tanh"):

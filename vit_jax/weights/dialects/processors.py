@@ -50,10 +50,15 @@ KINDS: dict[str, dict[str, Any]] = {
     "DeiT": _VIT | _CROPPED | {"size": {"height": 256, "width": 256}, "resample": 3},
     "Bit": _VIT | _CROPPED | _CLIP,
     "CLIP": _VIT | _CROPPED | _CLIP,
+    "DINOv3ViT": _VIT
+    | {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]},
     "Siglip": _VIT | {"resample": 3, "default_to_square": False},
 }
 # What the names of classes may end in, over the years.
 _FAST = "ImageProcessorFast"
+# These have no other than tensors', whatever their name. They rescale before they
+# resize, so that no pixel is rounded: half a grey level from what is done here.
+_ON_TENSORS = ("DINOv3ViT",)
 _ENDS = ("FeatureExtractor", "ImageProcessor", "ImageProcessorPil", _FAST)
 # With which keys of `size` an image is scaled how: cropped, and not cropped.
 _SCALED: dict[tuple[str, ...], tuple[str, str]] = {
@@ -111,10 +116,10 @@ def _kind(found: Said, default: str) -> tuple[str, bool]:
             name = str(found[key])
             for kind in KINDS:
                 if name in [kind + end for end in _ENDS]:
-                    return kind, name.endswith(_FAST)
+                    return kind, name.endswith(_FAST) or kind in _ON_TENSORS
             known = ", ".join(f"{kind}ImageProcessor" for kind in KINDS)
             raise _wrong(key, name, f"known: {known}")
-    return default, False
+    return default, default in _ON_TENSORS
 
 
 def _flag(values: Said, key: str) -> bool:

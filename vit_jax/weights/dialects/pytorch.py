@@ -325,3 +325,12 @@ def prefixed(prefix: str, rules: Iterable[Rule]) -> tuple[Rule, ...]:
 def side(size: tuple[int, int]) -> int | list[int]:
     """Returns one number for a square, else both."""
     return size[0] if size[0] == size[1] else list(size)
+
+
+def ratio(width: int, hidden: int) -> float:
+    """Returns what times the width gives, cut to a whole number, the hidden width."""
+    return (
+        hidden / width
+        if int(width * (hidden / width)) == hidden
+        else ((hidden + 0.5) / width)
+    )

@@ -15,7 +15,7 @@ import numpy as np
 from vit_jax import errors
 from vit_jax.models.vit_architecture import VitArchitecture
 from vit_jax.weights.dialect import Dialect
-from vit_jax.weights.dialects import pytorch, timm_config, timm_zoo
+from vit_jax.weights.dialects import pytorch, timm_config, timm_rotary, timm_zoo
 from vit_jax.weights.dialects.pytorch import linear, norm
 from vit_jax.weights.dialects.timm_zoo import refused
 from vit_jax.weights.rules import Rule
@@ -78,6 +78,7 @@ _VIT = (
     Rule("blocks/scale2", f"{_BLOCK}.gamma_2"),
     *linear("blocks/mlp/up", f"{_BLOCK}.mlp.w12"),
     *linear("blocks/mlp/down", f"{_BLOCK}.mlp.w3"),
+    *timm_rotary.RULES,
 )
 # The ResNet in a hybrid; the one that is a root alone has no "stem".
 _RESNET = (
@@ -117,7 +118,9 @@ def _vit_says(tensors: Tensors) -> dict[str, Any]:
 
 def _vit_loaded(leaves: Tensors) -> Tensors:
     """One last LayerNorm, and a packed SwiGLU's two parts apart."""
-    leaves = _as_counted_here(_with_key_bias(leaves))
+    if timm_zoo.rotary(leaves.config) is None:
+        leaves = _with_key_bias(leaves)
+    leaves = _as_counted_here(leaves)
     shapes = leaves.shapes
     if f"{_FC_NORM}/scale" in shapes:
         if "norm/scale" in shapes:
@@ -186,7 +189,12 @@ def _vit_saved(
     if 0 < arch.positioned < arch.prefix:
         leaves, arch = pytorch.with_positions(leaves, arch, 0)
     if arch.mlp == "swiglu":
-        arch, leaves = arch.replace(gelu="erf"), _packed(leaves)
+        arch = arch.replace(gelu="erf")
+    if arch.rope != "none":
+        leaves = timm_rotary.saved(leaves, arch)
+    else:
+        leaves, arch = _with_key_bias(leaves), arch.replace(key_bias=True)
+        leaves = _packed(leaves) if arch.mlp == "swiglu" else leaves
     if arch.final_norm == "pooled":
         leaves = pytorch.renamed(leaves, "norm", _FC_NORM)
     return leaves, arch

@@ -15,7 +15,7 @@ from vit_jax.models.mixer import MixerArchitecture
 from vit_jax.models.vit_architecture import VitArchitecture
 from vit_jax.weights import outputs
 from vit_jax.weights.dialect import Config
-from vit_jax.weights.dialects import pytorch, timm_data, timm_zoo
+from vit_jax.weights.dialects import pytorch, timm_data, timm_rotary, timm_zoo
 from vit_jax.weights.dialects.timm_zoo import part
 
 
@@ -77,6 +77,8 @@ _SIZES = {
 
 def _architecture_name(arch: VitArchitecture) -> str:
     """The nearest of the zoo; the arguments say all that differs from it."""
+    if arch.rope != "none":
+        return timm_rotary.architecture_name(arch)
     if arch.norm == "post":
         return "vit_base_patch16_rpn_224"
     if arch.pool == "distilled":
@@ -93,15 +95,6 @@ def _architecture_name(arch: VitArchitecture) -> str:
             if arch.patch[0] in patches and arch.patch[0] == arch.patch[1]:
                 return f"vit_{theirs}_patch{arch.patch[0]}_224"
     return "vit_base_patch16_224"
-
-
-def _ratio(width: int, hidden: int) -> float:
-    """What times the width gives, cut to a whole number, the hidden width."""
-    return (
-        hidden / width
-        if int(width * (hidden / width)) == hidden
-        else ((hidden + 0.5) / width)
-    )
 
 
 def of_vit(
@@ -122,7 +115,7 @@ def of_vit(
         "embed_dim": arch.width,
         "depth": arch.depth,
         "num_heads": arch.heads,
-        "mlp_ratio": _ratio(arch.width, arch.mlp_width * (1 + swiglu)),
+        "mlp_ratio": pytorch.ratio(arch.width, arch.mlp_width * (1 + swiglu)),
         "qkv_bias": arch.qkv_bias,
         "qk_norm": arch.qk_norm,
         "init_values": (arch.layer_scale or None) if arch.norm == "pre" else None,
@@ -135,6 +128,8 @@ def of_vit(
         "fc_norm": arch.final_norm == "pooled",
         "act_layer": "silu" if swiglu else acts[arch.gelu],
     }
+    if arch.rope != "none":
+        arguments = timm_rotary.arguments(arch, arguments)
     return {
         "architecture": _architecture_name(arch),
         "num_classes": arch.num_classes,
@@ -187,7 +182,7 @@ def of_mixer(
             "patch_size": pytorch.side(arch.patch),
             "num_blocks": arch.depth,
             "embed_dim": arch.width,
-            "mlp_ratio": [_ratio(arch.width, hidden) for hidden in widths],
+            "mlp_ratio": [pytorch.ratio(arch.width, hidden) for hidden in widths],
         }
     return {
         "architecture": name or "MlpMixer",

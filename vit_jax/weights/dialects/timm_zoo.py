@@ -12,7 +12,7 @@ from typing import Any
 
 from vit_jax import errors
 from vit_jax.weights.dialect import Config
-from vit_jax.weights.dialects import pytorch
+from vit_jax.weights.dialects import pytorch, timm_rotary
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -36,7 +36,7 @@ _ZOO: tuple[tuple[str, dict[str, Any]], ...] = (
     (r"flexivit_.*", {"posemb_resample": "bilinear"}),
 )
 # Its other architectures' heads are 64 wide.
-_IN_ZOO = r"(vit|deit3?|flexivit|eva)_.*"
+_IN_ZOO = r"(vit|deit3?|flexivit|eva|eva02)_.*"
 # These have no tensors of their own for their positions.
 _ROTARY = r"_rope_|_dinov3|_lingbot|_sapiens2|^vit_pe_|^eva02_(?!enormous_)"
 # Of those whose queries and values alone have biases, the ones without rotation.
@@ -50,7 +50,6 @@ _OTHERS: tuple[tuple[str, str], ...] = (
     (r"blocks\.\d+\.attns\..*", "whose blocks run several attentions side by side"),
     (r"blocks\.\d+\.(attn|mlp)\.norm\..*", "with norms inside attention and MLP"),
     (r"(blocks\.\d+\.attn\.)?(shared_)?rel(ative)?_pos.*", "with relative positions"),
-    (r"rope\..*", "with rotary positions"),
     (r"blocks\.\d+\.attn\.q_proj\..*", "with q_proj apart, as its rotary EVAs"),
     (r"patch_embed\.backbone\..*running_mean", "with batch norms before the patches"),
 )
@@ -93,9 +92,10 @@ def fields(config: Config | None, shapes: Shapes) -> dict[str, Any]:
     Raises:
         errors.UserError: a network that is not one of ours.
     """
-    zoo = str(argument(config, "architecture") or "").partition(".")[0]
-    _refuse_others(config, shapes, zoo)
-    found: dict[str, Any] = {}
+    zoo = _architecture(config)
+    turns = rotary(config)
+    _refuse_others(config, shapes, zoo, turns is not None)
+    found: dict[str, Any] = dict(turns or {})
     for regex, values in _ZOO:
         if re.fullmatch(regex, zoo):
             found |= values
@@ -112,6 +112,19 @@ def fields(config: Config | None, shapes: Shapes) -> dict[str, Any]:
     elif "heads" not in found and re.fullmatch(_IN_ZOO, zoo) and width >= 64:
         found["heads"] = width // 64
     return found | _activation(config, _is_swiglu(shapes)) | _pool(config, shapes)
+
+
+def _architecture(config: Config | None) -> str:
+    """Its name without a tag."""
+    return str(argument(config, "architecture") or "").partition(".")[0]
+
+
+def rotary(config: Config | None) -> dict[str, Any] | None:
+    """Returns the fields of a model with rotary positions; None: with none of ours."""
+    zoo = _architecture(config)
+    if not timm_rotary.is_known(zoo):
+        return None
+    return timm_rotary.fields(zoo, {**(config or {}), **part(config, "model_args")})
 
 
 def _of_a_nameless_clip(config: Config | None) -> dict[str, Any]:
@@ -147,18 +160,21 @@ def positions(shapes: Shapes, image_size: tuple[int, int] | None) -> dict[str, A
     return {"prefix_positions": count}
 
 
-def _refuse_others(config: Config | None, shapes: Shapes, zoo: str) -> None:
+def _refuse_others(
+    config: Config | None, shapes: Shapes, zoo: str, turns: bool
+) -> None:
     """Raises `UserError` for what has our names and is another function."""
-    if re.search(_ROTARY, zoo):
-        raise refused("with rotary positions")
+    if re.search(_ROTARY, zoo) and not turns:
+        raise refused("with rotary positions of another kind")
     for regex, what in _OTHERS:
         if any(re.fullmatch(regex, name) for name in shapes):
             raise refused(what)
-    rotary = "pos_embed" not in shapes and argument(config, "pos_embed") != "none"
+    unsaid = "pos_embed" not in shapes and argument(config, "pos_embed") != "none"
     split = "blocks.0.attn.q_bias" in shapes and not re.fullmatch(_SPLIT_BIAS, zoo)
-    if rotary or split:
-        raise refused("with rotary positions")
+    if (unsaid or split or "rope.freqs" in shapes) and not turns:
+        raise refused("with rotary positions that no config.json beside it tells of")
     every = bool(argument(config, "pool_include_prefix")) or zoo == _POOLS_PREFIX
+    every |= turns and "attn_pool.latent" in shapes
     if prefix(shapes) and every != ("attn_pool.latent" in shapes):
         wrong = "both patches and the tokens before them" if every else "patches alone"
         raise refused(f"that pools {wrong}" + ("" if every else " by attention"))

@@ -77,6 +77,8 @@ def _timm(text: str, dialect: str) -> Iterable[Row]:
         quick = timm.QUICK in architecture
         options = {"gelu": "quick"} if quick else {}
         home = architecture.replace(timm.QUICK, "_clip_")
+        elsewhere = (timm.ELSEWHERE[s] for s in timm.ELSEWHERE if home.endswith(s))
+        owner = next(elsewhere, _ORGANISATION)
         for tag in tags:
             yield Row(
                 f"{_ORGANISATION}{architecture}.{tag}",
@@ -84,7 +86,7 @@ def _timm(text: str, dialect: str) -> Iterable[Row]:
                 tag,
                 int(size),
                 dialect,
-                f"{_ORGANISATION}{home}.{tag}",
+                f"{owner}{home}.{tag}",
                 options=options,
             )
 

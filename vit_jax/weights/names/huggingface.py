@@ -5,7 +5,7 @@ dialect. Another organisation's models, or towers, are lines of their own here.
 """
 
 _VIT, _DEIT, _DINOV2 = "hf_vit", "hf_deit_distilled", "hf_dinov2"
-_REGISTERS = "hf_dinov2_with_registers"
+_REGISTERS, _DINOV3 = "hf_dinov2_with_registers", "hf_dinov3"
 
 TABLE: dict[str, tuple[str, int, str]] = {
     "google/vit-base-patch16-224": ("B/16", 224, _VIT),
@@ -55,6 +55,14 @@ TABLE: dict[str, tuple[str, int, str]] = {
         *("S/14", 224),
         _REGISTERS,
     ),
+    "facebook/dinov3-vit7b16-pretrain-lvd1689m": ("", 224, _DINOV3),
+    "facebook/dinov3-vit7b16-pretrain-sat493m": ("", 224, _DINOV3),
+    "facebook/dinov3-vitb16-pretrain-lvd1689m": ("B/16", 224, _DINOV3),
+    "facebook/dinov3-vith16plus-pretrain-lvd1689m": ("", 224, _DINOV3),
+    "facebook/dinov3-vitl16-pretrain-lvd1689m": ("L/16", 224, _DINOV3),
+    "facebook/dinov3-vitl16-pretrain-sat493m": ("L/16", 224, _DINOV3),
+    "facebook/dinov3-vits16-pretrain-lvd1689m": ("S/16", 224, _DINOV3),
+    "facebook/dinov3-vits16plus-pretrain-lvd1689m": ("", 224, _DINOV3),
     "facebook/vit-msn-base": ("B/16", 224, _VIT),
     "facebook/vit-msn-base-4": ("B/4", 224, _VIT),
     "facebook/vit-msn-large": ("L/16", 224, _VIT),

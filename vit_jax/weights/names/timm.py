@@ -7,6 +7,7 @@ towers called "quickgelu" are the repositories of the others, read with another 
 """
 
 _VIT = """
+vit_7b_patch16_dinov3 - 256 lvd1689m sat493m
 vit_base_patch14_dinov2 B/14 518 lvd142m
 vit_base_patch14_reg1_tipsv2 B/14 448 webli
 vit_base_patch14_reg4_dinov2 B/14 518 lvd142m
@@ -20,8 +21,16 @@ vit_base_patch16_clip_224 B/16 224 datacompxl dfn2b laion2b laion2b_ft_in1k
 vit_base_patch16_clip_384 B/16 384 laion2b_ft_in1k laion2b_ft_in12k_in1k
     openai_ft_in1k openai_ft_in12k_in1k
 vit_base_patch16_clip_quickgelu_224 B/16 224 metaclip_2pt5b metaclip_400m openai
+vit_base_patch16_dinov3 B/16 256 lvd1689m
+vit_base_patch16_dinov3_qkvb B/16 256 eupe_lvd1689m lvd1689m
+vit_base_patch16_lingbot B/16 512 robbyant
 vit_base_patch16_plus_clip_240 - 240 laion400m_e32
 vit_base_patch16_radio_v3 B/16 512 c_radio
+vit_base_patch16_rope_224 B/16 224 naver_in1k
+vit_base_patch16_rope_ape_224 B/16 224 naver_in1k
+vit_base_patch16_rope_mixed_224 B/16 224 naver_in1k
+vit_base_patch16_rope_mixed_ape_224 B/16 224 naver_in1k
+vit_base_patch16_rope_reg1_gap_256 B/16 256 sbb_in1k
 vit_base_patch16_rpn_224 B/16 224 sw_in1k
 vit_base_patch16_siglip_224 B/16 224 v2_webli webli
 vit_base_patch16_siglip_256 B/16 256 v2_webli webli webli_i18n
@@ -52,11 +61,13 @@ vit_betwixt_patch16_reg1_gap_256 - 256 sbb_in1k
 vit_betwixt_patch16_reg4_gap_256 - 256 sbb2_e200_in12k sbb2_e200_in12k_ft_in1k
     sbb_in1k sbb_in12k sbb_in12k_ft_in1k
 vit_betwixt_patch16_reg4_gap_384 - 384 sbb2_e200_in12k_ft_in1k
+vit_betwixt_patch16_rope_reg4_gap_256 - 256 sbb_in1k
 vit_betwixt_patch32_clip_224 - 224 tinyclip_laion400m
 vit_giant_patch14_clip_224 g/14 224 laion2b
 vit_giant_patch14_dinov2 - 518 lvd142m
 vit_giant_patch14_reg1_tipsv2 - 448 webli
 vit_giant_patch14_reg4_dinov2 - 518 lvd142m
+vit_giant_patch16_lingbot - 512 robbyant
 vit_giant_patch16_radio_v3 - 512 c_radio
 vit_giantopt_patch16_siglip_256 g-opt/16 256 v2_webli
 vit_giantopt_patch16_siglip_384 g-opt/16 384 v2_webli
@@ -74,6 +85,8 @@ vit_huge_patch14_clip_quickgelu_224 H/14 224 dfn5b metaclip2_worldwide metaclip_
 vit_huge_patch14_clip_quickgelu_378 H/14 378 dfn5b
 vit_huge_patch16_radio_v3 H/16 512 c_radio
 vit_huge_patch16_radio_v4 H/16 512 c_radio
+vit_huge_plus_patch16_dinov3 - 256 lvd1689m
+vit_huge_plus_patch16_dinov3_qkvb - 256 lvd1689m
 vit_intern300m_patch14_448 L/14 448 ogvl_2pt5 ogvl_dist
 vit_large_patch14_clip_224 L/14 224 apple_mclip2_dfndr2b datacompxl dfn2b dfn2b_s39b
     laion2b laion2b_ft_in1k laion2b_ft_in12k laion2b_ft_in12k_in1k laion400m_e32
@@ -89,7 +102,14 @@ vit_large_patch14_reg1_tipsv2 L/14 448 webli
 vit_large_patch14_reg4_dinov2 L/14 518 lvd142m
 vit_large_patch16_224 L/16 224 augreg_in21k augreg_in21k_ft_in1k mae orig_in21k
 vit_large_patch16_384 L/16 384 augreg_in21k_ft_in1k
+vit_large_patch16_dinov3 L/16 256 lvd1689m sat493m
+vit_large_patch16_dinov3_qkvb L/16 256 lvd1689m sat493m
+vit_large_patch16_lingbot L/16 512 robbyant
 vit_large_patch16_radio_v3 L/16 512 c_radio
+vit_large_patch16_rope_224 L/16 224 naver_in1k
+vit_large_patch16_rope_ape_224 L/16 224 naver_in1k
+vit_large_patch16_rope_mixed_224 L/16 224 naver_in1k
+vit_large_patch16_rope_mixed_ape_224 L/16 224 naver_in1k
 vit_large_patch16_siglip_256 L/16 256 v2_webli webli
 vit_large_patch16_siglip_384 L/16 384 v2_webli webli
 vit_large_patch16_siglip_512 L/16 512 v2_webli
@@ -108,17 +128,28 @@ vit_medium_patch16_gap_256 M/16 256 sw_in12k_ft_in1k
 vit_medium_patch16_gap_384 M/16 384 sw_in12k_ft_in1k
 vit_medium_patch16_reg1_gap_256 M/16 256 sbb_in1k
 vit_medium_patch16_reg4_gap_256 M/16 256 sbb_in1k sbb_in12k sbb_in12k_ft_in1k
+vit_medium_patch16_rope_reg1_gap_256 M/16 256 sbb_in1k
 vit_medium_patch32_clip_224 M/32 224 tinyclip_laion400m
 vit_mediumd_patch16_reg4_gap_256 - 256 sbb2_e200_in12k sbb2_e200_in12k_ft_in1k
     sbb_in12k sbb_in12k_ft_in1k
 vit_mediumd_patch16_reg4_gap_384 - 384 sbb2_e200_in12k_ft_in1k
+vit_mediumd_patch16_rope_reg1_gap_256 - 256 sbb_in1k
 vit_small_patch14_dinov2 S/14 518 lvd142m
 vit_small_patch14_reg4_dinov2 S/14 518 lvd142m
 vit_small_patch16_224 S/16 224 augreg_in1k augreg_in21k augreg_in21k_ft_in1k dino
 vit_small_patch16_384 S/16 384 augreg_in1k augreg_in21k_ft_in1k
+vit_small_patch16_dinov3 S/16 256 lvd1689m
+vit_small_patch16_dinov3_qkvb S/16 256 eupe_lvd1689m lvd1689m
+vit_small_patch16_lingbot S/16 512 robbyant
+vit_small_patch16_rope_224 S/16 224 naver_in1k
+vit_small_patch16_rope_ape_224 S/16 224 naver_in1k
+vit_small_patch16_rope_mixed_224 S/16 224 naver_in1k
+vit_small_patch16_rope_mixed_ape_224 S/16 224 naver_in1k
 vit_small_patch32_224 S/32 224 augreg_in21k augreg_in21k_ft_in1k
 vit_small_patch32_384 S/32 384 augreg_in21k_ft_in1k
 vit_small_patch8_224 S/8 224 dino
+vit_small_plus_patch16_dinov3 - 256 lvd1689m
+vit_small_plus_patch16_dinov3_qkvb - 256 lvd1689m
 vit_small_r26_s32_224 R26+S/32 224 augreg_in21k augreg_in21k_ft_in1k
 vit_small_r26_s32_384 R26+S/32 384 augreg_in21k_ft_in1k
 vit_so150m2_patch16_reg1_gap_256 - 256 sbb_e200_in12k sbb_e200_in12k_ft_in1k
@@ -147,6 +178,7 @@ vit_so400m_patch16_siglip_gap_384 So400m/16 384 v2_webli
 vit_so400m_patch16_siglip_gap_512 So400m/16 512 v2_webli
 vit_tiny_patch16_224 Ti/16 224 augreg_in21k augreg_in21k_ft_in1k
 vit_tiny_patch16_384 Ti/16 384 augreg_in21k_ft_in1k
+vit_tiny_patch16_dinov3_qkvb Ti/16 256 eupe_lvd1689m
 vit_tiny_r_s16_p8_224 R+Ti/16 224 augreg_in21k augreg_in21k_ft_in1k
 vit_tiny_r_s16_p8_384 R+Ti/16 384 augreg_in21k_ft_in1k
 vit_wee_patch16_reg1_gap_256 - 256 sbb_in1k
@@ -168,6 +200,10 @@ deit_small_patch16_224 S/16 224 fb_in1k
 deit_tiny_distilled_patch16_224 Ti/16 224 fb_in1k
 deit_tiny_patch16_224 Ti/16 224 fb_in1k
 eva02_enormous_patch14_clip_224 - 224 laion2b laion2b_plus
+eva02_small_patch14_224 - 224 mim_in22k
+eva02_small_patch14_336 - 336 mim_in22k_ft_in1k
+eva02_tiny_patch14_224 - 224 mim_in22k
+eva02_tiny_patch14_336 - 336 mim_in22k_ft_in1k
 eva_giant_patch14_224 g/14 224 clip_ft_in1k
 eva_giant_patch14_336 g/14 336 clip_ft_in1k m30m_ft_in22k_in1k
 eva_giant_patch14_560 g/14 560 m30m_ft_in22k_in1k
@@ -189,4 +225,6 @@ mixer_l16_224 Mixer-L/16 224 goog_in21k goog_in21k_ft_in1k
 # Text of a table -> the dialect of its files. Other dialects get a text and a row.
 TABLES: dict[str, str] = {_VIT: "timm", _MIXER: "timm_mixer"}
 
+# Where what is not in timm's own organisation lies.
+ELSEWHERE = {"_lingbot": "belfner/"}
 QUICK = "_clip_quickgelu_"
