@@ -129,6 +129,9 @@ def get_config() -> ConfigDict:
     config.data.eval.filter = ""
 
     config.optimizer = ConfigDict()
+    # With skip_bad_steps: a loss so many standard deviations above the mean of the last
+    # 128 steps is bad, too; 6 for instance. 0: every finite one is good
+    config.optimizer.skip_spikes = 0.0
     config.optimizer.name = "adam"  # adam | sgd | adafactor
     config.optimizer.lr = 1e-3  # peak
     config.optimizer.schedule = "linear"  # constant | linear | cosine | rsqrt | stairs

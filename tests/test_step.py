@@ -125,7 +125,7 @@ def test_without_a_verdict_the_program_is_that_of_a_plain_step():
     ours = step.make_train_step(loss_fn, tx, seed=0, ema_decay=0.9)
     assert lowered(ours, tx, ema=True) == plain
     asked = step.make_train_step(
-        loss_fn, tx, seed=0, ema_decay=0.9, verdict=lambda loss, norm: norm < 1.0
+        loss_fn, tx, seed=0, ema_decay=0.9, verdict=lambda loss, norm, _: norm < 1.0
     )
     assert lowered(asked, tx, ema=True) != plain
 
@@ -144,7 +144,7 @@ def test_an_update_that_is_not_taken_leaves_the_state_to_the_bit():
             tx,
             seed=0,
             ema_decay=0.9,
-            verdict=lambda loss, norm: jnp.isfinite(loss) & jnp.isfinite(norm),
+            verdict=step.verdict(1, 0.0),
         ),
     )
     good, bad = {"x": jnp.asarray(ROWS)}, {"x": jnp.asarray(ROWS).at[3, 2].set(np.nan)}

@@ -318,11 +318,12 @@ def _settings(
 
 def _of_steps(config: Mapping[str, Any], info: catalog.DatasetInfo) -> dict[str, Any]:
     """What a step needs of its configuration."""
+    bad = config["skip_bad_steps"], config["optimizer"]["skip_spikes"]
     return {
         "seed": config["seed"],
         "microbatches": config["microbatches"],
         "ema_decay": config["ema"],
-        "verdict": step_lib.is_finite if config["skip_bad_steps"] else None,
+        "verdict": step_lib.verdict(*bad),
         "augmentations": augment.chosen(config["data"], info.num_classes),
     }
 

@@ -20,8 +20,8 @@ Metrics = dict[str, jax.Array]
 LossFn = Callable[..., tuple[jax.Array, Metrics]]
 # (batch, key) -> the batch changed at random, inside the step
 Augmentation = Callable[[Batch, jax.Array], Batch]
-# (loss, global gradient norm) -> bool scalar: take the update of this step?
-Verdict = Callable[[jax.Array, jax.Array], jax.Array]
+# (loss, global gradient norm, optimizer state) -> bool scalar: take the step's update?
+Verdict = Callable[[jax.Array, jax.Array, Any], jax.Array]
 # (params, uint8 images [b, height, width, 3]) -> {"features", "logits"}
 Forward = Callable[[Params, jax.Array], dict[str, jax.Array]]
 # From the parameters of a model to named figures.

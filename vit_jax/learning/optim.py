@@ -280,6 +280,7 @@ def of_a_run(
     total_steps: int,
     warmup_steps: int,
     cooldown_steps: int,
+    skip_spikes: float,
     multiplier: Multiplier | None = None,
     **options: Any,
 ) -> tuple[optax.GradientTransformation, schedules.Schedule]:
@@ -298,6 +299,7 @@ def of_a_run(
         total_steps: the length of the run.
         warmup_steps: of it.
         cooldown_steps: of it.
+        skip_spikes: as `step.verdict` takes it; 0: no loss is watched.
         multiplier: as `make_optimizer` takes it.
         **options: of `make_optimizer`.
 
@@ -323,4 +325,8 @@ def of_a_run(
         multiplier=multiplier,
         **options,
     )
+    if skip_spikes:
+        from vit_jax.learning import spikes  # which few runs watch
+
+        tx = spikes.watched(tx)
     return tx, rate

@@ -83,14 +83,23 @@ def _if_taken(taken: jax.Array, new: TrainState, old: TrainState) -> TrainState:
     return jax.tree.map(lambda a, b: jnp.where(taken, a, b), new, kept)
 
 
-def is_finite(loss: jax.Array, norm: jax.Array) -> jax.Array:
-    """Returns whether a step is sound: the verdict that leaves out those that are not.
+def verdict(skip_bad_steps: int, skip_spikes: float) -> Verdict | None:
+    """Returns what decides whether a step is taken: loss and gradients are finite.
 
     Args:
-        loss: Its loss.
-        norm: The global norm of its gradients.
+        skip_bad_steps: 0: None, every step is taken.
+        skip_spikes: A loss is no spike, either: see `spikes.none`. 0: any will do.
     """
-    return jnp.isfinite(loss) & jnp.isfinite(norm)
+
+    def is_sound(loss: jax.Array, norm: jax.Array, opt_state: Any) -> jax.Array:
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        if not skip_spikes:
+            return finite
+        from vit_jax.learning import spikes  # which few runs watch
+
+        return finite & spikes.none(opt_state, loss, skip_spikes)
+
+    return is_sound if skip_bad_steps else None
 
 
 def make_train_step(
@@ -120,11 +129,11 @@ def make_train_step(
         ema_decay: The factor of the Polyak average in `state.ema`; unused without one.
         augmentations: Random changes of the whole batch, one after the other, before it
             is cut in microbatches. Each has a key of its own.
-        verdict: Says of the loss and the global norm of the gradients (before clipping)
-            whether the step's update is taken. Where it is not, parameters, optimizer
-            state and average stay as they were, to the bit; the step counts, so that
-            the next one has other data and its own learning rate. None: every update
-            is taken.
+        verdict: Says of the loss, the global norm of the gradients (before clipping)
+            and the optimizer's state whether the step's update is taken. Where it is
+            not, parameters, optimizer state and average stay as they were, to the bit;
+            the step counts, so that the next one has other data and its own learning
+            rate. None: every update is taken.
         gather: Goes, once a step, from stored parameters to those of `loss_fn`.
         scatter: Goes from gradients of those to the ones the optimizer reads.
         gather_frozen: What `gather` is, of the parameters of frozen models.
@@ -151,7 +160,9 @@ def make_train_step(
             [jnp.sum(jnp.square(g.astype(jnp.float32))) for g in jax.tree.leaves(grads)]
         )
         # Where every update is taken the optimizer counts the same steps by itself.
-        told = {} if verdict is None else {"step": state.step}
+        told = {}
+        if verdict is not None:
+            told = {"step": state.step, "loss": metrics["loss"]}
         updates, opt_state = tx.update(grads, state.opt_state, state.params, **told)
         params = cast(Params, optax.apply_updates(state.params, updates))
         ema = state.ema
@@ -160,7 +171,8 @@ def make_train_step(
         metrics |= {"grad_norm": jnp.sqrt(squares.sum()), "grad_squares": squares}
         new = TrainState(state.step + 1, params, opt_state, ema)
         if verdict is not None:
-            taken = verdict(metrics["loss"], metrics["grad_norm"])
+            judged = metrics["loss"], metrics["grad_norm"], state.opt_state
+            taken = verdict(*judged)
             metrics["skipped"] = 1.0 - taken.astype(jnp.float32)
             new = _if_taken(taken, new, state)
         return new, metrics

@@ -184,6 +184,7 @@ CHECKS: list[tuple[str, Callable[[Any], bool], str]] = [
     (r"^microbatches$", *_number(1, 2**16)),
     (r"^keep$", *_number(1, 1000)),
     (r"^skip_bad_steps$", *_number(0, 2**20)),
+    (r"^optimizer\.skip_spikes$", *_number(0, 1e6)),
     (r"^masked\.(rate|mask|replace)$", *_number(0, 1)),
     (r"^loss$", *_one_of("sigmoid", "softmax")),
     (r"^labels$", *_one_of("auto", "names", "order")),
@@ -269,6 +270,13 @@ def check_values(config: Mapping[str, Any]) -> None:
                 break
         if not _finite(value):
             raise errors.UserError(f"{name}={value!r}: want finite numbers")
+    if "optimizer" in config:
+        deviations = config["optimizer"]["skip_spikes"]
+        if deviations and not config["skip_bad_steps"]:
+            raise errors.UserError(
+                f"optimizer.skip_spikes={deviations!r} leaves out no step while "
+                "skip_bad_steps=0; want both, as in --config.skip_bad_steps=10"
+            )
     if "lora" in config and config["lora"]["rank"] and not config["init_from"]:
         raise errors.UserError(
             f"lora.rank={config['lora']['rank']} changes weights that are there; want "
