@@ -1,5 +1,6 @@
 """Features of a whole split, in the order of the dataset."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -26,10 +27,12 @@ def collect(
     transform: Any,
     batch_size: int,
     mesh: Mesh,
+    between: Callable[[], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns features float32 [n, d] and integer labels [n] of a split.
 
-    Every process holds all of them. Images that could not be read are left out.
+    Every process holds all of them. Images that could not be read are left out. The
+    rest is as `batches.run` takes it.
 
     Raises:
         UserError: labels that are not single classes, features that are not finite.
@@ -42,6 +45,7 @@ def collect(
         transform=transform,
         batch_size=batch_size,
         mesh=mesh,
+        between=between,
     )
     rows: dict[str, list[np.ndarray]] = {}
     for part in parts:
