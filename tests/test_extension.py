@@ -1,5 +1,6 @@
 """A run goes on to another length where its rates so far do not depend on it."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from configs import quickstart
 from vit_jax import errors, experiment
 from vit_jax.data import catalog
-from vit_jax.runs import extension
+from vit_jax.runs import extension, workdir
 
 INFO = catalog.describe("digits")
 
@@ -66,3 +67,17 @@ def test_nothing_saved_may_be_anything():
 def test_a_run_gets_no_shorter_than_it_is():
     with pytest.raises(errors.UserError, match="10 steps are done, 8 are fewer"):
         check("8 steps", 10, **changes("constant"))
+
+
+def test_a_key_of_a_later_version_is_at_its_default_in_an_older_workdir(tmp_path):
+    stored = config()
+    del stored["optimizer"]["skip_spikes"], stored["data"]["train"]["filter"]
+    stored["optimizer"]["lr"] = 0.125
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    found = workdir.read_config(tmp_path)
+    assert (
+        found["optimizer"]["skip_spikes"] == 0 == len(found["data"]["train"]["filter"])
+    )
+    assert found["optimizer"]["lr"] == 0.125
+    assert found["evals"].keys() == stored["evals"].keys()
+    experiment.schedule_of(found, INFO)

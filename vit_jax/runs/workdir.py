@@ -34,6 +34,9 @@ FREE = (
 def read_config(workdir: Path) -> dict[str, Any] | None:
     """Returns the configuration that a workdir was started with; None: it was not.
 
+    A key that it does not have came with a later version, which leaves runs as they
+    were at its default: that is filled in.
+
     Raises:
         UserError: it is damaged.
     """
@@ -42,13 +45,24 @@ def read_config(workdir: Path) -> dict[str, Any] | None:
         stored = json.loads(path.read_text()) if path.exists() else None
         if not isinstance(stored, dict | None):
             raise ValueError("no configuration")
-        return stored
+        if stored is None:
+            return None
+        # Which evaluations there are is the run's own; `changed_evals` compares them.
+        known = {k: v for k, v in packaged.defaults().items() if k != "evals"}
+        return _completed(stored, known)
     except ValueError as error:
         raise errors.UserError(
             f"{path} is damaged: {error}; remove it if the workdir is this run's"
         ) from error
     except OSError as error:
         raise _unwritable(workdir, error) from error
+
+
+def _completed(stored: Any, defaults: Any) -> Any:
+    if not (isinstance(stored, Mapping) and isinstance(defaults, Mapping)):
+        return stored
+    own = {key: _completed(value, defaults.get(key)) for key, value in stored.items()}
+    return {**defaults, **own}
 
 
 @contextlib.contextmanager
@@ -108,18 +122,12 @@ def check_same(
 ) -> None:
     """Raises `UserError` if a workdir is another configuration's.
 
-    A key that it does not have came with a later version, which leaves runs as they
-    were at its default.
-
     Args:
         workdir: for the message.
         ours: of this call.
         theirs: that `read_config` found.
         besides: keys that may differ as well, if no other does.
     """
-    defaults = validation.flatten(packaged.defaults())
-    known = {k: v for k, v in defaults.items() if not k.startswith("evals.")}
-    theirs = known | validation.flatten(theirs)
     differing = {
         key: pair
         for key, pair in validation.differences(ours, theirs).items()
