@@ -14,6 +14,7 @@ from absl import flags
 from vit_jax import __main__ as front
 from vit_jax import cli, errors
 from vit_jax.cli import help_page
+from vit_jax.commands import supervise
 
 
 def modules_after(name, *arguments):
@@ -82,7 +83,21 @@ def test_a_command_loads_no_other():
     assert "models" in rooms
 
 
-@pytest.mark.parametrize("name", front.COMMANDS)
+def test_help_of_what_loads_no_library_is_one_screen(monkeypatch, capsys):
+    """`vit_jax supervise` outlives what it starts, and shares no flags with it."""
+    monkeypatch.setattr(sys, "argv", ["supervise", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        supervise.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert not ended.value.code and len(lines) <= 40 and max(map(len, lines)) <= 100
+    assert "vit_jax supervise" in lines[0]
+    assert {"  --retries RETRIES  without progress"} <= set(lines)
+
+
+WITH_FLAGS = [name for name in front.COMMANDS if name != "supervise"]
+
+
+@pytest.mark.parametrize("name", WITH_FLAGS)
 def test_help_is_one_screen_of_our_own_flags(name, capsys):
     with commands.own_flags(name) as module:
         key = module.__name__

@@ -337,6 +337,8 @@ def supervise(tmp_path, ends, *options, seconds=0.0):
         ("0 9", 0, "9"),
         ("42 42 0 9", 0, "9"),
         ("42 2 0", 2, "0"),
+        ("137 139 0 9", 0, "9"),  # without memory, by a guard; by a signal
+        ("137 137 137 0", 42, "0"),
         ("4 0", 4, "0"),
         ("42 42 42 42", 42, "42"),  # two retries without progress
         ("42@0 42@5 42@9 42@9 42@12 0", 0, ""),  # progress starts the count anew

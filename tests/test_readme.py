@@ -9,6 +9,7 @@ import commands
 import pytest
 
 from vit_jax import __main__ as front
+from vit_jax.commands import supervise
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = (REPOSITORY / "README.md").read_text()
@@ -35,6 +36,9 @@ def test_there_are_commands():
 def test_a_command_is_one(line, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     words = shlex.split(line)
+    if words[:2] == ["vit_jax", "supervise"]:  # what it starts is a command, too
+        ours, words = supervise.split(words[2:])
+        supervise.parser().parse_args(ours)
     if module := re.fullmatch(r"vit_jax\.(\w+)", words[2] if len(words) > 2 else ""):
         parses(module[1], words[3:], monkeypatch)
     if words[0] == "vit_jax" and not words[1].isupper():  # `vit_jax COMMAND`

@@ -33,6 +33,9 @@ COMMANDS = {
     "sweep": Command(
         "vit_jax.commands.sweep", "Trains at all points of a grid, and tables.", TRAIN
     ),
+    "supervise": Command(
+        "vit_jax.commands.supervise", "Runs a command again until it is done.", TRAIN
+    ),
     "prepare": Command(
         "vit_jax.commands.prepare", "Downloads and prepares a TFDS dataset.", TRAIN
     ),

@@ -58,15 +58,19 @@ def _loop(
         requests.phases.enter(phases.FIRST_STEP)
         for step in range(run_.start + 1, run_.total + 1):
             tracing.before(step - run_.start)
-            state, values = exp.train_step(state, run_.next_batch(batches), *frozen)
+            try:
+                batch = run_.next_batch(batches)
+            except stopping.Interrupted:
+                raise run_.preempted(step - 1, state) from None
+            state, values = exp.train_step(state, batch, *frozen)
             run_.started(step, values)
             run_.log()  # the previous step: the device is busy with this one
             run_.log_later(step, values)
             stop = requests.turn()
+            if stop and step < run_.total:
+                raise run_.preempted(step, state)
             if stop or run_.due(step, exp.durations.save_every):
                 run_.save(step, state)
-            if stop and step < run_.total:
-                raise run_.preempted(step)
             run_.evaluate(step, state)
 
 

@@ -76,6 +76,7 @@ class Run:
         self.recent = recent.Recent(names, period, bad_in_a_row=exp.skip_bad_steps)
         self.evaluations = evaluations
         self.requests, self.phases = requests, requests.phases
+        self.phases.mark(start)
         self._examples = catalog.num_examples(exp.info, exp.data.train_split)
         self._saved = start
         self._running: collections.deque[jax.Array] = collections.deque()
@@ -86,10 +87,15 @@ class Run:
         return due(step, every, self.total)
 
     def next_batch(self, batches: Iterator[Batch]) -> Batch:
-        """Takes the next batch and places it on the devices."""
+        """Takes the next batch and places it on the devices.
+
+        Raises:
+            Interrupted: asked to stop, while it waits.
+        """
         began = time.perf_counter()
         with self.phases.within(phases.INPUT):
-            local = next(batches)
+            with self.requests.interruptible():
+                local = next(batches)
             # Asked for; among several processes JAX does not see that it is.
             with jax.transfer_guard_host_to_device("allow"):
                 batch = mesh_lib.to_global(local, self.exp.mesh)
@@ -153,8 +159,7 @@ class Run:
         try:
             self._evaluate(step, state, skip)
         except stopping.Interrupted:
-            self.save(step, state)
-            raise self.preempted(step) from None
+            raise self.preempted(step, state) from None
 
     def _evaluate(self, step: int, state: TrainState, skip: Collection[str]) -> None:
         params = state.params if state.ema is None else state.ema
@@ -170,6 +175,8 @@ class Run:
             self.writer.write(step, named | self._when(step))
             shown = metrics.figures_line(named)
             logging.info("step %d/%d | %s", step, self.total, shown)
+        if step == self._saved:  # neither are its evaluations made again
+            self.phases.mark(step)
 
     def save(self, step: int, state: TrainState) -> None:
         """Starts writing a checkpoint, after a look at what is being saved.
@@ -185,13 +192,13 @@ class Run:
         with self.phases.within(phases.SAVE), moving, self.clock.paused():
             self.checkpoints.save(state, self.describe(step))
         self._saved = step
+        self.phases.mark(step)
 
-    def preempted(self, step: int) -> errors.Preempted:
-        """Returns what ends a run that was asked to stop."""
-        return errors.Preempted(
-            f"asked to stop; saved step {step} of {self.total}. "
-            "Run the same command again to go on from there"
-        )
+    def preempted(self, step: int, state: TrainState) -> errors.Preempted:
+        """Saves, and returns what ends a run that was asked to stop."""
+        self.save(step, state)
+        done = f"saved step {step} of {self.total}" if step else "before the first step"
+        return errors.Preempted(f"asked to stop; {done}. {stopping.AGAIN}")
 
     def summary(self, *, corrupt: Sequence[str]) -> str:
         """Returns one line for the end of the run, with the images it did not read."""
@@ -210,6 +217,9 @@ class Run:
         self.phases.enter(phases.SAVE, "what is not on disk yet")
         try:
             self.checkpoints.close()
+            if self.phases.account is not None:
+                figures = self.phases.account() | self._when(self._saved)
+                self.writer.write(self._saved, figures)
         finally:
             self.writer.close()  # a service may take its time
 

@@ -62,6 +62,10 @@ class Now(NamedTuple):
 class Phases:
     """The phases of one process.
 
+    Attributes:
+        marks: The last steps that a run may go on from, with the seconds until then.
+        account: Gives the figures of all starts of the run, where somebody keeps them.
+
     Args:
         clock: Seconds; another one in tests.
     """
@@ -74,6 +78,8 @@ class Phases:
         self._since = self._sign = clock()
         self._signs = 0
         self._seconds = dict.fromkeys(CLASSES.values(), 0.0)
+        self.marks: list[tuple[int, dict[str, float]]] = []
+        self.account: Callable[[], dict[str, float]] | None = None
 
     def enter(self, phase: str, detail: str = "") -> None:
         """Ends the phase so far and begins another one."""
@@ -108,6 +114,11 @@ class Phases:
         with self._lock:
             seconds = self._clock() - self._sign
             return Now(self._phase, self._detail, self._step, seconds, self._signs)
+
+    def mark(self, step: int) -> None:
+        """Says that a run that goes on from this step has nothing to do again."""
+        others = [mark for mark in self.marks if mark[0] != step]
+        self.marks = [*others[-8:], (step, self.seconds())]
 
     def seconds(self) -> dict[str, float]:
         """Returns how long each class of `CLASSES` took so far."""

@@ -57,12 +57,12 @@ class Limits:
 
 # What each flag limits, and how long that may take by default.
 _FLAGS = {
-    "setup": ("to open data and weights and to restore a checkpoint", 1800),
-    "compile": ("to compile the step", 7200),
-    "first_step": ("for the first step, its images included", 1800),
-    "stall": ("without a step, or an image for it", 600),
-    "save": ("in which the loop waits for a checkpoint", 3600),
-    "eval": ("for one evaluation, its compilation included", 7200),
+    "setup": ("opening data and restoring", 1800),
+    "compile": ("compiling", 7200),
+    "first_step": ("for the first step", 1800),
+    "stall": ("for a step", 600),
+    "save": ("saving", 3600),
+    "eval": ("evaluating", 7200),
 }
 
 
@@ -72,7 +72,7 @@ def define_flags() -> None:
         flags.DEFINE_integer(
             f"{name}_timeout",
             seconds,
-            f"Seconds {what}; then it ends with 42. 0: no limit.",
+            f"Most seconds {what}, else 42; 0: any.",
             lower_bound=0,
         )
 
