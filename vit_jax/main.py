@@ -24,6 +24,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from vit_jax import cli, errors
+from vit_jax.host import files
 from vit_jax.runs import distributed, stopping, watchdog
 from vit_jax.settings import recipe, validation
 
@@ -81,7 +82,7 @@ def _main(argv: list[str]) -> int:
         print("\n".join([f"--config={path}", *as_flags(_CONFIG.value.to_dict())]))
         return errors.EXIT_DONE
     workdir = _WORKDIR.value or default_workdir(path)
-    validation.check_local(workdir, "--workdir")
+    validation.check_workdir(workdir, "--workdir")
     requests = stopping.of_process()
     with distributed.joined(requests):
         requests.begin()
@@ -101,7 +102,7 @@ def _main(argv: list[str]) -> int:
         if not first:  # all say the same
             logging.getLogger().setLevel(logging.WARNING)
         figures = train.run(
-            *(_CONFIG.value, Path(workdir), mesh),
+            *(_CONFIG.value, workdir, mesh),
             profile=_PROFILE.value,
             parameters=_PARAMETERS.value,
         )
@@ -109,7 +110,7 @@ def _main(argv: list[str]) -> int:
             if name.endswith("/top1"):
                 logging.info("%s accuracy: %.4f", name.removesuffix("/top1"), value)
         if first:
-            cli.print_figures({"workdir": str(Path(workdir)), **figures})
+            cli.print_figures({"workdir": str(files.folder(workdir)), **figures})
     return errors.EXIT_DONE
 
 

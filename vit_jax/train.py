@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from vit_jax import cli, errors, experiment
 from vit_jax.checkpoints import manager
 from vit_jax.data import catalog
+from vit_jax.host import files
 from vit_jax.parallel import memory
 from vit_jax.runs import (
     companions,
@@ -130,10 +131,10 @@ def _run_on(
         return run(naming.with_dataset(config, given.name), workdir, mesh, **options)
 
 
-def _check_writers(exp: experiment.Experiment) -> None:
+def _check_writers(exp: experiment.Experiment, workdir: Path) -> None:
     from vit_jax.runs import writers  # which load when a run is made
 
-    writers.check(exp.writers)
+    writers.check(exp.writers, workdir)
 
 
 def run(
@@ -173,7 +174,7 @@ def run(
         NonFiniteError: the loss is no number any more.
         Preempted: stopped by SIGTERM, with its state saved.
     """
-    validation.check_local(workdir, "workdir")
+    validation.check_workdir(workdir, "workdir", profile=profile)
     config = recipe.plain(config)
     if source is not None:
         options: dict[str, Any] = {"profile": profile, "parameters": parameters}
@@ -183,10 +184,10 @@ def run(
         from vit_jax.runs import measuring  # which no training needs
 
         return measuring.run(config, workdir, mesh)
-    workdir = Path(workdir)
+    workdir = files.folder(workdir)
     began = extension.began(config, workdir)
     exp = experiment.assemble(config, mesh, start=began)
-    _check_writers(exp)
+    _check_writers(exp, workdir)
     exp = exp.evaluating(evaluations.available(exp.evals, data_dir=exp.data.data_dir))
     total = exp.durations.total
     checkpoints = manager.Checkpoints(workdir, keep=exp.keep)

@@ -25,10 +25,12 @@ import orbax.checkpoint as ocp
 
 from vit_jax import errors, models, tree
 from vit_jax.data import preprocessing as preprocessing_lib
+from vit_jax.host import files
 from vit_jax.learning import losses
 
 FORMAT = 1
 FOLDER = "checkpoints"
+COMMITTED = "commit_success.txt"  # orbax's, in a bucket
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def handler() -> ocp.PyTreeCheckpointHandler:
 def metadata(path: Path) -> Any:
     """Returns what orbax says of a tree on disk."""
     # It says that it wants a Path of etils.
-    path = path.absolute()
+    path = files.absolute(path)
     return handler().metadata(path).tree  # pyright: ignore[reportArgumentType]
 
 
@@ -124,7 +126,7 @@ def plain_metadata(path: Path) -> Any:
 
 def read_item(folder: Path, item: str, like: Any | None = None) -> Any:
     """Reads one tree: onto the shardings of `like`, or as numpy arrays."""
-    path = (folder / item).absolute()
+    path = files.absolute(folder / item)
     if like is None:
         args = jax.tree.map(
             lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata(path)
@@ -155,20 +157,26 @@ def reason(error: Exception) -> str:
     return text.splitlines()[0][:300]
 
 
+def is_whole(folder: Path) -> bool:
+    """Returns whether a checkpoint is at a path that was written to the end.
+
+    On a file system its folder gets its name then, in a bucket a file says it.
+    """
+    if files.address(folder) and not (folder / COMMITTED).exists():
+        return False
+    return (folder / "description" / "metadata").is_file()
+
+
 def available(directory: Path) -> list[int]:
     """Steps under a `checkpoints` folder that were written to the end, ascending."""
     steps = [int(p.name) for p in directory.glob("*") if p.name.isdigit()]
-    return sorted(
-        step
-        for step in steps
-        if (directory / str(step) / "description" / "metadata").is_file()
-    )
+    return sorted(step for step in steps if is_whole(directory / str(step)))
 
 
 def find(path: str | Path) -> Path | None:
     """Returns a checkpoint's folder: `path` itself, or the newest in a workdir."""
-    path = Path(path)
-    if (path / "description" / "metadata").is_file():
+    path = files.folder(path)
+    if is_whole(path):
         return path
     for directory in (path, path / FOLDER):
         if directory.is_dir() and (steps := available(directory)):
@@ -237,7 +245,7 @@ class StoredParams:
             partial_restore=True,
         )
         with self._readable(), ocp.Checkpointer(handler()) as checkpointer:
-            restored = checkpointer.restore(self._item.absolute(), restore)
+            restored = checkpointer.restore(files.absolute(self._item), restore)
         return dict(tree.named_leaves(restored))[name]
 
     @contextmanager

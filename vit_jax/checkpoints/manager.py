@@ -12,6 +12,7 @@ import orbax.checkpoint as ocp
 
 from vit_jax import errors, tree
 from vit_jax.checkpoints import checkpoint
+from vit_jax.host import files
 from vit_jax.types import TrainState
 
 UNREADABLE = "unreadable-checkpoints"
@@ -57,6 +58,12 @@ def _differences(folder: Path, item: str, target: Any) -> list[str]:
     ]
 
 
+def _free(directory: Path) -> str:
+    if files.address(directory):
+        return ""
+    return f" ({shutil.disk_usage(directory).free / 2**20:,.0f} MiB free there)"
+
+
 @contextmanager
 def _clear_write_errors(directory: Path) -> Iterator[None]:
     """Turns a failed write into one error that says what is still good."""
@@ -66,10 +73,9 @@ def _clear_write_errors(directory: Path) -> Iterator[None]:
         good = checkpoint.available(directory)
         kept = f"step {good[-1]}" if good else "none"
         reason = checkpoint.reason(error)
-        free = shutil.disk_usage(directory).free / 2**20
         raise errors.UserError(
-            f"a checkpoint could not be written to {directory} "
-            f"({free:,.0f} MiB free there): {reason}\n"
+            f"a checkpoint could not be written to {directory}{_free(directory)}: "
+            f"{reason}\n"
             f"newest good checkpoint: {kept}; free some space or mend the folder, then "
             "run the same command again: it goes on from there"
         ) from error
@@ -84,7 +90,7 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, *, keep: int = 2):
         self.workdir = workdir
-        self.directory = (workdir / checkpoint.FOLDER).absolute()
+        self.directory = files.absolute(workdir / checkpoint.FOLDER)
         self._keep = keep
         self._manager: ocp.CheckpointManager | None = None
 
@@ -186,10 +192,10 @@ class Checkpoints:
             return
         for path in self.directory.iterdir():
             if path.name.isdigit() and int(path.name) > step:
+                if files.address(path) and not checkpoint.is_whole(path):
+                    continue  # the rest of a save that orbax removes before the next
                 target = self.workdir / UNREADABLE / path.name
-                shutil.rmtree(target, ignore_errors=True)
-                target.parent.mkdir(exist_ok=True)
-                path.rename(target)
+                files.move_over(path, target)
                 logging.warning("moved the unreadable %s to %s", path, target)
 
     def close(self) -> None:

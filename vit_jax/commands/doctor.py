@@ -37,6 +37,7 @@ EXTRAS = {
     "hub": ("huggingface_hub", "hf:// names that the cache does not have"),
     "prepare": ("tensorflow", "preparing datasets of TFDS that need it"),
     "data": ("datasets", "data of hf:NAME, tables and shards at URLs"),
+    "gcs": ("gcsfs", "workdirs and checkpoints in gs://"),
     "export": ("flatbuffers", "vit_jax export"),
     "tflite": ("ai_edge_litert", "vit_jax export --format=tflite"),
     "onnx": ("onnx", "vit_jax export --format=onnx"),

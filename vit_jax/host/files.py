@@ -1,7 +1,9 @@
-"""Reading at a place and writing whole files, without Unix's calls too; no JAX."""
+"""Reading at a place, writing whole files, folders by address too; no JAX."""
 
 import contextlib
 import os
+import re
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +12,34 @@ from typing import BinaryIO
 from vit_jax.host import resource
 
 _SEEKING = threading.Lock()
+# A `Path` of "gs://bucket/run" is "gs:/bucket/run".
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
+
+
+def address(path: str | os.PathLike) -> str:
+    """Returns `gs://bucket/run` and the like, and "" for a path of this machine."""
+    match = _ADDRESS.fullmatch(os.fspath(path))
+    return f"{match[1].lower()}://{match[2]}" if match else ""
+
+
+def folder(path: str | os.PathLike) -> Path:
+    """Returns a path of this machine, or of an address what has `Path`'s methods.
+
+    Raises:
+        ValueError: an address of a kind that `buckets` does not know.
+        ImportError: its packages are missing.
+    """
+    where = address(path)
+    if not where:
+        return Path(path)
+    from vit_jax.host import buckets
+
+    return buckets.folder(where)
+
+
+def absolute(path: Path) -> Path:
+    """Returns a path that does not depend on the working directory."""
+    return path if address(path) else path.absolute()
 
 
 def open_to_read(path: str | Path) -> int:
@@ -64,8 +94,27 @@ def whole(path: Path, *, shared: bool = False) -> Iterator[BinaryIO]:
 
 def write_whole(path: Path, content: str | bytes) -> None:
     """Writes a file that is there whole, as UTF-8, or as it was; see `whole`."""
+    encoded = content.encode() if isinstance(content, str) else content
+    if address(path):
+        path.write_bytes(encoded)  # an object is never there in part
+        return
     with whole(path) as stream:
-        stream.write(content.encode() if isinstance(content, str) else content)
+        stream.write(encoded)
+
+
+def move_over(path: Path, target: Path) -> None:
+    """Moves a folder to another place of its file system or bucket, over what is there.
+
+    In a bucket every object is copied and removed.
+    """
+    if address(path):
+        from vit_jax.host import buckets
+
+        buckets.move_over(path, target)
+        return
+    shutil.rmtree(target, ignore_errors=True)
+    target.parent.mkdir(exist_ok=True)
+    path.rename(target)
 
 
 def raise_open_files(wanted: int) -> int | None:

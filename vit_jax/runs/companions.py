@@ -173,6 +173,7 @@ class Run:
                 figures = evaluation.run(params)
             named = {f"{evaluation.name}/{k}": v for k, v in figures.items()}
             self.writer.write(step, named | self._when(step))
+            self.writer.keep()
             shown = metrics.figures_line(named)
             logging.info("step %d/%d | %s", step, self.total, shown)
         if step == self._saved:  # neither are its evaluations made again
@@ -190,6 +191,7 @@ class Run:
         self.recent.read(step)
         moving = jax.transfer_guard("allow")
         with self.phases.within(phases.SAVE), moving, self.clock.paused():
+            self.writer.keep()
             self.checkpoints.save(state, self.describe(step))
         self._saved = step
         self.phases.mark(step)

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from vit_jax import errors, evaluators, models, weights
 from vit_jax.checkpoints import checkpoint
 from vit_jax.data import labels
+from vit_jax.host import files
 from vit_jax.learning import losses, passes
 from vit_jax.parallel import mesh as mesh_lib
 from vit_jax.runs import evaluations, metrics, writers
@@ -47,9 +48,9 @@ def run(
     Raises:
         UserError: no checkpoint, no evaluation, keys without effect, missing data.
     """
-    config = recipe.plain(config)
+    config, workdir = recipe.plain(config), files.folder(workdir)
     _check(config, mesh)
-    writers.check(sections.writers(config))
+    writers.check(sections.writers(config), workdir)
     data = config["data"]
     there = evaluations.available(
         sections.evals(config["evals"], data=data),
@@ -62,7 +63,7 @@ def run(
             "nothing to evaluate; prepare one, or add another to config.evals"
         )
     checkpoint_ = _newest(config["init_from"])
-    config, workdir = config | {"evals": evals, "init_from": checkpoint_}, Path(workdir)
+    config |= {"evals": evals, "init_from": checkpoint_}
     if (started := workdir_lib.read_config(workdir)) is not None:
         workdir_lib.check_same(workdir, config, started)
     changed = workdir_lib.changed_evals(workdir, config)
@@ -93,6 +94,7 @@ def run(
             }
             named = workdir_lib.flat({name: done[name]})
             writer.write(0, named)
+            writer.keep()
             logging.info(metrics.figures_line(named))
     finally:
         writer.close()
@@ -102,10 +104,10 @@ def run(
 
 def _newest(path: str) -> str:
     """The checkpoint that a workdir stands for now, so that a later one is another."""
-    found = None
+    found = weights.pretrained.in_a_bucket(path)
     with contextlib.suppress(OSError):  # a text too long for a path is none
         folder = Path(path).expanduser()
-        found = checkpoint.find(folder) if folder.is_dir() else None
+        found = checkpoint.find(folder) if folder.is_dir() else found
     return path if found is None else str(found)
 
 

@@ -32,7 +32,7 @@ def json_number(value: Any) -> float | None:
 
 def lines(workdir: str | os.PathLike) -> list[dict[str, Any]]:
     """Returns what metrics.jsonl of a workdir holds: "step", then names and values."""
-    path = Path(workdir) / FILE_NAME
+    path = host_files.folder(workdir) / FILE_NAME
     found = []
     for line in path.read_text().splitlines() if path.is_file() else []:
         try:

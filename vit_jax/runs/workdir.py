@@ -76,7 +76,9 @@ def started(workdir: Path, config: Mapping[str, Any]) -> Iterator[Callable[[], N
     """
     path = workdir / "config.json"
     new = not path.exists()
-    made = [folder for folder in (workdir, *workdir.parents) if not folder.exists()]
+    made = []
+    if not host_files.address(workdir):  # in a bucket there are no folders
+        made = [folder for folder in (workdir, *workdir.parents) if not folder.exists()]
 
     def undo() -> None:
         if new and jax.process_index() == 0:

@@ -1,11 +1,13 @@
 """Checks of configuration keys and values, before anything expensive starts."""
 
 import math
+import os
 import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from vit_jax import errors
+from vit_jax.host import files
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -112,9 +114,6 @@ def parse_size(text: str, name: str) -> tuple[int, int]:
     return int(numbers[1]), int(numbers[numbers.re.groups])
 
 
-_REMOTE = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):/")
-
-
 def check_local(path: Any, name: str) -> None:
     """Raises `UserError`, in one line, for a path to write to that is a URL.
 
@@ -122,12 +121,27 @@ def check_local(path: Any, name: str) -> None:
         path: a string or a `Path`, in which "gs://" has become "gs:/".
         name: of the option, for the error.
     """
-    if match := _REMOTE.match(str(path)):
+    if address := files.address(path):
+        scheme = address.partition(":")[0]
         raise errors.UserError(
-            f"{name}={path}: nothing is written to {match[1]}:// addresses; want a "
+            f"{name}={path}: nothing is written to {scheme}:// addresses; want a "
             "local or mounted folder (gcsfuse and the like mount buckets), or copy it "
             "there afterwards"
         )
+
+
+def check_workdir(path: str | os.PathLike, name: str, *, profile: bool = False) -> None:
+    """Raises `UserError` for an address where no run can write; it is asked.
+
+    Args:
+        path: a folder of this machine, or an address.
+        name: of the option, for the error.
+        profile: whether a trace is written there, too.
+    """
+    if address := files.address(path):
+        from vit_jax.settings import places
+
+        places.check(address, name, profile=profile)
 
 
 def _number(low: float, high: float) -> tuple[Callable[[Any], bool], str]:

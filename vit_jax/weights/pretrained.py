@@ -31,6 +31,8 @@ from vit_jax.weights.source import Tensors
 
 _OF_TIMM = r"(vit|deit3?|flexivit|mixer|resnetv2)_\w+(\.\w+)?"
 _HUB, _URL = "hf:", "hf://"
+# What a file of weights is called, and what may follow that in a URL.
+_A_FILE = re.compile(r"\.(npz|safetensors|bin|pth?|ckpt|h5|csv|json)([#:?][^/]*)?$")
 
 
 def load(
@@ -245,6 +247,8 @@ def _located(path: str | Path) -> tuple[str, Path, Mapping[str, Any]]:
         text = augreg.resolve(text)
     if text.startswith(_HUB) and not text.startswith(_URL):
         text = _URL + text.removeprefix(_HUB)
+    if (stored := in_a_bucket(text)) is not None:
+        return text, stored, {}
     if remote.is_remote(text):
         return text, remote.fetch(text), {}
     local = Path(text).expanduser()
@@ -264,6 +268,26 @@ def _located(path: str | Path) -> tuple[str, Path, Mapping[str, Any]]:
         )
         raise errors.UserError(f"{text[:300]} does not exist.{advice or wanted}")
     return row.url, remote.fetch(row.url), row.options
+
+
+def in_a_bucket(text: str) -> Path | None:
+    """Returns where a checkpoint of ours is in a bucket; None for anything else.
+
+    Raises:
+        errors.UserError: the bucket cannot be read.
+    """
+    if not text.startswith("gs://") or _A_FILE.search(text):
+        return None
+    from vit_jax.host import buckets
+
+    if not buckets.there():
+        return None  # a file without a suffix is fetched without the packages, too
+    try:
+        return checkpoint.find(buckets.folder(text))
+    except Exception as error:  # of gcsfs and what it stands on
+        raise errors.UserError(
+            f"{text} cannot be read: {errors.reason(error)}"
+        ) from error
 
 
 def _on_the_hub(text: str) -> str:

@@ -10,12 +10,16 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import jax
 
 from vit_jax import errors
+from vit_jax.host import files
 from vit_jax.runs import metrics
+
+if TYPE_CHECKING:
+    from vit_jax.runs.writers import copied
 
 
 class Writer(Protocol):
@@ -50,10 +54,13 @@ class Row(NamedTuple):
     Attributes:
         open: Starts the writer, on the first process.
         check: Raises `UserError` where it cannot work, before anything expensive.
+        check_place: Raises `UserError` where it wants a workdir that lasts on this
+            machine, which one in a bucket does not.
     """
 
     open: Callable[[Target], Writer]
     check: Callable[[], None] = lambda: None
+    check_place: Callable[[], None] = lambda: None
 
 
 def _tensorboard(target: Target) -> Writer:
@@ -80,6 +87,12 @@ def _check_wandb() -> None:
     wandb_run.check()
 
 
+def _check_wandb_place() -> None:
+    from vit_jax.runs.writers import wandb_run
+
+    wandb_run.check_place()
+
+
 def _mlflow(target: Target) -> Writer:
     from vit_jax.runs.writers import mlflow_run
 
@@ -92,20 +105,33 @@ def _check_mlflow() -> None:
     mlflow_run.package()
 
 
+def _check_mlflow_place() -> None:
+    from vit_jax.runs.writers import mlflow_run
+
+    mlflow_run.check_place()
+
+
 WRITERS = {
     "tensorboard": Row(_tensorboard),
     "csv": Row(_csv),
-    "wandb": Row(_wandb, _check_wandb),
-    "mlflow": Row(_mlflow, _check_mlflow),
+    "wandb": Row(_wandb, _check_wandb, _check_wandb_place),
+    "mlflow": Row(_mlflow, _check_mlflow, _check_mlflow_place),
 }
 
 
-def check(names: Sequence[str]) -> None:
-    """Raises `UserError` unless each name is a writer's that can work here."""
+def check(names: Sequence[str], workdir: str | os.PathLike = "") -> None:
+    """Raises `UserError` unless each name is a writer's that can work here.
+
+    Args:
+        names: Keys of `WRITERS`.
+        workdir: Of the run.
+    """
     for name in names:
         row = errors.lookup(WRITERS, name, "log.writers")
         if jax.process_index() == 0:
             row.check()
+            if files.address(workdir):
+                row.check_place()
 
 
 class Writers:
@@ -123,7 +149,7 @@ class Writers:
         """Opens them; figures of steps after `start_step` are removed from files.
 
         Args:
-            workdir: A local or mounted folder, made where it is missing.
+            workdir: The run's folder, made where it is missing.
             names: Keys of `WRITERS`.
             start_step: Updates done in the checkpoint that the run continues; 0 starts
                 the files anew.
@@ -133,12 +159,16 @@ class Writers:
         Raises:
             UserError: A file cannot be written.
         """
-        self._path = Path(workdir) / metrics.FILE_NAME
+        folder = files.folder(workdir)
+        self._path = folder / metrics.FILE_NAME
         self._writers: list[Writer] = []
+        self._copied: copied.Copied | None = None
         if enabled:
-            target = Target(Path(workdir), start_step, config)
             with self._explained():
-                self._writers.append(metrics.Jsonl(workdir, start_step=start_step))
+                if files.address(workdir):
+                    folder = self._copying(folder, names)
+                target = Target(folder, start_step, config)
+                self._writers.append(metrics.Jsonl(folder, start_step=start_step))
                 for name in names:
                     self._writers.append(WRITERS[name].open(target))
 
@@ -151,13 +181,36 @@ class Writers:
         with self._explained():
             for writer in self._writers:
                 writer.write(int(step), figures)
+            if self._copied is not None:
+                self._copied.now_and_then()
+
+    def keep(self) -> None:
+        """Returns when what was written outlasts this process.
+
+        Raises:
+            UserError: It cannot be written.
+        """
+        if self._copied is not None:
+            with self._explained():
+                self._copied.now()
 
     def close(self) -> None:
         """Closes all; a second call does nothing."""
         writers, self._writers = self._writers, []
+        last, self._copied = self._copied, None
         with self._explained():
             for writer in reversed(writers):  # metrics.jsonl is needed to the last
                 writer.close()
+            if last is not None:
+                last.close()
+
+    def _copying(self, workdir: Path, names: Sequence[str]) -> Path:
+        """Returns a folder of this machine to write to, copied to that in a bucket."""
+        from vit_jax.runs.writers import copied
+
+        read = [metrics.FILE_NAME, *(f"{name}.json" for name in names)]
+        self._copied = copied.Copied(workdir, read)
+        return self._copied.folder
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

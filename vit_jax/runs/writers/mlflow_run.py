@@ -37,6 +37,15 @@ def package() -> Any:
     return mlflow
 
 
+def check_place() -> None:
+    """Raises `UserError` where runs would lie beside a workdir that does not last."""
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        raise errors.UserError(
+            "log.writers has mlflow, which wants to know where runs are when the "
+            "workdir is in a bucket: MLFLOW_TRACKING_URI=https://SERVER or a folder"
+        )
+
+
 def tracking_uri(workdir: Path) -> str:
     """Returns where the runs are: what the environment says, else beside a workdir."""
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):

@@ -46,6 +46,16 @@ def check() -> None:
         )
 
 
+def check_place() -> None:
+    """Raises `UserError` where an offline run's files would not outlast the process."""
+    offline = package().setup().settings.mode in WITHOUT_LOGIN[:2]
+    if offline and not os.environ.get("WANDB_DIR"):
+        raise errors.UserError(
+            "log.writers has wandb, offline, whose files want a folder of this machine "
+            "where the workdir is in a bucket: WANDB_DIR=FOLDER"
+        )
+
+
 class WandbRun:
     """A run at wandb. Its horizontal axis is our step, whenever a figure comes."""
 
