@@ -36,6 +36,15 @@ def _read(loaded: pretrained.Loaded, paths: Sequence[str]) -> Iterator[Any]:
             yield error
 
 
+def _parts(paths: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Cuts paths into batches, with a bar on a terminal."""
+    with cli.progress("images", len(paths)) as tell:
+        for start in range(0, len(paths), BATCH):
+            yield paths[start : start + BATCH]
+            if tell is not None:
+                tell(min(start + BATCH, len(paths)))
+
+
 def run(
     checkpoint: str, paths: Sequence[str], *, top_k: int = 5
 ) -> list[dict[str, Any]]:
@@ -65,9 +74,8 @@ def run(
     loaded_lib.check_color(loaded.architecture)
     predictions.check_classifies(loaded)
     meaning = predictions.meaning(loaded.problem)
-    result = []
-    for start in range(0, len(paths), BATCH):
-        part = paths[start : start + BATCH]
+    result: list[dict[str, Any]] = []
+    for part in _parts(paths):
         read = list(_read(loaded, part))
         pixels = [x for x in read if not isinstance(x, errors.UserError)]
         scores = iter(())

@@ -52,7 +52,8 @@ def _loop(
     """
     exp = run_.exp
     requests = run_.requests
-    with requests.listening(), tracing, jax.transfer_guard("disallow"):
+    guard = jax.transfer_guard("disallow")
+    with requests.listening(), run_.shown(), tracing, guard:
         if run_.start:  # it may have stopped between saving and evaluating
             done = workdir_lib.figures_at(run_.workdir, run_.start)
             run_.evaluate(run_.start, state, skip=done)
@@ -207,7 +208,7 @@ def run(
     workdir_lib.forget(workdir, reached or 0, changed)
     with workdir_lib.started(workdir, exp.config) as undo, requests.undoing(undo):
         logging.info("workdir %s", workdir)
-        logging.info(overview.overview(exp, parameters=parameters))
+        overview.log(exp, parameters=parameters)
         exp, state, start, batches, frozen = _prepare(
             exp, checkpoints, source, requests.phases
         )

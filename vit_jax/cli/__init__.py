@@ -10,8 +10,8 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NoReturn, Protocol, TextIO
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -25,8 +25,47 @@ def print_figures(figures: dict[str, Any]) -> None:
     print(json.dumps(figures), flush=True)
 
 
+# What asks for plain lines, or says that what looks like a terminal is a notebook.
+PLAIN = ("NO_COLOR", "CI", "JPY_PARENT_PID", "COLAB_RELEASE_TAG")
+_watched = False  # by commands alone: what Python calls writes plain lines
+
+
+def is_watched(stream: TextIO) -> bool:
+    """Returns whether a stream is a terminal that tables and moving lines are for."""
+    plain = any(os.environ.get(name) for name in PLAIN)
+    plain |= os.environ.get("TERM") in (None, "dumb") and os.name != "nt"
+    return stream.isatty() and not plain
+
+
+def is_live() -> bool:
+    """Returns whether standard error is a command's on a terminal, and asked for."""
+    return _watched and logging.getLogger().isEnabledFor(logging.INFO)
+
+
+class Tell(Protocol):
+    """What a bar is told."""
+
+    def __call__(self, done: int, text: str = "") -> None:
+        """Takes how much is done, and a line about it; "" leaves the line before."""
+        ...
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int, done: int = 0) -> Iterator[Tell | None]:
+    """Shows on a terminal how much of something is done; yields None elsewhere."""
+    if not is_live():
+        yield None
+        return
+    from vit_jax.cli import screen
+
+    with screen.progress(what, total, done) as tell:
+        yield tell
+
+
 def configure_logging() -> None:
     """Sends our log lines, and warnings of libraries, to standard error."""
+    global _watched
+    _watched = is_watched(sys.stderr)
     absl_logging.use_absl_handler()
     handler = absl_logging.get_absl_handler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))

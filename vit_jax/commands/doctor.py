@@ -22,6 +22,7 @@ from typing import NamedTuple
 from absl import flags
 
 from vit_jax import cli, errors, host
+from vit_jax.cli import tables
 from vit_jax.data import prepared
 from vit_jax.weights.remote import cache, hubcache
 
@@ -263,8 +264,12 @@ def _main(argv: list[str]) -> int:
         cli.print_figures({"status": worst, "checks": found})
     else:
         width = max(len(line.about) for line in lines)
-        for line in lines:
-            print(f"{line.status:7}  {line.about.ljust(width)}  {line.text}")
+        rows = [
+            f"{one.status:7}  {one.about.ljust(width)}  {one.text}" for one in lines
+        ]
+        heads = ("status", "about", "found")
+        cells = [(line.status, line.about, line.text) for line in lines]
+        tables.print_lines([heads, *cells], "\n".join(rows))
     return errors.EXIT_BAD_INPUT if worst == FAILS else errors.EXIT_DONE
 
 

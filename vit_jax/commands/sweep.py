@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from vit_jax import cli, errors
+from vit_jax.cli import tables
 from vit_jax.commands import sweep_table
 from vit_jax.settings import durations, recipe, validation
 
@@ -169,11 +170,13 @@ class Sweep:
 
     def run(self) -> int:
         """Runs what is not done; returns 0, or the code of the first that failed."""
-        codes = []
-        with self._passing_on():
+        codes, total = [], len(self._wanted)
+        with self._passing_on(), cli.progress("points", total) as tell:
             for number, point in enumerate(self._wanted, start=1):
+                if tell is not None:
+                    tell(number - 1, point.name)
                 row = self.rows[point.name]
-                where = f"{number} of {len(self._wanted)}: {point.name}"
+                where = f"{number} of {total}: {point.name}"
                 if row["status"] == "done":
                     logging.info("%s is done already", where)
                     continue
@@ -322,6 +325,9 @@ def _main(argv: list[str]) -> int:
         raise errors.UserError(f"--workdir={workdir}: {error.strerror}") from error
     sweep = Sweep(wanted, workdir, retries=retries)
     code = sweep.run()
+    titles = "", sweep_table.OVER_SEEDS
+    for title, lines in zip(titles, sweep_table.tables(list(sweep.rows.values()))):
+        tables.log(title, lines)
     counts = sweep_table.counts(sweep.rows.values())
     cli.print_figures(
         {"workdir": str(workdir), "table": str(workdir / TABLE), **counts}

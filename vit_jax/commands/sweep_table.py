@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 SEED = "seed"
+OVER_SEEDS = "Mean ± deviation (n - 1) over seeds, and how many"
 # Of an evaluation, what says nothing of how good the run is.
 COUNTS = ("examples", "corrupt")
 
@@ -55,33 +56,41 @@ def over_seeds(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 def page(rows: Sequence[Row]) -> str:
     """Returns the tables in Markdown."""
+    text, *more = (_markdown(lines) for lines in tables(rows))
+    return "".join([text, *(f"\n{OVER_SEEDS}:\n\n{table}" for table in more)])
+
+
+def tables(rows: Sequence[Row]) -> list[list[list[str]]]:
+    """Returns the points, and what they are over seeds where there are any.
+
+    The lines of a table are texts, the first one its headings.
+    """
     keys, names = (
         list(dict.fromkeys(k for r in rows for k in r["values"])),
         _names(rows),
     )
     lines = [
         [
-            *(row["values"][key] if key in row["values"] else "" for key in keys),
+            *(str(row["values"][k]) if k in row["values"] else "" for k in keys),
             *(_cell(row["figures"], name) for name in names),
             f"{row['seconds']:.0f} s",
             " ".join(filter(None, (row["status"], row["error"]))),
         ]
         for row in rows
     ]
-    text = _table([*keys, *names, "time", "status"], lines)
+    found = [[[*keys, *names, "time", "status"], *lines]]
     groups = over_seeds(rows)
     if not groups:
-        return text
+        return found
     others = [key for key in keys if key != SEED]
     lines = [
         [
-            *(group["values"][key] if key in group["values"] else "" for key in others),
+            *(str(group["values"][k]) if k in group["values"] else "" for k in others),
             *(_spread(group["figures"], name) for name in names),
         ]
         for group in groups
     ]
-    title = "Mean ± deviation (n - 1) over seeds, and how many"
-    return f"{text}\n{title}:\n\n{_table([*others, *names], lines)}"
+    return [*found, [[*others, *names], *lines]]
 
 
 def _names(rows: Iterable[Row]) -> list[str]:
@@ -112,7 +121,8 @@ def _spread(figures: Mapping[str, Mapping[str, Any]], name: str) -> str:
     return f"{_number(one['mean'])}{spread} ({one['n']})"
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
+    heads, *rows = lines
     lines = [heads, ["---"] * len(heads), *rows]
-    cells = [[str(cell).replace("|", "\\|") for cell in line] for line in lines]
+    cells = [[cell.replace("|", "\\|") for cell in line] for line in lines]
     return "".join(f"| {' | '.join(line)} |\n" for line in cells)

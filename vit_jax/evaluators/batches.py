@@ -10,6 +10,7 @@ import numpy as np
 from clu import metrics
 from jax.sharding import Mesh
 
+from vit_jax import cli
 from vit_jax.data import loader
 from vit_jax.parallel import mesh as mesh_lib
 from vit_jax.types import Forward, Params
@@ -74,7 +75,7 @@ def run(
         rows=rows,
     )
     pending = None
-    for number, batch in enumerate(batches):
+    for number, batch in enumerate(_shown(batches, len(source), batch_size)):
         index = (number * batch_size + rows).astype(np.int32)
         on_device = mesh_lib.to_global(batch | {"index": index}, mesh)
         outputs = forward(params, on_device.pop("image"))
@@ -86,6 +87,17 @@ def run(
             between()
     if pending is not None:
         yield jax.device_get(pending)
+
+
+def _shown(batches: Iterable[Any], size: int, batch_size: int) -> Iterator[Any]:
+    """The batches of a split, with a bar on a terminal."""
+    with cli.progress("images", size) as tell:
+        for number, batch in enumerate(batches):
+            if tell is not None:
+                tell(min(number * batch_size, size))
+            yield batch
+        if tell is not None:
+            tell(size)
 
 
 @flax.struct.dataclass

@@ -150,23 +150,29 @@ def _only(names: set[str], every: set[str]) -> str:
     return "" if names == every else f" ({', '.join(sorted(names))})"
 
 
-def table(some: Sequence[Group]) -> str:
-    """Returns a table of parameters and their shares of the learning rate.
+def rows(some: Sequence[Group]) -> list[tuple[str, str, str]]:
+    """Returns parameters, how many, and their shares of the learning rate, as texts.
 
     Of more than `GROUPS` groups, those in the middle are one line.
     """
-    rows = [
+    found = [
         (group.name, f"{group.parameters:,}", f"{group.factor:.6g} of the rate")
         if group.factor
         else (group.name, f"{group.parameters:,}", "frozen")
         for group in some
     ]
-    if len(rows) > GROUPS:
-        left = len(rows) - GROUPS + 1
+    if len(found) > GROUPS:
+        left = len(found) - GROUPS + 1
         middle = GROUPS // 2
-        rows[middle : middle + left] = [(f"... {left} more", "", "")]
-    width = max(len(name) for name, _, _ in rows)
-    lines = [f"  {name.ljust(width)} {n:>15}  {rate}" for name, n, rate in rows]
+        found[middle : middle + left] = [(f"... {left} more", "", "")]
+    return found
+
+
+def table(some: Sequence[Group]) -> str:
+    """Returns `rows` as one text."""
+    found = rows(some)
+    width = max(len(name) for name, _, _ in found)
+    lines = [f"  {name.ljust(width)} {n:>15}  {rate}" for name, n, rate in found]
     return "\n".join(line.rstrip() for line in lines)
 
 

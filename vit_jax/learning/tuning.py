@@ -70,6 +70,10 @@ class Tuning:
             return {}
         return self.lora.new(self.model, jax.random.fold_in(key, 1))
 
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Returns what is trained, in groups of one rate, as texts."""
+        return rates.rows(self.rates.groups())
+
     def table(self) -> str:
         """Returns what is trained, in groups of one rate, in lines."""
         return rates.table(self.rates.groups())

@@ -11,6 +11,7 @@ from typing import Any
 from absl import flags
 
 from vit_jax import cli, errors
+from vit_jax.cli import tables
 from vit_jax.models import build, families
 from vit_jax.models.architecture import Architecture
 
@@ -50,13 +51,18 @@ def row(name: str) -> dict[str, Any]:
     }
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Returns rows as text: names to the left, figures to the right."""
-    lines = [HEADINGS]
+def lines(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Returns rows as texts, below the headings."""
+    found = [HEADINGS]
     for figures in rows:
         gmac = (f"{value:,.2f}" for value in figures["gmac"].values())
         tokens = ("-" if n is None else str(n) for n in figures["tokens"].values())
-        lines.append((figures["name"], f"{figures['parameters']:,}", *gmac, *tokens))
+        found.append((figures["name"], f"{figures['parameters']:,}", *gmac, *tokens))
+    return found
+
+
+def table(lines: list[tuple[str, ...]]) -> str:
+    """Returns lines as one text: names to the left, figures to the right."""
     first, *rest = (max(map(len, column)) for column in zip(*lines))
     return "\n".join(
         "  ".join([name.ljust(first), *map(str.rjust, figures, rest)])
@@ -79,7 +85,8 @@ def _main(argv: list[str]) -> None:
     if flags.FLAGS.json:
         cli.print_figures({"models": rows})
     else:
-        print(table(rows), flush=True)
+        texts = lines(rows)
+        tables.print_lines(texts, table(texts))
 
 
 if __name__ == "__main__":

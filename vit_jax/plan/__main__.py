@@ -19,6 +19,7 @@ from typing import Any
 from absl import flags
 
 from vit_jax import cli, errors
+from vit_jax.cli import tables
 from vit_jax.plan import advice, compiling, estimate, report, topology
 from vit_jax.settings import recipe, validation
 
@@ -100,7 +101,7 @@ def _main(argv: list[str]) -> None:
         if values.json:
             cli.print_figures({"plans": plans})
         else:
-            print(report.table(plans), flush=True)
+            tables.print_lines(report.lines(plans), report.table(plans))
         return
     figures = estimate.plan(jobs[0], price_per_chip_hour=values.price_per_chip_hour)
     if values.advise:
@@ -108,9 +109,10 @@ def _main(argv: list[str]) -> None:
     if values.json:
         cli.print_figures(figures)
         return
-    print(report.plan(figures))
-    for row in figures["advice"] if values.advise else ():
-        print(f"advice       {row['advice']}", flush=True)
+    advised = figures["advice"] if values.advise else ()
+    rows = (f"advice       {row['advice']}" for row in advised)
+    text = "\n".join([report.plan(figures), *rows])
+    tables.print_lines(report.sections(text), text)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Plans as text."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
@@ -162,17 +163,28 @@ def _number(value: float | None, unit: float, form: str) -> str:
     return "-" if value is None else format(value / unit, form)
 
 
-def table(plans: Sequence[dict[str, Any]]) -> str:
-    """Returns plans as rows; columns that no plan fills are left out.
+def sections(text: str) -> list[tuple[str, str]]:
+    """Returns a plan's text as rows of a heading, "" where there is none, and text."""
+    split = (re.fullmatch(r"(\w*) {2,}(\S.*)|(.*)", x) for x in text.splitlines())
+    return [(match[1] or "", match[2] or match[3]) for match in split if match]
+
+
+def lines(plans: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Returns plans as rows below headings; columns that no plan fills are left out.
 
     GiB of a device, collectives in GiB a step, FLOPs over the analytic count, MFU in %.
     """
     rows = [[show(figures) for show in _COLUMNS.values()] for figures in plans]
     filled = [any(row[i] != "-" for row in rows) for i in range(len(_COLUMNS))]
-    lines = [list(_COLUMNS), *rows]
-    lines = [[cell for cell, keep in zip(line, filled) if keep] for line in lines]
-    widths = [max(map(len, column)) for column in zip(*lines)]
+    whole = [list(_COLUMNS), *rows]
+    return [[cell for cell, keep in zip(line, filled) if keep] for line in whole]
+
+
+def table(plans: Sequence[dict[str, Any]]) -> str:
+    """Returns `lines` as one text."""
+    found = lines(plans)
+    widths = [max(map(len, column)) for column in zip(*found)]
     return "\n".join(
         "  ".join(cell.rjust(width) for cell, width in zip(line, widths))
-        for line in lines
+        for line in found
     )

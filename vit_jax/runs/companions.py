@@ -1,6 +1,7 @@
 """What accompanies the steps of a run: its figures, evaluations and checkpoints."""
 
 import collections
+import contextlib
 import logging
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -9,7 +10,7 @@ from typing import Any
 
 import jax
 
-from vit_jax import errors, experiment, models, tree
+from vit_jax import cli, errors, experiment, models, tree
 from vit_jax.checkpoints import checkpoint, manager
 from vit_jax.data import catalog
 from vit_jax.learning import schedules
@@ -81,6 +82,13 @@ class Run:
         self._saved = start
         self._running: collections.deque[jax.Array] = collections.deque()
         self._pending: dict[str, Any] | None = None
+        self._tell: cli.Tell | None = None
+
+    @contextlib.contextmanager
+    def shown(self) -> Iterator[None]:
+        """Shows on a terminal where the run is, in the place of lines in the log."""
+        with cli.progress("step", self.total, self.start) as self._tell:
+            yield
 
     def due(self, step: int, every: int) -> bool:
         """Returns whether what happens `every` steps, and at the end, happens now."""
@@ -112,6 +120,8 @@ class Run:
         if len(self._running) > IN_FLIGHT:
             self._running.popleft().block_until_ready()
             self.phases.stepped(step - IN_FLIGHT)
+            if self._tell is not None:
+                self._tell(step - IN_FLIGHT)
             if len(self.recent) > recent.LIMIT:
                 self.recent.read(step - IN_FLIGHT)
 
@@ -139,7 +149,9 @@ class Run:
         named["memory_bytes"] = hardware.memory_in_use()
         if due or step == 1:
             self.writer.write(step, named | self._when(step))
-        if jax.process_index() == 0:
+        if self._tell is not None:
+            self._tell(step, metrics.shown(named))
+        elif jax.process_index() == 0:
             logging.info(metrics.progress_line(step, self.total, named))
 
     def _when(self, step: int) -> dict[str, float]:

@@ -199,13 +199,15 @@ SHOWN: dict[str, Callable[[float], str]] = {
 }
 
 
+def shown(values: Mapping[str, Any]) -> str:
+    """Returns the figures in `SHOWN` as one line of plain text."""
+    parts = [show(float(values[k])) for k, show in SHOWN.items() if k in values]
+    return " | ".join(parts)
+
+
 def progress_line(step: int, total_steps: int, values: Mapping[str, Any]) -> str:
     """Returns one line of plain text: step of total and the figures in `SHOWN`."""
-    parts = [f"step {step}/{total_steps}"]
-    for name, show in SHOWN.items():
-        if name in values:
-            parts.append(show(float(values[name])))
-    return " | ".join(parts)
+    return " | ".join(filter(None, [f"step {step}/{total_steps}", shown(values)]))
 
 
 def figures_line(figures: Mapping[str, float | None]) -> str:

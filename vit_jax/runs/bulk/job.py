@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from vit_jax import errors, host, models, tree
+from vit_jax import cli, errors, host, models, tree
 from vit_jax.learning import passes
 from vit_jax.parallel import mesh as mesh_lib
 from vit_jax.runs.bulk import inputs as inputs_lib
@@ -177,13 +177,15 @@ def run(
             return _figures(rows, 0.0)
         if rows.rows:
             logging.info("going on behind %s rows of %s", f"{rows.rows:,}", out)
-        progress = progress_lib.Progress(len(inputs), rows.rows, rows.failed)
-        try:
-            _fill(ready, task, encode, inputs, rows, progress, threads)
-        except KeyboardInterrupt:
-            raise errors.Preempted(
-                f"{progress.line()}; the same command goes on behind them"
-            ) from None
+        counts = len(inputs), rows.rows
+        with cli.progress("images", *counts) as tell:
+            progress = progress_lib.Progress(*counts, rows.failed, tell=tell)
+            try:
+                _fill(ready, task, encode, inputs, rows, progress, threads)
+            except KeyboardInterrupt:
+                raise errors.Preempted(
+                    f"{progress.line()}; the same command goes on behind them"
+                ) from None
         with journal_lib.explained(out):
             encode.finish(rows.parts(), out)
         rows.end()

@@ -5,11 +5,13 @@ import logging
 import time
 from collections.abc import Callable
 
+from vit_jax import cli
+
 _EVERY = 10.0  # seconds
 
 
 class Progress:
-    """Logs a line now and then, and one at the end."""
+    """Logs a line now and then, or has a terminal show one."""
 
     def __init__(
         self,
@@ -17,12 +19,16 @@ class Progress:
         done: int,
         failed: int = 0,
         *,
+        tell: cli.Tell | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
-        """Takes how many images there are, were done before, and failed of those."""
+        """Takes how many images there are, were done before, and failed of those.
+
+        `tell` is what `cli.progress` yields.
+        """
         self._total, self._done, self._before = total, done, done
         self._errors = failed
-        self._clock = clock
+        self._clock, self._tell = clock, tell
         self._began = self._told = clock()
 
     def add(self, count: int, failed: int) -> None:
@@ -30,7 +36,9 @@ class Progress:
         self._done += count
         self._errors += failed
         now = self._clock()
-        if now - self._told >= _EVERY and self._done < self._total:
+        if self._tell is not None:
+            self._tell(self._done, self.line())
+        elif now - self._told >= _EVERY and self._done < self._total:
             self._told = now
             logging.info("%s", self.line())
 
