@@ -179,7 +179,7 @@ def _write_onnx(served: Served, path: Path) -> None:
 def _run_onnx(path: Path) -> Run:
     import onnxruntime  # pyright: ignore[reportMissingImports]
 
-    session = onnxruntime.InferenceSession(path)
+    session: Any = onnxruntime.InferenceSession(path)  # outputs of any type
     names = [output.name for output in session.get_outputs()]
     return lambda images: dict(
         zip(names, session.run(names, {session.get_inputs()[0].name: images}))
