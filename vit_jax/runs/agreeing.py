@@ -27,12 +27,15 @@ class Client(Protocol):
 
     def key_value_set(self, key: str, value: str) -> None:
         """Sets a key that is not set yet."""
+        ...
 
     def blocking_key_value_get(self, key: str, timeout_in_ms: int) -> str:
         """Waits until a key is set."""
+        ...
 
     def wait_at_barrier(self, barrier_id: str, timeout_in_ms: int) -> None:
         """Waits until all processes have come."""
+        ...
 
 
 class Peers:
