@@ -31,8 +31,8 @@ def test_every_row_is_whole():
         if row.model:
             found = models.architecture(row.model, num_classes=0, crop="valid")
             assert found.family == DIALECTS[row.dialect].family
-    assert len(ROWS) > 360
-    assert len({row.url for row in ROWS.values()}) > 340
+    assert len(ROWS) > 460
+    assert len({row.url for row in ROWS.values()}) > 440
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,11 @@ def test_every_row_is_whole():
             "timm/deit_base_distilled_patch16_224.fb_in1k",
             "timm/flexivit_base.1200ep_in1k",
         ),
+        *("google/siglip-base-patch16-224", "google/siglip2-so400m-patch14-384"),
+        *("openai/clip-vit-large-patch14-336", "timm/resnetv2_50x1_bit.goog_in21k"),
+        "timm/vit_base_patch16_siglip_224.webli",
+        "facebook/dinov3-vits16plus-pretrain-lvd1689m",
+        "timm/vit_huge_plus_patch16_dinov3.lvd1689m",
         *("timm/mixer_b16_224.goog_in21k", "timm/vit_base_r50_s16_224.orig_in21k"),
     ],
 )
@@ -74,6 +79,47 @@ def test_names_are_loaded_from_the_cache(cache, model, tmp_path):  # noqa: F811
         name = f"{prefix}vit_base_patch16_224.augreg_in21k"
         assert vit_jax.load(name).dialect == "timm"
         assert pretrained.describe(name).architecture.num_classes == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "dialect", "size", "pretrained"),
+    [
+        ("google/siglip-base-patch16-224", "hf_siglip", "B/16", None),
+        ("google/siglip2-large-patch16-256", "hf_siglip", "L/16", None),
+        ("openai/clip-vit-base-patch32", "hf_clip", "B/32", None),
+        ("facebook/dinov3-vitb16-pretrain-lvd1689m", "hf_dinov3", "B/16", None),
+        ("timm/vit_base_patch16_siglip_224.webli", "timm", "B/16", None),
+        ("timm/resnetv2_50x1_bit.goog_in21k", "timm_bit", "BiT-R50x1", "goog_in21k"),
+    ],
+)
+def test_towers_and_bits_are_loaded_by_name(
+    cache,  # noqa: F811
+    tmp_path,
+    name,
+    dialect,
+    size,
+    pretrained,
+):
+    options = {
+        "hf_siglip": {"pool": "map", "num_classes": 0, "gelu": "tanh"},
+        "hf_clip": {"num_classes": 0, "stem_norm": True, "patch_bias": False}
+        | {"gelu": "quick", "norm_epsilon": 1e-5},
+        "hf_dinov3": {"num_classes": 0, "posemb": "none", "rope": "dinov3"}
+        | {"layer_scale": 1e-5, "key_bias": False, "norm_epsilon": 1e-5},
+        "timm": {"pool": "map"},
+    }
+    if dialect == "timm_bit":
+        weights = random_weights("BiT-R26x0.5", dialect, image_size=8)
+        files.write(weights, tmp_path / "x")
+        held = {p.name: p.read_bytes() for p in (tmp_path / "x").iterdir()}
+    else:
+        held = content(dialect, **options[dialect])(tmp_path / "x")
+    cache.add(names.find(name).repository, held)
+    loaded = vit_jax.load(name)
+    assert (loaded.dialect, loaded.source) == (dialect, name)
+    made = vit_jax.create_model(size, pretrained=pretrained or name)
+    assert made.architecture == loaded.architecture
+    assert made.architecture.image_size == (8, 8)
 
 
 def test_a_file_of_that_name_comes_first(cache, model, tmp_path, monkeypatch):  # noqa: F811

@@ -1,5 +1,6 @@
-"""The three layouts of BiT ResNets: names, shapes, values, and who else reads them."""
+"""The layouts of BiT ResNets: names, shapes, values, and who else reads them."""
 
+import json
 import re
 
 import jax
@@ -9,8 +10,9 @@ import pytest
 
 import vit_jax
 from vit_jax import convert, errors, models, tree
-from vit_jax.weights import rules
+from vit_jax.weights import files, rules
 from vit_jax.weights.dialects import bit
+from vit_jax.weights.source import Tensors
 
 CLASSES = 3
 
@@ -279,3 +281,34 @@ def test_a_size_changes_what_images_are_made_not_the_function(tmp_path):
         outputs += [plain.model(x), sized.model(x)]
     for output in outputs[1:]:
         np.testing.assert_array_equal(output, outputs[0])
+
+
+def test_timms_names_are_written_and_read_back(tmp_path):
+    arch = models.architecture("BiT-R50x1", num_classes=3, image_size=40, width=0.5)
+    arch = arch.replace(units=(2, 1))
+    draw = np.random.default_rng(0)
+    leaves = {
+        name: draw.standard_normal(leaf.shape).astype(np.float32)
+        for name, leaf in tree.named_leaves(models.abstract(arch)[1])
+    }
+    weights = files.Weights(arch, Tensors.of(leaves), None, "timm_bit")
+    written = files.write(weights, tmp_path)
+    assert written["stem.conv.weight"] == (32, 3, 7, 7)
+    assert written["stages.0.blocks.1.conv2.weight"] == (32, 32, 3, 3)
+    assert written["stages.1.blocks.0.downsample.conv.weight"] == (256, 128, 1, 1)
+    assert written["head.fc.weight"] == (3, 256, 1, 1)
+    again = files.read(tmp_path)
+    assert again.dialect == "timm_bit"
+    assert again.architecture == arch.replace(name=again.architecture.name)
+    for name, leaf in leaves.items():
+        assert np.array_equal(again.leaves.read(name), leaf), name
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["architecture"] = "resnetv2_50d_gn"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(errors.UserError, match="resnetv2_50d_gn"):
+        files.read(tmp_path)
+    post = models.architecture("BiT-R50x1-post", num_classes=3)
+    with pytest.raises(errors.UserError, match="pre-activation"):
+        files.write(
+            files.Weights(post, Tensors.of({}), None, "timm_bit"), tmp_path / "post"
+        )

@@ -12,7 +12,8 @@ from vit_jax.weights import files
 
 
 def random_weights(name="mu/8", dialect="timm", **options):
-    options = {"num_classes": 5, "image_size": 32, "gelu": "erf"} | options
+    own = {} if name.startswith("BiT-") else {"gelu": "erf"}
+    options = {"num_classes": 5, "image_size": 32} | own | options
     arch = models.architecture(name, **options)
     rng = np.random.default_rng(0)
     params = {

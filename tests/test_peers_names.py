@@ -2,7 +2,10 @@
 
 import fnmatch
 import importlib.util
+import math
+import types
 
+import numpy as np
 import pytest
 
 from vit_jax import errors, models
@@ -144,6 +147,8 @@ def of_transformers(row, size):
             dino,
         ),
         "hf_dinov3": (hf.DINOv3ViTConfig, hf.DINOv3ViTModel, gated),
+        "hf_clip": (hf.CLIPVisionConfig, hf.CLIPVisionModelWithProjection, {}),
+        "hf_siglip": (hf.SiglipVisionConfig, hf.SiglipVisionModel, {}),
     }
     config, build, more = kinds[row.dialect]
     said = config(
@@ -171,7 +176,9 @@ def test_models_of_transformers_are_what_the_table_says():
             *("g-opt/14",), num_classes=0, image_size=224, mlp_width=4096, heads=24
         )
         size = (
-            models.architecture(row.model, num_classes=0, image_size=row.image_size)
+            models.architecture(
+                row.model, num_classes=0, image_size=row.image_size, crop="valid"
+            )
             if row.model
             else giant
         )
@@ -185,4 +192,94 @@ def test_models_of_transformers_are_what_the_table_says():
         ), row
         side = 518 if "dinov2" in row.name else row.image_size
         assert found.image_size == (side, side), row
-    assert len(seen) > 20
+    assert len(seen) > 40
+
+
+def test_bits_of_the_rows_are_what_the_table_says():
+    import timm
+    import torch
+
+    bits = {n: row for n, row in ROWS.items() if row.dialect == "timm_bit"}
+    assert len(bits) == 15
+    for architecture in {name[5:].partition(".")[0] for name in bits}:
+        with torch.device("meta"):
+            state = timm.create_model(architecture).state_dict()
+        shapes = {name: tuple(value.shape) for name, value in state.items()}
+        config = {"architecture": architecture}
+        config["pretrained_cfg"] = {"input_size": [3, 480, 480]}
+        tensors = Tensors(shapes, lambda name: None, config=config)
+        assert dialects.recognise(tensors.names) == "timm_bit"
+        entry = DIALECTS["timm_bit"]
+        leaves, found = files.interpret(tensors, entry, {}, None)
+        files.check_shapes(leaves.shapes, found)
+        of_it = [n for n in bits if n[5:].partition(".")[0] == architecture]
+        assert {bits[name].model for name in of_it} == {found.name}
+        assert (found.num_classes, found.image_size) == (1000, (480, 480))
+
+
+def test_images_are_prepared_as_timm_says_of_each_name():
+    import timm
+    from timm.data import resolve_data_config
+
+    for name, row in ROWS.items():
+        if not name.startswith("timm/"):
+            continue
+        said = timm.get_pretrained_cfg(name.removeprefix("timm/")).to_dict()
+        wanted = resolve_data_config(pretrained_cfg=said)
+        size = (row.image_size, row.image_size)
+        arch = types.SimpleNamespace(image_size=size)
+        found = DIALECTS[row.dialect].preprocessing(arch, {"pretrained_cfg": said})
+        assert found.image_size == wanted["input_size"][1:] == size, name
+        for ours, theirs in ((found.mean, "mean"), (found.std, "std")):
+            assert np.allclose(np.divide(ours, 255), wanted[theirs], atol=1e-7), name
+        assert found.filter == wanted["interpolation"], name
+        scaled = math.floor(row.image_size / wanted["crop_pct"])
+        if found.transform == "resize":
+            assert wanted["crop_mode"] == "squash" and scaled == row.image_size, name
+        elif found.transform == "resize_small_crop":
+            assert wanted["crop_mode"] == "center" and found.resize == scaled, name
+        else:
+            assert found.transform == "resize_crop", name
+            assert wanted["crop_mode"] == "squash", name
+            assert found.resize == (scaled, scaled), name
+
+
+# Dialect -> the class of transformers that prepares its images.
+PROCESSORS = {
+    "hf_vit": "ViT",
+    "hf_deit_distilled": "DeiT",
+    "hf_dinov2": "Bit",
+    "hf_dinov2_with_registers": "Bit",
+    "hf_dinov3": "DINOv3ViT",
+    "hf_clip": "CLIP",
+    "hf_siglip": "Siglip",
+}
+
+
+def test_images_are_prepared_as_the_classes_of_transformers_do():
+    """Of a file that says nothing, and without one."""
+    import transformers as hf
+
+    of_rows = {row.dialect for row in ROWS.values() if row.dialect.startswith("hf_")}
+    assert set(PROCESSORS) == of_rows
+    for dialect, kind in PROCESSORS.items():
+        theirs = getattr(hf, f"{kind}ImageProcessor")
+        prepares = DIALECTS[dialect].preprocessing
+        cropped = getattr(theirs, "do_center_crop", None)
+        arch = types.SimpleNamespace(image_size=(224, 224))  # that of all of them
+        found = prepares(arch, {"preprocessor_config": {}})
+        for ours, named in ((found.mean, "image_mean"), (found.std, "image_std")):
+            said = getattr(theirs, named)
+            assert np.allclose(np.divide(ours, 255), said, atol=1e-6), kind
+        filters = {"bilinear": 2, "bicubic": 3}
+        assert filters[found.filter.removeprefix("tensor_")] == theirs.resample, kind
+        size = dict(theirs.size)
+        if cropped:
+            sides = tuple(size.values())
+            wanted = sides if len(sides) == 2 else sides[0]
+            same = sides == found.image_size  # then there is nothing to cut
+            assert same or found.resize == wanted, kind
+            assert found.image_size == (theirs.crop_size["height"],) * 2, kind
+        else:
+            assert found.transform == "resize", kind
+            assert found.image_size == (size["height"], size["width"]), kind

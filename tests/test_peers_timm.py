@@ -14,7 +14,7 @@ import test_interop_bit
 from test_interop_timm import OPTIONS, random_weights
 from torch_peers import images_of, model_of, randomized
 
-from vit_jax import errors, models
+from vit_jax import errors, models, tree
 from vit_jax.weights import files, rules, stem
 from vit_jax.weights.dialects import DIALECTS, bit, timm_rotary
 from vit_jax.weights.source import Tensors
@@ -394,3 +394,52 @@ def test_timm_reads_a_dump_and_agrees(tmp_path, timm):
     np.testing.assert_allclose(
         test_interop_bit.applied(arch, leaves, x), expected, rtol=1e-4, atol=1e-4
     )
+
+
+def test_bits_both_ways(timm, tmp_path, caplog):
+    from timm.layers import StdConv2d
+    from timm.models.resnetv2 import ResNetV2
+
+    sizes = {"layers": [2, 1, 1, 1], "width_factor": 0.5, "stem_type": "fixed"}
+    conv = functools.partial(StdConv2d, eps=1e-8)
+    theirs = randomized(ResNetV2(num_classes=5, conv_layer=conv, **sizes))
+    said = {"architecture": "ResNetV2", "pretrained_cfg": {"input_size": [3, 40, 56]}}
+    weights = files.read(saved(theirs, tmp_path / "a", said))
+    assert weights.dialect == "timm_bit" and weights.architecture.width == 0.5
+    assert weights.architecture.image_size == (40, 56)
+    images = images_of(weights.architecture)
+    logits = torch_logits(theirs, images)
+    scale = max(1, float(np.abs(logits).max()))
+    np.testing.assert_allclose(
+        model_of(weights)(images) / scale, logits / scale, atol=1e-5
+    )
+    files.write(weights, tmp_path / "b")
+    assert "timm has no named BiT like this" in caplog.text
+    assert same_tensors(tmp_path / "a", tmp_path / "b")
+    named = random_bit("BiT-R50x1")
+    files.write(named, tmp_path / "c")
+    back = timm.create_model(f"local-dir:{tmp_path}/c", pretrained=True)
+    images = images_of(named.architecture)
+    logits = torch_logits(back, images)
+    scale = max(1, float(np.abs(logits).max()))
+    np.testing.assert_allclose(
+        model_of(named)(images) / scale, logits / scale, atol=1e-4
+    )
+
+
+def same_tensors(a, b):
+    import safetensors.numpy
+
+    a, b = (safetensors.numpy.load_file(p / "model.safetensors") for p in (a, b))
+    return a.keys() == b.keys() and all(np.array_equal(a[n], b[n]) for n in a)
+
+
+def random_bit(name):
+    arch = models.architecture(name, num_classes=5, image_size=32)
+    rng = np.random.default_rng(0)
+    leaves = {
+        name: rng.standard_normal(leaf.shape).astype(np.float32) * 0.2
+        + np.float32(name.endswith("scale"))
+        for name, leaf in tree.named_leaves(models.abstract(arch)[1])
+    }
+    return files.Weights(arch, Tensors.of(leaves), None, "timm_bit")

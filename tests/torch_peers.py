@@ -8,7 +8,7 @@ from vit_jax import models
 
 def model_of(weights):
     # A loop over the blocks takes less time to compile.
-    graphdef, _ = models.abstract(weights.architecture.replace(unroll=1))
+    graphdef, _ = models.abstract(weights.architecture.replace_known(unroll=1))
     params = jax.tree.map(jax.numpy.asarray, weights.params)
     return models.merge(graphdef, params)
 

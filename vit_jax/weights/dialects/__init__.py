@@ -14,6 +14,7 @@ from vit_jax.weights.dialects import (
     huggingface,
     mixer,
     timm,
+    timm_bit,
     torchvision,
     towers,
 )
@@ -26,6 +27,7 @@ DIALECTS: dict[str, Dialect] = {
     "mixer": Dialect(tuple(mixer.MIXER), mixer.MARKER, family="mixer"),
     "mixer_old": Dialect(tuple(mixer.MIXER_OLD), mixer.MARKER_OLD, family="mixer"),
     **timm.DIALECTS,
+    "timm_bit": timm_bit.DIALECT,
     **towers.DIALECTS,
     "hf_dinov3": dinov3.DIALECT,
     **huggingface.DIALECTS,

@@ -135,16 +135,16 @@ def of_vit(
         "num_classes": arch.num_classes,
         "num_features": arch.width,
         "global_pool": pool,
-        "pretrained_cfg": _pretrained(arch, preprocessing, "patch_embed.proj"),
+        "pretrained_cfg": pretrained(arch, preprocessing, "patch_embed.proj"),
         "model_args": arguments,
         **({} if label_names is None else {"label_names": list(label_names)}),
     }
 
 
-def _pretrained(
+def pretrained(
     arch: Any, preprocessing: Preprocessing | None, first: str
 ) -> dict[str, Any]:
-    """What timm calls `pretrained_cfg`."""
+    """Returns what timm calls `pretrained_cfg`; `first` is its first layer."""
     said = preprocessing or Preprocessing(arch.image_size)
     return {
         "num_classes": arch.num_classes,
@@ -188,7 +188,7 @@ def of_mixer(
         "architecture": name or "MlpMixer",
         "num_classes": arch.num_classes,
         "num_features": arch.width,
-        "pretrained_cfg": _pretrained(arch, preprocessing, "stem.proj"),
+        "pretrained_cfg": pretrained(arch, preprocessing, "stem.proj"),
         "model_args": arguments,
         **({} if label_names is None else {"label_names": list(label_names)}),
     }

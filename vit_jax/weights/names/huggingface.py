@@ -1,11 +1,13 @@
-"""Names of models of transformers on the hub, of Google's and Meta's organisations.
+"""Names of models of transformers on the hub: Google's, Meta's and OpenAI's.
 
 "ORGANISATION/NAME" -> our size, the side of the images they are evaluated on, and the
-dialect. Another organisation's models, or towers, are lines of their own here.
+dialect. Of CLIP and SigLIP they are the towers of the images; those of SigLIP 2 for
+images of any shape (NaFlex) are another network.
 """
 
 _VIT, _DEIT, _DINOV2 = "hf_vit", "hf_deit_distilled", "hf_dinov2"
 _REGISTERS, _DINOV3 = "hf_dinov2_with_registers", "hf_dinov3"
+_CLIP, _SIGLIP = "hf_clip", "hf_siglip"
 
 TABLE: dict[str, tuple[str, int, str]] = {
     "google/vit-base-patch16-224": ("B/16", 224, _VIT),
@@ -19,6 +21,35 @@ TABLE: dict[str, tuple[str, int, str]] = {
     "google/vit-large-patch16-384": ("L/16", 384, _VIT),
     "google/vit-large-patch32-224-in21k": ("L/32", 224, _VIT),
     "google/vit-large-patch32-384": ("L/32", 384, _VIT),
+    "google/siglip-base-patch16-224": ("B/16", 224, _SIGLIP),
+    "google/siglip-base-patch16-256": ("B/16", 256, _SIGLIP),
+    "google/siglip-base-patch16-256-multilingual": ("B/16", 256, _SIGLIP),
+    "google/siglip-base-patch16-384": ("B/16", 384, _SIGLIP),
+    "google/siglip-base-patch16-512": ("B/16", 512, _SIGLIP),
+    "google/siglip-large-patch16-256": ("L/16", 256, _SIGLIP),
+    "google/siglip-large-patch16-384": ("L/16", 384, _SIGLIP),
+    "google/siglip-so400m-patch14-224": ("So400m/14", 224, _SIGLIP),
+    "google/siglip-so400m-patch14-384": ("So400m/14", 384, _SIGLIP),
+    "google/siglip-so400m-patch16-256-i18n": ("So400m/16", 256, _SIGLIP),
+    "google/siglip2-base-patch16-224": ("B/16", 224, _SIGLIP),
+    "google/siglip2-base-patch16-256": ("B/16", 256, _SIGLIP),
+    "google/siglip2-base-patch16-384": ("B/16", 384, _SIGLIP),
+    "google/siglip2-base-patch16-512": ("B/16", 512, _SIGLIP),
+    "google/siglip2-base-patch32-256": ("B/32", 256, _SIGLIP),
+    "google/siglip2-giant-opt-patch16-256": ("g-opt/16", 256, _SIGLIP),
+    "google/siglip2-giant-opt-patch16-384": ("g-opt/16", 384, _SIGLIP),
+    "google/siglip2-large-patch16-256": ("L/16", 256, _SIGLIP),
+    "google/siglip2-large-patch16-384": ("L/16", 384, _SIGLIP),
+    "google/siglip2-large-patch16-512": ("L/16", 512, _SIGLIP),
+    "google/siglip2-so400m-patch14-224": ("So400m/14", 224, _SIGLIP),
+    "google/siglip2-so400m-patch14-384": ("So400m/14", 384, _SIGLIP),
+    "google/siglip2-so400m-patch16-256": ("So400m/16", 256, _SIGLIP),
+    "google/siglip2-so400m-patch16-384": ("So400m/16", 384, _SIGLIP),
+    "google/siglip2-so400m-patch16-512": ("So400m/16", 512, _SIGLIP),
+    "openai/clip-vit-base-patch16": ("B/16", 224, _CLIP),
+    "openai/clip-vit-base-patch32": ("B/32", 224, _CLIP),
+    "openai/clip-vit-large-patch14": ("L/14", 224, _CLIP),
+    "openai/clip-vit-large-patch14-336": ("L/14", 336, _CLIP),
     # A DeiT without distillation is a ViT there.
     "facebook/deit-base-patch16-224": ("B/16", 224, _VIT),
     "facebook/deit-base-patch16-384": ("B/16", 384, _VIT),

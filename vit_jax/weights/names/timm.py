@@ -1,9 +1,9 @@
 """timm's names: what of its hub is read here, `timm/ARCHITECTURE.TAG`.
 
 Facts of timm 1.0.31's `pretrained_cfg`s: an architecture, the name of its size here
-("-": it has none), the side of its images, and its tags in timm's order. The CLIP
-towers called "quickgelu" are the repositories of the others, read with another GELU.
-`pytest tests/test_hub_names.py` compares every line with the installed timm.
+("-": it has none), the side of its images, and its tags of that side in timm's order.
+The CLIP towers called "quickgelu" are the repositories of the others, read with another
+GELU. `pytest tests/test_peers_names.py` compares every line with the installed timm.
 """
 
 _VIT = """
@@ -222,8 +222,23 @@ mixer_b16_224 Mixer-B/16 224 goog_in21k goog_in21k_ft_in1k miil_in21k
     miil_in21k_ft_in1k
 mixer_l16_224 Mixer-L/16 224 goog_in21k goog_in21k_ft_in1k
 """
+_BIT = """
+resnetv2_50x1_bit BiT-R50x1 224 goog_distilled_in1k goog_in21k
+resnetv2_50x1_bit BiT-R50x1 448 goog_in21k_ft_in1k
+resnetv2_50x3_bit BiT-R50x3 224 goog_in21k
+resnetv2_50x3_bit BiT-R50x3 448 goog_in21k_ft_in1k
+resnetv2_101x1_bit BiT-R101x1 224 goog_in21k
+resnetv2_101x1_bit BiT-R101x1 448 goog_in21k_ft_in1k
+resnetv2_101x3_bit BiT-R101x3 224 goog_in21k
+resnetv2_101x3_bit BiT-R101x3 448 goog_in21k_ft_in1k
+resnetv2_152x2_bit BiT-R152x2 224 goog_in21k goog_teacher_in21k_ft_in1k
+resnetv2_152x2_bit BiT-R152x2 384 goog_teacher_in21k_ft_in1k_384
+resnetv2_152x2_bit BiT-R152x2 448 goog_in21k_ft_in1k
+resnetv2_152x4_bit BiT-R152x4 224 goog_in21k
+resnetv2_152x4_bit BiT-R152x4 480 goog_in21k_ft_in1k
+"""
 # Text of a table -> the dialect of its files. Other dialects get a text and a row.
-TABLES: dict[str, str] = {_VIT: "timm", _MIXER: "timm_mixer"}
+TABLES: dict[str, str] = {_VIT: "timm", _MIXER: "timm_mixer", _BIT: "timm_bit"}
 
 # Where what is not in timm's own organisation lies.
 ELSEWHERE = {"_lingbot": "belfner/"}
