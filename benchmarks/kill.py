@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from vit_jax import tree
-from vit_jax.checkpoints import checkpoint, manager
+from vit_jax.checkpoints import checkpoint, disk, manager
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -63,7 +63,7 @@ def final_arrays(workdir: Path) -> tuple[int, dict[str, np.ndarray]]:
     """The step of the newest checkpoint and its arrays, optimizer and average too."""
     folder = checkpoint.find(workdir)
     items = ("params", "ema", "optimizer")
-    trees = {item: checkpoint.read_item(folder, item) for item in items}
+    trees = {item: disk.read_item(folder, item) for item in items}
     return int(folder.name), dict(tree.named_leaves(trees))
 
 

@@ -14,7 +14,7 @@ import pytest
 from flax import nnx
 
 from vit_jax import errors, models, tree
-from vit_jax.checkpoints import checkpoint, manager
+from vit_jax.checkpoints import checkpoint, disk, manager
 from vit_jax.data import preprocessing
 from vit_jax.learning import step
 from vit_jax.parallel import layouts, mesh
@@ -102,7 +102,7 @@ def workdir(saved, tmp_path):
 
 def test_restores_bit_for_bit_and_keeps_the_newest(saved):
     workdir, state, like = saved
-    assert checkpoint.available(workdir / "checkpoints") == [2, 3]
+    assert disk.available(workdir / "checkpoints") == [2, 3]
     restored, number = manager.Checkpoints(workdir).restore(like)
     assert number == 3
     same(restored, state)
@@ -166,7 +166,7 @@ def test_falls_back_to_the_newest_readable_and_goes_on(saved, workdir, damage):
     store.set_aside_after(number)
     store.save(state, describe(3))
     store.close()
-    assert checkpoint.available(workdir / "checkpoints") == [2, 3]
+    assert disk.available(workdir / "checkpoints") == [2, 3]
     assert (workdir / manager.UNREADABLE / "3").is_dir()
 
 

@@ -20,7 +20,7 @@ import pytest
 
 from configs import quickstart
 from vit_jax import errors, evaluate, train, tree
-from vit_jax.checkpoints import checkpoint
+from vit_jax.checkpoints import checkpoint, disk
 from vit_jax.data import augment, catalog, loader, transforms
 from vit_jax.learning import step
 from vit_jax.parallel import mesh
@@ -470,7 +470,7 @@ def assert_same_end(workdir, reference):
     assert [folder.name for folder in folders] == ["60", "60"]
     for item in ("params", "ema", "optimizer"):
         ours, theirs = (
-            tree.named_leaves(checkpoint.read_item(folder, item)) for folder in folders
+            tree.named_leaves(disk.read_item(folder, item)) for folder in folders
         )
         for (name, a), (_, b) in zip(ours, theirs, strict=True):
             assert np.asarray(a).tobytes() == np.asarray(b).tobytes(), name

@@ -398,7 +398,7 @@ def test_training_loads_what_it_needs():
     # families of models, kinds of evaluations, objectives and kinds of datasets only
     # what is asked for, then. What answers signals in every phase is there from the
     # first line. The bounds leave room for a few more rows in the tables,
-    # not for another room.
+    # not for another room. A tenth of it verifies checkpoints, for whoever resumes.
     listing = "import runpy, sys; sys.argv.append('--list'); "
     listing += "runpy.run_path('benchmarks/closure.py', run_name='__main__')"
     *listed, total = run(listing).splitlines()
@@ -406,8 +406,8 @@ def test_training_loads_what_it_needs():
     of_weights = [name for name in modules if name.startswith("vit_jax.weights")]
     assert of_weights == ["vit_jax.weights"]
     assert not [name for name in modules if name.startswith("vit_jax.plan")]
-    assert len(modules) <= 58, total
-    assert sum(int(line.split()[0]) for line in listed) <= 5_650, total
+    assert len(modules) <= 63, total
+    assert sum(int(line.split()[0]) for line in listed) <= 6_200, total
 
 
 def called(path: str, function: str) -> set[str]:

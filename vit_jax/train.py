@@ -191,13 +191,13 @@ def run(
     _check_writers(exp, workdir)
     exp = exp.evaluating(evaluations.available(exp.evals, data_dir=exp.data.data_dir))
     total = exp.durations.total
-    checkpoints = manager.Checkpoints(workdir, keep=exp.keep)
+    checkpoints = manager.shared(workdir, keep=exp.keep)
     reached = checkpoints.latest()
     extension.check_workdir(exp, workdir, reached or 0)
     figures = workdir_lib.figures_at(workdir, total)
     changed = evaluations.changed(exp, workdir)
-    has = figures.keys() - changed
-    if reached == total and has >= {one.name for one in exp.evals}:
+    missing = {one.name for one in exp.evals} - (figures.keys() - changed)
+    if reached == total and not missing and checkpoints.verifies(total):
         logging.info("done: %s is at step %d of %d already", workdir, total, total)
         if profile:
             logging.warning("no profile: no step is left to trace")

@@ -179,12 +179,12 @@ COMPARE = """
 import json, sys
 import numpy as np
 from vit_jax import tree
-from vit_jax.checkpoints import checkpoint
+from vit_jax.checkpoints import checkpoint, disk
 found = [checkpoint.find(folder) for folder in sys.argv[1:]]
 assert found[0].name == found[1].name, found
 count = 0
 for item in ("params", "optimizer"):
-    both = [tree.named_leaves(checkpoint.read_item(folder, item)) for folder in found]
+    both = [tree.named_leaves(disk.read_item(folder, item)) for folder in found]
     for (name, a), (other, b) in zip(*both, strict=True):
         same = np.asarray(a).tobytes() == np.asarray(b).tobytes()
         assert name == other and same, name

@@ -4,33 +4,33 @@
         params/        model parameters, nested dict of arrays
         ema/           their Polyak average, where the run keeps one
         optimizer/     {"step", "opt_state": ...}
-        description/   JSON: architecture, preprocessing, label names, config, versions
+        description/   JSON: architecture, preprocessing, label names, config, versions,
+                       and the record: type, shape and digest of every leaf
 
 Orbax writes the arrays, without compression (a ViT-B Adam state then takes a quarter
 of the time for 8 % more bytes). Everything on disk is a nested dict under the leaf
 names of `vit_jax.tree`, so no class of ours or of optax is needed to read it back.
+
+Every reader of a workdir takes the newest checkpoint that verifies: see `find`.
 """
 
 import importlib.metadata
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
 from vit_jax import errors, models, tree
+from vit_jax.checkpoints import digest, disk, record, verify
 from vit_jax.data import preprocessing as preprocessing_lib
 from vit_jax.host import files
 from vit_jax.learning import losses
 
-FORMAT = 1
-FOLDER = "checkpoints"
-COMMITTED = "commit_success.txt"  # orbax's, in a bucket
+FOLDER = disk.FOLDER
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Description:
     def to_dict(self) -> dict[str, Any]:
         """Returns a JSON-able dict; the inverse of `from_dict`."""
         return asdict(self) | {
-            "format": FORMAT,
+            "format": record.UNSEALED,
             "architecture": self.architecture.to_dict(),
             "preprocessing": self.preprocessing.to_dict(),
         }
@@ -83,13 +83,27 @@ class Description:
         Raises:
             UserError: written by a newer vit_jax, or damaged.
         """
-        values = dict(values)
-        if (written := values.pop("format", None)) != FORMAT:
-            raise errors.UserError(
-                f"the checkpoint has format {written!r}, this vit_jax reads {FORMAT}; "
-                "upgrade vit_jax to the version that wrote it: "
-                f"{values.get('versions')}"
-            )
+        return cls.of(record.Record.parse(values))
+
+    @classmethod
+    def of(cls, found: record.Record) -> "Description":
+        """Returns what a record says beside its leaves.
+
+        Raises:
+            Damaged: that is no description.
+        """
+        try:
+            return cls._built(dict(found.description))
+        except record.Damaged:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise record.Damaged(
+                f"its description is damaged: {errors.reason(error)}"
+            ) from error
+
+    @classmethod
+    def _built(cls, values: dict[str, Any]) -> "Description":
+        del values["format"]
         for key in ("label_names", "label_ids"):
             values[key] = None if (n := values.get(key)) is None else tuple(n)
         return cls(
@@ -105,82 +119,68 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in names}
 
 
-def handler() -> ocp.PyTreeCheckpointHandler:
-    """Returns what reads and writes a tree of arrays, without compression."""
-    return ocp.PyTreeCheckpointHandler(use_compression=False)
+def problem(folder: Path) -> str:
+    """Returns what is wrong with a checkpoint, "" where it is what was saved.
 
-
-def metadata(path: Path) -> Any:
-    """Returns what orbax says of a tree on disk."""
-    # It says that it wants a Path of etils.
-    path = files.absolute(path)
-    return handler().metadata(path).tree  # pyright: ignore[reportArgumentType]
-
-
-def plain_metadata(path: Path) -> Any:
-    """Returns the shapes and types of a tree on disk."""
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), metadata(path)
-    )
-
-
-def read_item(folder: Path, item: str, like: Any | None = None) -> Any:
-    """Reads one tree: onto the shardings of `like`, or as numpy arrays."""
-    path = files.absolute(folder / item)
-    if like is None:
-        args = jax.tree.map(
-            lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata(path)
-        )
-        restore = ocp.args.PyTreeRestore(restore_args=args)
-    else:
-        args = jax.tree.map(
-            lambda leaf: ocp.ArrayRestoreArgs(
-                sharding=leaf.sharding, global_shape=leaf.shape, dtype=leaf.dtype
-            ),
-            like,
-        )
-        restore = ocp.args.PyTreeRestore(item=like, restore_args=args)
-    with ocp.Checkpointer(handler()) as checkpointer:
-        return checkpointer.restore(path, restore)
-
-
-def _read_description(folder: Path) -> Description:
-    path = folder / "description" / "metadata"
-    return Description.from_dict(json.loads(path.read_text()))
-
-
-def reason(error: Exception) -> str:
-    """Returns the gist of an error of orbax or its backends, which can fill a page."""
-    text = str(error).strip() or repr(error)
-    if "os_error_code='28'" in text or "No space left" in text:
-        return "no space left on device"
-    return text.splitlines()[0][:300]
-
-
-def is_whole(folder: Path) -> bool:
-    """Returns whether a checkpoint is at a path that was written to the end.
-
-    On a file system its folder gets its name then, in a bucket a file says it.
+    Raises:
+        UserError: it is of a newer format.
     """
-    if files.address(folder) and not (folder / COMMITTED).exists():
-        return False
-    return (folder / "description" / "metadata").is_file()
+    if found := verify.problem(folder):
+        return found
+    try:
+        Description.of(record.read(folder))
+    except record.Damaged as error:
+        return str(error)
+    return ""
 
 
-def available(directory: Path) -> list[int]:
-    """Steps under a `checkpoints` folder that were written to the end, ascending."""
-    steps = [int(p.name) for p in directory.glob("*") if p.name.isdigit()]
-    return sorted(step for step in steps if is_whole(directory / str(step)))
+def newest(directory: Path) -> Path | None:
+    """Returns the newest checkpoint in a `checkpoints` folder that verifies.
+
+    A warning names those that do not, and what of them.
+
+    Returns:
+        Its folder; None where there is no checkpoint.
+
+    Raises:
+        UserError: none verifies, or one is of a newer format.
+    """
+    bad: dict[int, str] = {}
+    for step in reversed(disk.available(directory)):
+        folder = directory / str(step)
+        if not (why := problem(folder)):
+            verify.say_taken(directory, bad, step)
+            return folder
+        bad[step] = why
+    if bad:
+        raise verify.none_is_good(directory, bad)
+    return None
+
+
+def folders(workdir: Path) -> list[Path]:
+    """Returns the checkpoints of a workdir, the newest first, as far as they show."""
+    directory = workdir / FOLDER
+    return [directory / str(step) for step in reversed(disk.available(directory))]
+
+
+def is_one(path: Path) -> bool:
+    """Returns whether a path is the folder of a checkpoint, or has some in it."""
+    folders = (path, path / FOLDER)
+    return disk.is_whole(path) or any(map(disk.available, folders))
 
 
 def find(path: str | Path) -> Path | None:
-    """Returns a checkpoint's folder: `path` itself, or the newest in a workdir."""
+    """Returns a checkpoint's folder: `path` itself, or the newest in a workdir.
+
+    Raises:
+        UserError: a workdir whose checkpoints do not verify, see `newest`.
+    """
     path = files.folder(path)
-    if is_whole(path):
+    if disk.is_whole(path):
         return path
     for directory in (path, path / FOLDER):
-        if directory.is_dir() and (steps := available(directory)):
-            return directory / str(steps[-1])
+        if (found := newest(directory)) is not None:
+            return found
     return None
 
 
@@ -194,24 +194,31 @@ def _found(path: str | Path) -> Path:
     return folder
 
 
+@contextmanager
+def _named(folder: Path) -> Iterator[None]:
+    """Says of which checkpoint something is damaged."""
+    try:
+        yield
+    except record.Damaged as error:
+        raise record.Damaged(
+            f"the checkpoint {folder} is truncated or damaged: {error}\n"
+            "use an older checkpoint of the run, or a copy"
+        ) from error
+
+
 def describe(path: str | Path) -> Description:
     """Reads what is stored beside the arrays of a checkpoint.
 
     Args:
-        path: a workdir (its newest checkpoint) or the folder of one checkpoint.
+        path: a workdir (its newest checkpoint that verifies) or the folder of one
+            checkpoint, whose arrays are not looked at.
 
     Raises:
         UserError: no checkpoint there, or a damaged or newer one.
     """
     folder = _found(path)
-    try:
-        return _read_description(folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, errors.UserError):
-            raise
-        raise errors.UserError(
-            f"the description of {folder} is damaged: {error}; use another checkpoint"
-        ) from error
+    with _named(folder):
+        return Description.of(record.read(folder))
 
 
 class StoredParams:
@@ -229,35 +236,23 @@ class StoredParams:
     """
 
     def __init__(self, path: str | Path):
-        folder = _found(path)
-        self.description = describe(folder)
-        self._item = folder / ("ema" if (folder / "ema").is_dir() else "params")
-        with self._readable():
-            leaves = tree.named_leaves(plain_metadata(self._item))
-        self.shapes = {name: tuple(leaf.shape) for name, leaf in leaves}
+        self._folder = _found(path)
+        with _named(self._folder):
+            self._record = record.read(self._folder)
+            self.description = Description.of(self._record)
+            items = verify.items(self._folder, self._record)
+            self._item = "ema" if "ema" in items else "params"
+            for item in items:
+                verify.check_shapes(self._folder, self._record, item)
+            leaves = disk.shapes(self._folder, self._item)
+        if self._record.leaves is None:
+            verify.not_verified(self._folder)
+        self.shapes = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
 
     def read(self, name: str) -> np.ndarray:
-        """Returns one leaf."""
-        as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
-        restore = ocp.args.PyTreeRestore(
-            item=tree.from_named({name: jax.ShapeDtypeStruct((), np.float32)}),
-            restore_args=tree.from_named({name: as_numpy}),
-            partial_restore=True,
-        )
-        with self._readable(), ocp.Checkpointer(handler()) as checkpointer:
-            restored = checkpointer.restore(files.absolute(self._item), restore)
-        return dict(tree.named_leaves(restored))[name]
-
-    @contextmanager
-    def _readable(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            raise errors.UserError(
-                f"the arrays of {self._item.parent} cannot be read, the checkpoint is "
-                f"truncated or damaged: {reason(error)}\n"
-                "use an older checkpoint of the run, or a copy"
-            ) from error
+        """Returns one leaf, once it is known to be what was saved."""
+        with _named(self._folder):
+            return verify.read(self._folder, self._record, self._item, [name])[name]
 
 
 def write_params(
@@ -271,18 +266,22 @@ def write_params(
     path = Path(path).absolute()
     if path.exists():
         raise errors.UserError(f"{path} exists; want the name of a new folder.")
+    leaves = {
+        f"params/{name}": record.Leaf.of(leaf, digest.on_host(np.asarray(leaf)))
+        for name, leaf in tree.named_leaves(params)
+    }
+    stored = record.sealed(description.to_dict(), leaves)
     args = ocp.args.Composite(
-        params=ocp.args.PyTreeSave(params),
-        description=ocp.args.JsonSave(description.to_dict()),
+        params=ocp.args.PyTreeSave(params), description=ocp.args.JsonSave(stored)
     )
-    handlers = {"params": handler(), "description": ocp.JsonCheckpointHandler()}
+    handlers = {"params": disk.handler(), "description": ocp.JsonCheckpointHandler()}
     composite = ocp.CompositeCheckpointHandler(**handlers)
     try:
         with ocp.Checkpointer(composite) as checkpointer:
             checkpointer.save(path, args=args)
     except Exception as error:  # orbax passes on whatever its backends raise
         raise errors.UserError(
-            f"{path} could not be written: {reason(error)}"
+            f"{path} could not be written: {disk.reason(error)}"
         ) from error
 
 

@@ -1,17 +1,19 @@
-"""Saves the states of a run, and finds the newest that can be read."""
+"""Saves the states of a run, and restores the newest that verifies."""
 
 import logging
 import shutil
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from vit_jax import errors, tree
-from vit_jax.checkpoints import checkpoint
+from vit_jax.checkpoints import agreement, checkpoint, digest, disk, record, verify
 from vit_jax.host import files
 from vit_jax.types import TrainState
 
@@ -43,19 +45,40 @@ def _state(items: dict[str, Any], like: TrainState) -> TrainState:
     )
 
 
-def _differences(folder: Path, item: str, target: Any) -> list[str]:
-    """One line for each leaf whose name or shape on disk is not the target's."""
-    stored = {
-        name: tuple(leaf.shape)
-        for name, leaf in tree.named_leaves(checkpoint.plain_metadata(folder / item))
+def _leaves(items: dict[str, Any]) -> dict[str, Any]:
+    """All leaves by name, with the item in front."""
+    return {
+        f"{item}/{name}": leaf
+        for item, nested in items.items()
+        for name, leaf in tree.named_leaves(nested)
     }
-    wanted = {name: tuple(leaf.shape) for name, leaf in tree.named_leaves(target)}
+
+
+def _differences(
+    folder: Path, items: dict[str, Any], there: Sequence[str]
+) -> list[str]:
+    """One line for each leaf whose name, shape or type on disk is not the run's."""
+    stored = {item: disk.shapes(folder, item) for item in items if item in there}
+    ours, theirs = (
+        {
+            name: (tuple(leaf.shape), np.dtype(leaf.dtype).name)
+            for name, leaf in _leaves(some).items()
+        }
+        for some in (items, {i: tree.from_named(s) for i, s in stored.items()})
+    )
     return [
-        f"{item}/{name}: checkpoint {stored.get(name, 'has none')}, "
-        f"this run {wanted.get(name, 'has none')}"
-        for name in sorted(stored | wanted)
-        if stored.get(name) != wanted.get(name)
+        f"{name}: checkpoint {_shape(theirs.get(name), ours.get(name))}, "
+        f"this run {_shape(ours.get(name), theirs.get(name))}"
+        for name in ours | theirs
+        if theirs.get(name) != ours.get(name)
     ]
+
+
+def _shape(one: Any, other: Any) -> str:
+    """A shape, or a type where that is what differs."""
+    if one is None:
+        return "has none"
+    return str(one[other is not None and one[0] == other[0]])
 
 
 def _free(directory: Path) -> str:
@@ -70,15 +93,43 @@ def _clear_write_errors(directory: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # orbax passes on whatever its backends raise
-        good = checkpoint.available(directory)
+        good = disk.available(directory)
         kept = f"step {good[-1]}" if good else "none"
-        reason = checkpoint.reason(error)
+        reason = disk.reason(error)
         raise errors.UserError(
             f"a checkpoint could not be written to {directory}{_free(directory)}: "
             f"{reason}\n"
             f"newest good checkpoint: {kept}; free some space or mend the folder, then "
             "run the same command again: it goes on from there"
         ) from error
+
+
+def _agreed(step: int, answers: list[list[str]]) -> str:
+    """Why no process may take a step, "" where all have read the same.
+
+    Args:
+        step: Which.
+        answers: Of each process: "seal", "damaged" or "refused", and the seal or why.
+
+    Raises:
+        UserError: one refuses it, or they have read different ones.
+    """
+    whys = {}
+    for index, (kind, said) in enumerate(answers):
+        if kind == "refused":
+            raise errors.UserError(said)
+        if kind == "damaged":
+            whys[index] = said
+    if whys:
+        index, why = next(iter(whys.items()))
+        who = "" if len(whys) == len(answers) else f"process {index} says that "
+        return who + why
+    if len({seal for _, seal in answers}) > 1:
+        raise errors.UserError(
+            f"the processes read different checkpoints of step {step}; want one folder "
+            "that all of them see: --workdir=PATH"
+        )
+    return ""
 
 
 class Checkpoints:
@@ -93,13 +144,17 @@ class Checkpoints:
         self.directory = files.absolute(workdir / checkpoint.FOLDER)
         self._keep = keep
         self._manager: ocp.CheckpointManager | None = None
+        self._preparing: threading.Thread | None = None
+
+    def prepare(self, like: TrainState) -> None:
+        """Has what a save of such a state runs compiled beside the first steps."""
+        self._preparing = threading.Thread(target=digest.prepare, args=(like,))
+        self._preparing.start()
 
     def _open(self) -> ocp.CheckpointManager:
         """Opens the writer, only once there is something to write."""
         if self._manager is None:
-            handlers = {
-                item: checkpoint.handler() for item in ("params", "ema", "optimizer")
-            }
+            handlers = {item: disk.handler() for item in ("params", "ema", "optimizer")}
             self._manager = ocp.CheckpointManager(
                 self.directory,
                 item_handlers=handlers | {"description": ocp.JsonCheckpointHandler()},
@@ -116,11 +171,20 @@ class Checkpoints:
 
         Raises:
             UserError: this or the previous write failed (no space left, read-only).
+            NonFiniteError: a leaf is not finite; nothing is written.
         """
+        items = _items(state)
+        leaves = _leaves(items)
+        sums = digest.on_device(leaves)
+        if bad := [name for name, one in sums.items() if not one.finite]:
+            raise self._not_finite(description.step, bad)
+        known = {n: record.Leaf.of(leaves[n], one.digest) for n, one in sums.items()}
         args: dict[str, Any] = {
-            name: ocp.args.PyTreeSave(item) for name, item in _items(state).items()
+            name: ocp.args.PyTreeSave(item) for name, item in items.items()
         }
-        args["description"] = ocp.args.JsonSave(description.to_dict())
+        args["description"] = ocp.args.JsonSave(
+            record.sealed(description.to_dict(), known)
+        )
         with _clear_write_errors(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
             manager = self._open()
@@ -130,50 +194,101 @@ class Checkpoints:
             )
         assert saved, f"step {description.step} was already there"
 
+    def _not_finite(self, step: int, leaves: list[str]) -> errors.NonFiniteError:
+        newest = disk.available(self.directory)
+        more = f" and {len(leaves) - 5} more" if len(leaves) > 5 else ""
+        return errors.NonFiniteError(
+            f"step {step}: its update left leaves that are not finite: "
+            f"{', '.join(leaves[:5])}{more}.\nIt was not saved: the newest checkpoint "
+            f"is {f'of step {newest[-1]}' if newest else 'none'}. Lower optimizer.lr, "
+            "set optimizer.clip_norm, or use model.compute_dtype=float32"
+        )
+
     def latest(self) -> int | None:
-        """Returns the newest step that was written to the end, or None."""
-        steps = checkpoint.available(self.directory)
-        return steps[-1] if steps else None
+        """Returns the newest step that was committed, or None; process 0 says which.
+
+        Its arrays are not looked at.
+        """
+        steps = disk.available(self.directory)
+        return agreement.told(steps[-1] if steps else None)
+
+    def verifies(self, step: int) -> bool:
+        """Returns whether a step is what was saved; process 0 says so."""
+        why = ""
+        if jax.process_index() == 0:
+            why = checkpoint.problem(self.directory / str(step))
+        return not agreement.told(why)
 
     def restore(self, like: TrainState) -> tuple[TrainState, int] | None:
-        """Returns the newest state that can be read, and its step; None if none is.
+        """Returns the newest state that verifies, and its step; None if there is none.
+
+        Process 0 chooses the step, and all take it or none does.
 
         Args:
             like: abstract state; its shardings decide where the arrays go, so a run
                 may continue on another mesh.
 
-        A checkpoint that cannot be read is set aside, with a warning, and the one
-        before it is taken.
+        A warning names each checkpoint that does not verify, and why.
 
         Raises:
-            UserError: a checkpoint of another model or optimizer, or none is readable.
+            UserError: a checkpoint of another model, optimizer or format, or none
+                verifies.
         """
-        steps = checkpoint.available(self.directory)
-        for step in reversed(steps):
-            try:
-                return self._restore(step, like), step
-            except errors.UserError:
-                raise
-            except Exception as error:
-                logging.warning(
-                    "checkpoint %d is unreadable: %s", step, checkpoint.reason(error)
-                )
-        if steps:
-            raise errors.UserError(
-                f"no checkpoint under {self.directory} can be read (steps {steps}); "
-                "restore the files from a copy, or start again in another --workdir"
-            )
+        bad: dict[int, str] = {}
+        while (step := self._before(bad)) is not None:
+            state, why = self._attempt(step, like)
+            if state is not None:
+                verify.say_taken(self.directory, bad, step)
+                return state, step
+            bad[step] = why
+        if bad:
+            raise verify.none_is_good(self.directory, bad)
         return None
 
-    def _restore(self, step: int, like: TrainState) -> TrainState:
-        folder = self.directory / str(step)
+    def _before(self, bad: dict[int, str]) -> int | None:
+        """The newest step that was not tried; process 0 says which."""
+        steps = [s for s in disk.available(self.directory) if s not in bad]
+        return agreement.told(steps[-1] if steps else None)
+
+    def _attempt(self, step: int, like: TrainState) -> tuple[TrainState | None, str]:
+        """The state of a step, or what is wrong with it; the same on all processes."""
+        folder, items, found = self.directory / str(step), None, None
+        kind, said = "seal", ""
+        try:
+            items, found = self._read(folder, like)
+            said = found.seal
+        except record.Damaged as error:
+            kind, said = "damaged", str(error)
+        except errors.UserError as error:
+            kind, said = "refused", str(error)
+        why = _agreed(step, agreement.gathered([kind, said[:1500]]))
+        if why or items is None or found is None:
+            return None, why
+        if found.leaves is None:
+            verify.not_verified(folder)
+            return _state(items, like), ""
+        sums = {n: one.digest for n, one in digest.on_device(_leaves(items)).items()}
+        wrong = [name for name, one in sums.items() if one != found.leaves[name].digest]
+        if wrong:
+            return None, str(verify.changed(wrong))
+        return _state(items, like), ""
+
+    def _read(
+        self, folder: Path, like: TrainState
+    ) -> tuple[dict[str, Any], record.Record]:
+        """The items of a checkpoint on the devices, and its record.
+
+        Raises:
+            Damaged: it cannot be read, or is not what was saved as far as this shows.
+            UserError: it is of another model, optimizer or format.
+        """
+        found = record.read(folder)
+        checkpoint.Description.of(found)
         items = _items(like)
-        lines = [
-            line
-            for item, target in items.items()
-            for line in _differences(folder, item, target)
-        ]
-        if lines:
+        there = verify.items(folder, found)
+        for item in there:
+            verify.check_shapes(folder, found, item)
+        if lines := _differences(folder, items, there):
             raise errors.UserError(
                 errors.listing(
                     f"{folder} holds another model or optimizer than this run:",
@@ -182,17 +297,24 @@ class Checkpoints:
                     f"from its weights: --config.init_from={folder}",
                 )
             )
-        return _state(
-            {i: checkpoint.read_item(folder, i, t) for i, t in items.items()}, like
-        )
+        for item in set(there) - set(items):  # what the run leaves behind
+            verify.check_arrays(folder, found, item)
+        for item, target in items.items():
+            try:
+                with verify.readable(item):
+                    items[item] = disk.read_item(folder, item, target)
+            except record.Damaged:
+                verify.check_arrays(folder, found, item)  # it names the leaves
+                raise
+        return items, found
 
     def set_aside_after(self, step: int) -> None:
         """Moves what is newer than `step` (unreadable, half written) out of the way."""
         if jax.process_index() != 0 or not self.directory.is_dir():
             return
         for path in self.directory.iterdir():
-            if path.name.isdigit() and int(path.name) > step:
-                if files.address(path) and not checkpoint.is_whole(path):
+            if (disk.step_of(path) or 0) > step:
+                if files.address(path) and not disk.is_whole(path):
                     continue  # the rest of a save that orbax removes before the next
                 target = self.workdir / UNREADABLE / path.name
                 files.move_over(path, target)
@@ -204,9 +326,21 @@ class Checkpoints:
         Raises:
             UserError: one of them failed.
         """
+        if self._preparing is not None:
+            self._preparing.join()
         if self._manager is not None:
             with _clear_write_errors(self.directory):
                 self._manager.wait_until_finished()
                 self._manager.check_for_errors()
             self._manager.close()
             self._manager = None
+
+
+def shared(workdir: Path, *, keep: int) -> Checkpoints:
+    """Returns the checkpoints of a workdir that is the same folder for all processes.
+
+    Raises:
+        UserError: some process does not see what process 0 writes there.
+    """
+    agreement.check_shared(workdir)
+    return Checkpoints(workdir, keep=keep)

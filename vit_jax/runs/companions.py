@@ -83,6 +83,7 @@ class Run:
         self._running: collections.deque[jax.Array] = collections.deque()
         self._pending: dict[str, Any] | None = None
         self._tell: cli.Tell | None = None
+        checkpoints.prepare(exp.state)
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[None]:

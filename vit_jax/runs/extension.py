@@ -61,12 +61,12 @@ def began(config: Mapping[str, Any], workdir: Path) -> "Weights | None":
     stored = workdir_lib.read_config(workdir)
     if stored is None or not workdir_lib.began_alike(config, stored):
         return None
-    if checkpoint.find(workdir) is None:
-        return None
-    try:
-        return weights.pretrained.describe(workdir)
-    except errors.UserError:  # a damaged one: an older one will be restored
-        return None
+    for folder in checkpoint.folders(workdir):
+        try:
+            return weights.pretrained.describe(folder)
+        except errors.UserError:  # a damaged one: an older one will be restored
+            continue
+    return None
 
 
 def check_workdir(exp: experiment.Experiment, workdir: Path, reached: int) -> None:

@@ -217,8 +217,9 @@ def _opened(
 ) -> files.Weights:
     text, local, said = _located(path)
     options = {**said, **options}
-    if local.is_dir() and checkpoint.find(local) is not None:
-        stored = checkpoint.StoredParams(local)
+    found = checkpoint.find(local) if local.is_dir() else None
+    if found is not None:
+        stored = checkpoint.StoredParams(found)
         described = stored.description
         if "grid" in options:
             raise errors.UserError(
@@ -284,6 +285,8 @@ def in_a_bucket(text: str) -> Path | None:
         return None  # a file without a suffix is fetched without the packages, too
     try:
         return checkpoint.find(buckets.folder(text))
+    except errors.UserError:
+        raise
     except Exception as error:  # of gcsfs and what it stands on
         raise errors.UserError(
             f"{text} cannot be read: {errors.reason(error)}"

@@ -171,7 +171,7 @@ def _target(path: str | Path) -> Path:
             f"{path} is where a run keeps its step {target.name}; want another folder"
         )
     if target.is_dir() and any(target.iterdir()):
-        what = "a checkpoint" if checkpoint.find(target) else "files"
+        what = "a checkpoint" if checkpoint.is_one(target) else "files"
         raise errors.UserError(f"{path} holds {what}; want a new or an empty folder")
     if target.exists() and not target.is_dir():
         raise errors.UserError(f"{path} is a file; want a new or an empty folder")
