@@ -10,8 +10,8 @@ import pytest
 import safetensors.numpy
 
 from vit_jax import errors
+from vit_jax.settings import documents
 from vit_jax.weights.formats import safetensors as ours
-from vit_jax.weights.formats import sidecars
 from vit_jax.weights.source import Tensors
 
 RNG = np.random.default_rng(0)
@@ -267,7 +267,7 @@ def test_configs_come_and_go_with_the_file(tmp_path):
         (b"[]", "JSON is no object"),
         (b'{"a": 1, "a": 2}', "says 'a' twice"),
         (b"{", "cannot be read as JSON"),
-        (b'{"a": "' + b"x" * sidecars.MAX_JSON + b'"}', "are no description"),
+        (b'{"a": "' + b"x" * documents.MOST_BYTES + b'"}', "are no description"),
     ],
 )
 def test_a_damaged_config_is_named(tmp_path, text, message):

@@ -8,6 +8,7 @@ format (`.npz`, `.safetensors`, `.bv`). The last line of standard output is JSON
 import ast
 import dataclasses
 import logging
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,17 @@ from absl import flags
 
 from vit_jax import cli, errors, models, tree
 from vit_jax.checkpoints import checkpoint
+from vit_jax.host import files as host_files
 from vit_jax.settings import validation
-from vit_jax.weights import adapters, adapting, dialects, files, own, pretrained
+from vit_jax.weights import (
+    adapters,
+    adapting,
+    containers,
+    dialects,
+    files,
+    own,
+    pretrained,
+)
 from vit_jax.weights.formats import digests, safetensors
 from vit_jax.weights.source import Tensors
 
@@ -62,11 +72,11 @@ def run(
             that differ.
     """
     validation.check_local(target, "target ")
-    target = Path(target).expanduser()
+    target = host_files.expanded(target)
     if image_size is not None:
         image_size = models.pair(image_size)
-    if target.exists() and not overwrite:
-        raise errors.UserError(f"{target} exists; --overwrite replaces it.")
+    if os.path.lexists(target):
+        _check_replaceable(target, overwrite)
     if dialect == adapters.DIALECT:
         written = adapters.write(source, target)
         return {"source": source, "target": str(target), "to": dialect} | written
@@ -92,6 +102,21 @@ def run(
             back |= _untold(weights.architecture)
         figures |= compare(source, target, again, back)
     return figures
+
+
+def _check_replaceable(target: Path, overwrite: bool) -> None:
+    """Raises `UserError` unless what is at the target may be replaced by weights."""
+    if not overwrite:
+        raise errors.UserError(f"{target} exists; --overwrite replaces it.")
+    weights = target.is_dir() and (
+        checkpoint.find(target) == target or containers.is_weights(target)
+    )
+    adapter = (target / adapters.CONFIG).is_file()
+    if not (target.is_file() or target.is_symlink() or weights or adapter):
+        raise errors.UserError(
+            f"{target} is neither a file nor a folder of weights: --overwrite does not "
+            "replace it; want another target."
+        )
 
 
 def _untold(arch: models.Architecture) -> dict[str, Any]:

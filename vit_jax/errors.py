@@ -12,14 +12,22 @@ EXIT_NON_FINITE = 4
 EXIT_RETRY = 42
 
 
+MOST_LINES, LONGEST_LINE = 10, 1500  # of a message
+
+
 class UserError(ValueError):
     """Bad input: the message says what, what it got, what it wanted, what to do.
 
     The commands print it without a traceback and exit with `exit_code`; at most ten
-    lines. Anything else that is raised is a bug of ours and keeps its traceback.
+    lines, whatever a stranger's file or a command line has put into it. Anything else
+    that is raised is a bug of ours and keeps its traceback.
     """
 
     exit_code = EXIT_BAD_INPUT
+
+    def __init__(self, message: str):
+        """Takes a message, of which it keeps what `shown` returns."""
+        super().__init__(shown(message))
 
 
 class NonFiniteError(UserError):
@@ -32,6 +40,31 @@ class Preempted(Exception):
     """The run was asked to stop (SIGTERM); its state is saved: start it again."""
 
     exit_code = EXIT_RETRY
+
+
+def visible(text: str) -> str:
+    """Returns a text whose control characters and the like are written out.
+
+    A name in a file may hold what moves a terminal's cursor or turns its text around.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
+
+
+def shown(text: str) -> str:
+    """Returns a message as it may be shown: bounded, and nothing in it but text."""
+    lines = str(text)[: LONGEST_LINE * MOST_LINES * 9].split("\n")
+    if len(lines) > MOST_LINES:
+        lines = [*lines[: MOST_LINES - 2], "...", lines[-1]]
+    lines = [visible(line) for line in lines]
+    return "\n".join(
+        line if len(line) <= LONGEST_LINE else f"{line[:300]} ... {line[-300:]}"
+        for line in lines
+    )
 
 
 def reason(error: object) -> str:

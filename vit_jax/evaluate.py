@@ -8,6 +8,7 @@ hosts run the same command, as with `vit_jax.main`; process 0 prints.
 
 import functools
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ from vit_jax.weights import files, pretrained
 from vit_jax.weights import loaded as loaded_lib
 
 SHOTS = (1, 5, 10, 25)
+MOST = 10**6  # shots and seeds
 USUAL = "classify"  # figures of other kinds of evaluation are named after their kind
 SPLITS = ("split", "train_split")
 
@@ -112,6 +114,11 @@ def run(
     """
     if batch_size < 1:
         raise errors.UserError(f"--batch_size={batch_size}; want at least 1")
+    if not math.isfinite(l2) or not all(0 < k <= MOST for k in (seeds, *shots)):
+        raise errors.UserError(
+            f"--shots={','.join(map(str, shots))} --seeds={seeds} --l2={l2}; want "
+            f"numbers from 1 to {MOST:,} and a penalty"
+        )
     options: dict[str, Any] = {"type": "fewshot" if fewshot else USUAL}
     own = {"train_split": train_split, "shots": shots, "seeds": seeds, "l2": l2}
     own["f1_at"] = f1_at

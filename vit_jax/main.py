@@ -26,10 +26,11 @@ from ml_collections import config_flags
 from vit_jax import cli, errors
 from vit_jax.host import files
 from vit_jax.runs import distributed, stopping, watchdog
-from vit_jax.settings import recipe, validation
+from vit_jax.settings import packaged, recipe, validation
 
 _CONFIG = recipe.define_flag("configs/vit_b16.py:i21k")
 flags.declare_key_flag("config")
+flags.declare_key_flag("config_json")
 _WORKDIR = flags.DEFINE_string(
     "workdir", "", "Checkpoints and logs; workdirs/NAME_OF_THE_CONFIG by default."
 )
@@ -50,7 +51,7 @@ for _module in (distributed, watchdog):
 
 def default_workdir(config_path: str) -> Path:
     """Returns `workdirs/vit_b16-i21k` for `configs/vit_b16.py:i21k`."""
-    file, _, argument = config_path.partition(":")
+    file, _, argument = config_path.removeprefix(packaged.JSON).partition(":")
     name = Path(file).stem + (f"-{argument}" if argument else "")
     name = re.sub(r"[^A-Za-z0-9_.+-]+", "_", name)
     if len(name) > 200:  # file systems take 255 bytes; a path may be the argument

@@ -16,6 +16,7 @@ import numpy as np
 
 from vit_jax import errors
 from vit_jax.checkpoints import disk
+from vit_jax.host import files as host_files
 
 FORMAT = 2
 UNSEALED = 1  # as older versions wrote it: without leaves and seal
@@ -130,13 +131,21 @@ def read(folder: Path) -> Record:
         Damaged: it cannot be read, or is that of another step than the folder's.
         UserError: it is of a newer format.
     """
+    from vit_jax.settings import documents  # which no new run needs
+
+    path = folder / disk.METADATA
     try:
-        found = Record.parse(json.loads((folder / disk.METADATA).read_bytes()))
+        text = host_files.read_whole(path, documents.MOST_BYTES)
+        values = documents.parse(text)
+    except (OSError, errors.UserError) as error:
+        raise Damaged(f"its description cannot be read: {disk.reason(error)}") from None
+    try:
+        found = Record.parse(values)
     except Damaged:
         raise
     except errors.UserError as error:
         raise errors.UserError(f"{folder}: {error}") from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Damaged(f"its description cannot be read: {disk.reason(error)}") from None
     number, step = disk.step_of(folder), found.description.get("step")
     if folder.parent.name == disk.FOLDER and number is not None and step != number:

@@ -62,13 +62,21 @@ def progress(what: str, total: int, done: int = 0) -> Iterator[Tell | None]:
         yield tell
 
 
+class Formatter(logging.Formatter):
+    """Writes out what no line of a log should do to a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns the line, or lines, of a record."""
+        return "\n".join(map(errors.visible, super().format(record).split("\n")))
+
+
 def configure_logging() -> None:
     """Sends our log lines, and warnings of libraries, to standard error."""
     global _watched
     _watched = is_watched(sys.stderr)
     absl_logging.use_absl_handler()
     handler = absl_logging.get_absl_handler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     handler.python_handler.stream = sys.stderr
     logging.getLogger().setLevel(logging.INFO)
     for chatty in ("jax", "orbax", "etils"):
@@ -104,13 +112,30 @@ def explained(error: Exception) -> int | None:
     if isinstance(error, BrokenPipeError):  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return errors.EXIT_DONE
+    if isinstance(error, OSError) and error.filename is not None:
+        # A path that is none: too long, a loop of links, closed to us.
+        said = errors.shown(f"{error.filename}: {error.strerror}")
+        print(f"error: {said}", file=sys.stderr, flush=True)
+        return errors.EXIT_BAD_INPUT
     return None
+
+
+# Of words that have to be looked at before absl is given them.
+_SPECIAL = re.compile(r"flagfile|config_json|\0|^-[^=]{200}")
+
+
+def _checked(argv: list[str]) -> list[str]:
+    if not any(map(_SPECIAL.search, argv)):
+        return argv
+    from vit_jax.cli import words
+
+    return words.checked(argv)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses absl flags; a wrong one is a `UserError`."""
     try:
-        return flags.FLAGS(argv)
+        return flags.FLAGS(_checked(argv))
     except flags.Error as error:
         raise errors.UserError(f"{error}; --help lists the flags") from error
 
@@ -119,14 +144,14 @@ def config_path(argv: list[str]) -> str:
     """Returns the value of --config as written, the last one; "" without one."""
     found = ""
     for i, argument in enumerate(argv):
-        if match := re.fullmatch(r"--?config=(.*)", argument):
+        if match := re.fullmatch(r"--?config=(.*)", argument, re.S):
             found = match[1]
         elif argument in ("--config", "-config") and i + 1 < len(argv):
             found = argv[i + 1]
     return found
 
 
-_CONFIG_KEY = re.compile(r"--?(?:no)?config\.([^=]+)(?:=(.*))?$", re.S)
+_CONFIG_KEY = re.compile(r"--?(?:no)?config\.([^=]*)(?:=(.*))?$", re.S)
 _WANT_CONFIG = "want --config=FILE, as in --config=configs/vit_b16.py"
 
 
@@ -186,7 +211,7 @@ def _check_section(
 def _whole(argv: list[str]) -> list[str]:
     """The command line with what its flag files hold."""
     try:
-        return flags.FLAGS.read_flags_from_files(argv, force_gnu=False)
+        return flags.FLAGS.read_flags_from_files(_checked(argv), force_gnu=False)
     except flags.Error as error:
         raise errors.UserError(str(error)) from error
 
@@ -205,7 +230,7 @@ def parse_recipe(argv: list[str]) -> list[str]:
     """Parses the flags of a command with a recipe; a wrong one is a `UserError`."""
     from vit_jax.settings import evals_flags, recipe
 
-    argv, evaluations = evals_flags.split(_whole(argv))
+    argv, evaluations = evals_flags.split(_checked(_whole(argv)))
     path = config_path(argv)
     config = None
     if "--config=" in argv:

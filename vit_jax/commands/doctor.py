@@ -27,6 +27,7 @@ from vit_jax.data import prepared
 from vit_jax.weights.remote import cache, hubcache
 
 GIB = 2**30
+MOST_SECONDS = 86_400
 OK, WARNING, FAILS = "ok", "warning", "fails"
 # Where drivers of accelerators show that there is one.
 ACCELERATORS = {
@@ -256,6 +257,10 @@ def _define_flags() -> None:
 def _main(argv: list[str]) -> int:
     if argv[1:]:
         raise errors.UserError(f"what is {argv[1]!r}? Want flags only; see --help")
+    if not flags.FLAGS.timeout <= MOST_SECONDS:
+        raise errors.UserError(
+            f"--timeout={flags.FLAGS.timeout}; want at most {MOST_SECONDS} seconds"
+        )
     lines = run(data_dir=flags.FLAGS.data_dir, timeout=flags.FLAGS.timeout)
     statuses = {line.status for line in lines}
     worst = next(one for one in (FAILS, WARNING, OK) if one in statuses)

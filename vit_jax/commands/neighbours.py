@@ -7,7 +7,6 @@ output is a JSON object a neighbour, {"query", "rank", "image", "score"}, or a t
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -41,7 +40,7 @@ def _main(argv: list[str]) -> int:
         raise errors.UserError("want vit_jax neighbours QUERY FEATURES; see --help")
     found = neighbours.run(argv[1], argv[2], k=given.k, checkpoint=given.checkpoint)
     if given.out:
-        place = Path(given.out).expanduser()
+        place = host_files.expanded(given.out)
         with journal.explained(place):
             host_files.write_whole(place, _lines(found))
     else:

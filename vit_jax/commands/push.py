@@ -19,6 +19,7 @@ from absl import flags
 
 from vit_jax import cli, errors
 from vit_jax.checkpoints import checkpoint
+from vit_jax.host import files as host_files
 from vit_jax.runs import card, metrics
 from vit_jax.runs import workdir as workdir_lib
 from vit_jax.weights import pretrained, publishing
@@ -110,9 +111,9 @@ def _folder(source: str, folder: str, dry_run: bool) -> Path | None:
     """Where the files shall stay; None: nowhere."""
     if not folder and not dry_run:
         return None
-    if not folder and not Path(source).expanduser().is_dir():
+    if not folder and not host_files.expanded(source).is_dir():
         raise errors.UserError(f"{source[:200]} is no folder; want --folder=PATH too")
-    where = Path(folder or Path(source) / "hub").expanduser()
+    where = host_files.expanded(folder or Path(source) / "hub")
     if where.is_file() or (where.is_dir() and any(where.iterdir())):
         raise errors.UserError(
             f"{where} is there already; remove it, or want another: --folder=PATH"
@@ -171,7 +172,7 @@ def _writing(where: Path | None) -> Iterator[Path]:
 
 def _measured(source: str) -> tuple[int, dict[str, float | None]]:
     """The step of a run's newest checkpoint and its figures there."""
-    folder = Path(source).expanduser()
+    folder = host_files.expanded(source)
     if not folder.is_dir() or (found := checkpoint.find(folder)) is None:
         return 0, {}
     step = checkpoint.describe(found).step

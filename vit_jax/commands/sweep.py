@@ -4,8 +4,7 @@ Trains once for every combination of the grids' values, one after another, each 
 own `python -m vit_jax.main` in DIR/POINT, with its log beside it. The same command
 again goes on: what is done is not run again, what was stopped goes on, what failed is
 tried again. DIR/sweep.json and DIR/sweep.md have the figures, and their mean and
-deviation over values of `seed`. Exit codes are those of training; 42: run the same
-command again.
+deviation over values of `seed`. Exit codes are training's; 42: run it again.
 """
 
 import contextlib
@@ -13,7 +12,7 @@ import hashlib
 import itertools
 import json
 import logging
-import os
+import math
 import re
 import shlex
 import signal
@@ -27,14 +26,16 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from vit_jax import cli, errors
-from vit_jax.cli import tables
+from vit_jax.cli import tables, words
 from vit_jax.commands import sweep_table
-from vit_jax.settings import durations, recipe, validation
+from vit_jax.host import files as host_files
+from vit_jax.settings import durations, packaged, recipe, validation
 
 PROGRAM = (sys.executable, "-m", "vit_jax.main")
 FILE, TABLE = "sweep.json", "sweep.md"
 # A run must not outlive us: the next call would start it a second time.
 IN_CHILD = cli.end_with_parent if sys.platform == "linux" else None
+MOST_POINTS = 2000
 LONGEST_NAME = 120  # of a folder
 LONGEST_ERROR = 300
 NEW = {"status": "waiting", "exit_code": None, "error": "", "seconds": 0.0}
@@ -95,6 +96,8 @@ def points(
     for key in grid:
         if given := [word for word in fixed if word.startswith(f"--config.{key}=")]:
             raise errors.UserError(f"{given[0]} and --grid={key}=...: which is it?")
+    if math.prod(map(len, grid.values())) > MOST_POINTS:
+        raise errors.UserError(f"want at most {MOST_POINTS:,} points")
     short = [key.split(".")[-1] for key in grid]
     labels = short if len(set(short)) == len(short) else list(grid)
     found = []
@@ -154,7 +157,7 @@ class Sweep:
         self._child: subprocess.Popen | None = None
         self._stopped = False
         path = workdir / FILE
-        known = json.loads(path.read_text())["points"] if path.exists() else []
+        known = sweep_table.read(path) if path.exists() else []
         self.rows: dict[str, dict[str, Any]] = {row["name"]: row for row in known}
         for point in wanted:
             row = self.rows.setdefault(
@@ -164,7 +167,7 @@ class Sweep:
             if row["arguments"] != point.arguments:
                 raise errors.UserError(
                     f"{workdir} has another sweep: {point.name} is "
-                    f"{shlex.join(row['arguments'])} there, and "
+                    f"{shlex.join(map(str, row['arguments']))} there, and "
                     f"{shlex.join(point.arguments)} here; want another --workdir"
                 )
 
@@ -245,9 +248,7 @@ class Sweep:
             FILE: json.dumps(record, indent=2),
             TABLE: sweep_table.page(rows),
         }.items():
-            partial = self._workdir / f"{name}.partial"
-            partial.write_text(text)
-            os.replace(partial, self._workdir / name)
+            host_files.write_whole(self._workdir / name, text)
 
     @contextlib.contextmanager
     def _passing_on(self) -> Iterator[None]:
@@ -277,7 +278,7 @@ def _error(code: int, said: str) -> str:
 
 def default_workdir(config: str) -> Path:
     """Returns `workdirs/sweep_vit_b16-i21k` for `configs/vit_b16.py:i21k`."""
-    file, _, argument = config.partition(":")
+    file, _, argument = config.removeprefix(packaged.JSON).partition(":")
     name = f"{Path(file).stem}-{argument}".strip("-")
     return Path("workdirs") / re.sub(r"[^A-Za-z0-9_.+-]+", "_", f"sweep_{name}"[:180])
 
@@ -295,6 +296,7 @@ def _define_flags() -> None:
 
 def _parse(argv: list[str]) -> list[str]:
     """Parses our own flags; those of recipes are left as they are, for the runs."""
+    argv = words.as_config(argv)
     of_runs = [word for word in argv if re.match(r"--?(no)?config[.=]", word)]
     rest = cli.parse_flags([word for word in argv if word not in of_runs])
     named = [config] if (config := cli.config_path(of_runs)) else []

@@ -4,7 +4,11 @@ import collections
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from vit_jax import errors
+from vit_jax.settings import documents
 
 SEED = "seed"
 OVER_SEEDS = "Mean ± deviation (n - 1) over seeds, and how many"
@@ -126,3 +130,19 @@ def _markdown(lines: Sequence[Sequence[str]]) -> str:
     lines = [heads, ["---"] * len(heads), *rows]
     cells = [[cell.replace("|", "\\|") for cell in line] for line in lines]
     return "".join(f"| {' | '.join(line)} |\n" for line in cells)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Returns the points of earlier calls.
+
+    Raises:
+        UserError: the file is no record of a sweep.
+    """
+    texts = dict.fromkeys(("name", "status", "error"), str)
+    kinds: documents.Kinds = {"arguments": list, "values": dict, "figures": dict}
+    kinds = {**texts, **kinds, "seconds": (int, float), "exit_code": (int, type(None))}
+    try:
+        record = documents.checked(documents.read(path), {"points": list})
+        return [documents.checked(point, kinds) for point in record["points"]]
+    except errors.UserError as error:
+        raise errors.UserError(f"{error}; want another --workdir") from error

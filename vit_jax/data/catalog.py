@@ -13,12 +13,13 @@ from typing import Any, Protocol
 
 from vit_jax import errors
 from vit_jax.data import sources, splits
+from vit_jax.host import files as host_files
 from vit_jax.settings import naming
 
 # What the names of datasets begin with that a program handed over.
 GIVEN = "source:"
 handed_over: dict[str, "Opened"] = {}  # by these, see `handed`
-_NAME = re.compile(r"^[A-Za-z]\w*(/[\w.+-]+)?(:\d+\.\d+\.\d+)?$")
+_NAME = re.compile(r"^[A-Za-z]\w*(/[\w.+-]+)?(:\d{1,9}\.\d{1,9}\.\d{1,9})?$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,8 +226,8 @@ def _folder_path(dataset: str) -> Path | None:
         name = dataset.removeprefix("folder:")
         if not name:
             raise errors.UserError(f"dataset={dataset!r} names no folder: folder:PATH")
-        return Path(name).expanduser()
-    path = Path(dataset).expanduser()
+        return host_files.expanded(name)
+    path = host_files.expanded(dataset)
     return path if dataset and dataset not in ROWS and path.is_dir() else None
 
 
@@ -281,7 +282,7 @@ def _not_prepared(dataset: str, data_dir: str) -> errors.UserError:
     dataset = naming.split(dataset)[0]
     if not _NAME.match(dataset):
         what = "neither a dataset's name nor an existing folder"
-        if Path(dataset).expanduser().is_file():
+        if host_files.expanded(dataset).is_file():
             what = "a file, not a folder"
         if dataset.startswith(GIVEN):
             what = "of a program, which handed it to train.run as source="

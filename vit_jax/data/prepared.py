@@ -5,8 +5,9 @@ import re
 from pathlib import Path
 
 from vit_jax import errors
+from vit_jax.host import files as host_files
 
-_VERSION = re.compile(r"^\d+\.\d+\.\d+$")
+_VERSION = re.compile(r"^\d{1,9}\.\d{1,9}\.\d{1,9}$")
 
 
 def root(data_dir: str) -> Path:
@@ -21,7 +22,7 @@ def root(data_dir: str) -> Path:
             f"data_dir={place}: want a local or mounted folder; copy the dataset, or "
             "mount the bucket (gcsfuse and the like)"
         )
-    return Path(place).expanduser()
+    return host_files.expanded(place)
 
 
 def is_one(directory: Path) -> bool:

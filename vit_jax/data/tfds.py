@@ -6,7 +6,6 @@ ArrayRecord or TFRecord files.
 """
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 from vit_jax import errors
 from vit_jax.data import decode, example, records, sources, tfds_features
 from vit_jax.data.splits import Range
-from vit_jax.settings import naming
+from vit_jax.settings import documents, naming
 
 _ANY = naming.Columns()
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
@@ -131,14 +130,17 @@ def opened(directory: Path, columns: naming.Columns) -> Any:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError as error:
+    if not path.exists():
         raise errors.UserError(
             f"{path} is missing; a dataset that TFDS prepared has one"
-        ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
-        raise errors.UserError(f"{path} cannot be read: {error}") from error
+        )
+    found = documents.read(path)
+    if not isinstance(found, dict):
+        raise errors.UserError(
+            f"{path} is not as TFDS writes it: its JSON is {documents.kind(found)}. "
+            "Prepare the dataset again."
+        )
+    return found
 
 
 def _read_split(directory: Path, dataset: str, form: str, split: dict) -> Split:

@@ -1,9 +1,11 @@
 """Reading at a place, writing whole files, folders by address too; no JAX."""
 
 import contextlib
+import errno
 import os
 import re
 import shutil
+import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +14,10 @@ from typing import BinaryIO
 from vit_jax.host import resource
 
 _SEEKING = threading.Lock()
+# Opening a pipe that nobody writes to must not wait; Windows' lines end otherwise.
+_TO_READ = os.O_RDONLY | sum(
+    vars(os)[name] for name in ("O_NONBLOCK", "O_BINARY") if name in vars(os)
+)
 # A `Path` of "gs://bucket/run" is "gs:/bucket/run".
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
 
@@ -42,12 +48,45 @@ def absolute(path: Path) -> Path:
     return path if address(path) else path.absolute()
 
 
+def expanded(path: str | Path) -> Path:
+    """Returns a path with the home that a leading "~" or "~NAME" stands for.
+
+    Where there is none it stays as it is written, and names nothing.
+    """
+    return Path(os.path.expanduser(path))
+
+
 def open_to_read(path: str | Path) -> int:
-    """Returns the descriptor of a file, for `read_at`; `os.close` closes it."""
-    try:
-        return os.open(path, os.O_RDONLY | os.O_BINARY)  # type: ignore[attr-defined]
-    except AttributeError:  # not Windows, where lines end otherwise
-        return os.open(path, os.O_RDONLY)
+    """Returns the descriptor of a plain file, for `read_at`; `os.close` closes it.
+
+    Raises:
+        OSError: there is none, or it is a pipe, a device or a folder, of which a read
+            may never end.
+    """
+    descriptor = os.open(path, _TO_READ)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no plain file", str(path))
+    return descriptor
+
+
+def read_whole(path: str | Path, limit: int) -> bytes:
+    """Returns the bytes of a plain file, or of an object of a bucket.
+
+    Args:
+        path: The file.
+        limit: The most bytes that it may have.
+
+    Raises:
+        OSError: it cannot be read, is no plain file, or has more.
+    """
+    if address(path):
+        return folder(path).read_bytes()
+    with os.fdopen(open_to_read(path), "rb") as file:
+        if (size := os.fstat(file.fileno()).st_size) > limit:
+            told = f"it has {size:,} bytes, more than {limit:,}"
+            raise OSError(errno.EFBIG, told, str(path))
+        return file.read(limit)
 
 
 def read_at(descriptor: int, length: int, start: int) -> bytes:

@@ -13,6 +13,7 @@ from vit_jax import errors
 from vit_jax.models.roles import RUN, TASK, UNTOLD, role
 from vit_jax.settings import validation
 
+MOST = 2**24  # of any number of an architecture: no model has more of anything
 COMPUTE_DTYPES = ("float32", "bfloat16")
 WANTED = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
 
@@ -55,6 +56,8 @@ class Architecture:
     any_size: ClassVar[bool] = False
     # Field -> known values, beyond those of the base.
     CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {}
+    # Field -> the largest number that it takes; of others `MOST`.
+    LIMITS: ClassVar[dict[str, int]] = {}
 
     # Of a family without such fields: one block, no heads to tell apart, nothing that
     # is computed again, no loop, no rest of an image, no table of positions.
@@ -98,6 +101,14 @@ class Architecture:
                     f"{own.name}={value!r} is a {type(value).__name__}; want "
                     f"{WANTED[own.type]}."
                 )
+            self._check_size(own.name, value)
+
+    def _check_size(self, name: str, value: Any) -> None:
+        """Raises `UserError` for a number that no program could be made with."""
+        most = self.LIMITS.get(name, MOST)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int | float) and not abs(number) <= most:
+                raise errors.UserError(f"{name}={value!r}; want at most {most:,}.")
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -127,7 +138,8 @@ class Architecture:
     def check_pair(self, name: str) -> None:
         """Raises `UserError` unless a field is (height, width), both positive."""
         value = getattr(self, name)
-        if len(value) != 2 or min(value) < 1:
+        whole = isinstance(value, tuple) and all(type(side) is int for side in value)
+        if not whole or len(value) != 2 or min(value) < 1:
             raise errors.UserError(
                 f"{name}={value} must be two positive numbers: (height, width)."
             )

@@ -208,7 +208,7 @@ def parse(name: str) -> dict[str, Any]:
     Raises:
         errors.UserError: not such a name, or an unknown depth.
     """
-    found = re.fullmatch(rf"{PREFIX}(\d+)", name)
+    found = re.fullmatch(rf"{PREFIX}(\d{{1,4}})", name)
     if not found:
         raise errors.UserError(
             f"model {name!r} is not {PREFIX} and a depth, such as 'AxialResNet50'."

@@ -191,7 +191,7 @@ def parse(name: str) -> dict[str, Any]:
     Raises:
         errors.UserError: not such a name, or an unknown depth.
     """
-    found = re.fullmatch(r"BiT-R(\d+)x(\d+(?:\.5)?)(-post)?", name)
+    found = re.fullmatch(r"BiT-R(\d{1,4})x(\d{1,4}(?:\.5)?)(-post)?", name)
     if not found:
         raise errors.UserError(
             f"model {name!r} is not BiT-R DEPTH x WIDTH such as 'BiT-R50x1', or "

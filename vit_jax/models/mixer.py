@@ -123,7 +123,7 @@ def parse(name: str) -> dict[str, Any]:
     Raises:
         errors.UserError: not such a name, or an unknown size.
     """
-    found = re.fullmatch(PREFIX + r"(\w+)/(\d+)(?:x(\d+))?", name)
+    found = re.fullmatch(PREFIX + r"(\w+)/(\d{1,5})(?:x(\d{1,5}))?", name)
     if not found:
         raise errors.UserError(
             f"model {name!r} is not Mixer-SIZE/PATCH such as 'Mixer-B/16'."

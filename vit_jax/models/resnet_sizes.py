@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 from vit_jax import errors
 
@@ -16,6 +17,25 @@ UNITS: dict[str, tuple[int, ...]] = {
     "152": (3, 8, 36, 3),
     "200": (3, 24, 36, 3),
 }
+
+
+def check_hybrid(units: Any, width: int) -> None:
+    """Raises `UserError` unless a hybrid's ResNet can be built.
+
+    Args:
+        units: Of each stage.
+        width: Of its root.
+    """
+    whole = isinstance(units, tuple) and all(type(n) is int for n in units)
+    if not whole or len(units) > 8 or min(units, default=1) < 1:
+        raise errors.UserError(
+            f"resnet={str(units)[:60]}; want units a stage, as in (3, 4, 9)."
+        )
+    if width % GROUPS:
+        raise errors.UserError(
+            f"resnet_width={width} must be a multiple of {GROUPS}, the groups of "
+            "its GroupNorm."
+        )
 
 
 def check_units(units: tuple[int, ...], root_width: float) -> None:

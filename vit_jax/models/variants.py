@@ -42,6 +42,14 @@ SIZES: dict[str, Size] = {
     "e": Size(1792, 56, 15360, 16),
 }
 
+# Field -> the largest number of it that a program can be made with, and some more.
+LIMITS: dict[str, int] = {
+    **{"image_size": 2**14, "patch": 2**14, "width": 2**17, "mlp_width": 2**19},
+    **{"depth": 2**11, "heads": 2**11, "unroll": 2**11, "registers": 2**12},
+    **{"prefix_positions": 2**13, "attention_window": 2**14},
+    **{"resnet": 2**8, "resnet_width": 2**13},
+}
+
 # (ResNet, total downsampling in the name) -> (units a stage, patch on the feature map).
 # "R+Ti/16" is the published name although its total downsampling is 32.
 RESNETS: dict[str, tuple[tuple[int, ...], int]] = {
@@ -67,7 +75,7 @@ def parse(name: str) -> dict[str, Any]:
     Raises:
         errors.UserError: not such a name, or an unknown size or ResNet.
     """
-    pattern = r"(?:(R\d*)\+|(Axial)-)?([A-Za-z0-9-]+)/(\d+)(?:x(\d+))?"
+    pattern = r"(?:(R\d{0,4})\+|(Axial)-)?([A-Za-z0-9-]+)/(\d{1,5})(?:x(\d{1,5}))?"
     found = re.fullmatch(pattern, name)
     if not found:
         raise errors.UserError(

@@ -3,6 +3,7 @@
 import dataclasses
 
 from vit_jax import errors
+from vit_jax.models import resnet_sizes
 from vit_jax.models.architecture import size_text
 from vit_jax.models.vit_fields import VitFields
 
@@ -28,11 +29,8 @@ class VitArchitecture(VitFields):
             raise errors.UserError(
                 f"heads={self.heads} must divide width={self.width}."
             )
-        if self.resnet is not None and self.resnet_width % 32:
-            raise errors.UserError(
-                f"resnet_width={self.resnet_width} must be a multiple of 32, the "
-                "groups of its GroupNorm."
-            )
+        if self.resnet is not None:
+            resnet_sizes.check_hybrid(self.resnet, self.resnet_width)
         self._resolve()
         self._check_combinations()
         self._check_rope()

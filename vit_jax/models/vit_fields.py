@@ -5,7 +5,7 @@ import math
 from dataclasses import field
 from typing import ClassVar
 
-from vit_jax.models import resnet_sizes
+from vit_jax.models import resnet_sizes, variants
 from vit_jax.models.architecture import Architecture
 from vit_jax.models.roles import MEANING, RUN, SIZE, TASK, UNTOLD, role
 
@@ -117,6 +117,8 @@ class VitFields(Architecture):
         "attention_mask": ("none", "local", "block"),
         "remat": ("none", "dots", "dots_nb", "full"),
     }
+
+    LIMITS: ClassVar[dict[str, int]] = variants.LIMITS
 
     width: int = field(metadata=SIZE)
     depth: int = field(metadata=SIZE)

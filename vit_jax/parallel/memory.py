@@ -148,6 +148,9 @@ def compile_step(
         kind, held = mesh.devices.flat[0].device_kind, bytes_per_device((state, frozen))
         return errors.UserError(refuse(demand, kind, held, peak, limit))
 
+    given = bytes_per_device((state, batch, frozen))
+    if limit and given > limit:  # no compiler needs to say so, which may take minutes
+        raise refusal(given)
     try:
         compiled = train_step.lower(state, batch, *frozen).compile()
     except jax.errors.JaxRuntimeError as error:

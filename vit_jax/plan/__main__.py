@@ -27,6 +27,7 @@ from vit_jax.settings import recipe, validation
 def _define_flags() -> None:
     recipe.define_flag("configs/vit_h14.py:jft")
     flags.declare_key_flag("config")
+    flags.declare_key_flag("config_json")
     flags.DEFINE_list("topology", [], "Slices, as in v5e:16x16; none: this machine.")
     flags.DEFINE_integer("slices", 1, "How many such slices, joined by the network.")
     flags.DEFINE_bool("fast", False, "Stop before code is generated.")

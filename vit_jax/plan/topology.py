@@ -62,7 +62,7 @@ def parse(text: str, *, slices: int = 1) -> Topology:
     Raises:
         UserError: not a name, with those that are.
     """
-    match = re.fullmatch(r"(?:tpu)?(v?\d+\w*?):(\d+(?:x\d+)*)", text)
+    match = re.fullmatch(r"(?:tpu)?(v?\d+\w*?):(\d{1,6}(?:x\d{1,6}){0,3})", text)
     known = hardware.GENERATIONS
     name = {"7x": "v7x", "v5litepod": "v5e"}.get(match[1], match[1]) if match else ""
     if match is None or name not in known:

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from vit_jax import errors, evaluators, models, weights
 from vit_jax.checkpoints import checkpoint
 from vit_jax.data import labels
-from vit_jax.host import files
+from vit_jax.host import files as host_files
 from vit_jax.learning import losses, passes
 from vit_jax.parallel import mesh as mesh_lib
 from vit_jax.runs import evaluations, metrics, writers
@@ -48,7 +48,7 @@ def run(
     Raises:
         UserError: no checkpoint, no evaluation, keys without effect, missing data.
     """
-    config, workdir = recipe.plain(config), files.folder(workdir)
+    config, workdir = recipe.plain(config), host_files.folder(workdir)
     _check(config, mesh)
     writers.check(sections.writers(config), workdir)
     data = config["data"]
@@ -106,7 +106,7 @@ def _newest(path: str) -> str:
     """The checkpoint that a workdir stands for now, so that a later one is another."""
     found = weights.pretrained.in_a_bucket(path)
     with contextlib.suppress(OSError):  # a text too long for a path is none
-        folder = Path(path).expanduser()
+        folder = host_files.expanded(path)
         found = checkpoint.find(folder) if folder.is_dir() else found
     return path if found is None else str(found)
 

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from vit_jax import errors
 from vit_jax.host import files as host_files
 
 FILE_NAME = "metrics.jsonl"
+MOST_BYTES = 1 << 30  # of it
 WALL_TIME = "wall_time"  # seconds since 1970
 WHEN = ("epoch", WALL_TIME)  # of each line of a run, beside its step
 # Steps after the first tick that make a figure. The host runs ahead of the device there
@@ -33,14 +35,18 @@ def json_number(value: Any) -> float | None:
 def lines(workdir: str | os.PathLike) -> list[dict[str, Any]]:
     """Returns what metrics.jsonl of a workdir holds: "step", then names and values."""
     path = host_files.folder(workdir) / FILE_NAME
+    if not path.is_file():
+        return []
+    from vit_jax.settings import documents  # which no new run needs
+
     found = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
+    for line in host_files.read_whole(path, MOST_BYTES).splitlines():
         try:
-            values = json.loads(line)
-            int(values["step"])
-        except (ValueError, KeyError, TypeError):
+            values = documents.parse(line)
+        except errors.UserError:
             continue  # cut off when an earlier run was killed
-        found.append(values)
+        if isinstance(values, dict) and type(values.get("step")) is int:
+            found.append(values)
     return found
 
 

@@ -13,6 +13,7 @@ from vit_jax.host import files as host_files
 from vit_jax.runs import metrics
 from vit_jax.settings import packaged, validation
 
+CONFIG = "config.json"
 # What may change between the calls that make up one run: nothing but rounding depends
 # on it.
 FREE = (
@@ -40,19 +41,20 @@ def read_config(workdir: Path) -> dict[str, Any] | None:
     Raises:
         UserError: it is damaged.
     """
-    path = workdir / "config.json"
+    path = workdir / CONFIG
     try:
-        stored = json.loads(path.read_text()) if path.exists() else None
-        if not isinstance(stored, dict | None):
-            raise ValueError("no configuration")
-        if stored is None:
+        if not path.exists():
             return None
+        from vit_jax.settings import documents, recorded  # which no new run needs
+
+        stored, defaults = documents.read_object(path), packaged.defaults()
+        recorded.check(stored, defaults)
         # Which evaluations there are is the run's own; `changed_evals` compares them.
-        known = {k: v for k, v in packaged.defaults().items() if k != "evals"}
-        return _completed(stored, known)
-    except ValueError as error:
+        known = {k: v for k, v in defaults.items() if k != "evals"}
+        return {"evals": {}} | _completed(stored, known)
+    except errors.UserError as error:
         raise errors.UserError(
-            f"{path} is damaged: {error}; remove it if the workdir is this run's"
+            f"{error}\nThe workdir is damaged; remove {CONFIG} if it is this run's"
         ) from error
     except OSError as error:
         raise _unwritable(workdir, error) from error
@@ -74,7 +76,9 @@ def started(workdir: Path, config: Mapping[str, Any]) -> Iterator[Callable[[], N
     Raises:
         UserError: not writable.
     """
-    path = workdir / "config.json"
+    path = workdir / CONFIG
+    if (folder := workdir / "checkpoints").exists() and not folder.is_dir():
+        raise errors.UserError(f"{folder} is a file; want a folder, or none")
     new = not path.exists()
     made = []
     if not host_files.address(workdir):  # in a bucket there are no folders
@@ -97,7 +101,7 @@ def started(workdir: Path, config: Mapping[str, Any]) -> Iterator[Callable[[], N
 
 
 def _write_config(workdir: Path, config: Mapping[str, Any]) -> None:
-    path = workdir / "config.json"
+    path = workdir / CONFIG
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if jax.process_index() == 0:
@@ -175,8 +179,7 @@ def changed_evals(workdir: Path, config: Mapping[str, Any]) -> set[str]:
         config: of this call.
     """
     evals: Mapping[str, Mapping[str, Any]] = config["evals"]
-    path = workdir / "config.json"
-    stored = json.loads(path.read_text())["evals"] if path.exists() else {}
+    stored = (read_config(workdir) or {"evals": {}})["evals"]
 
     def measured(options: Mapping[str, Any]) -> dict[str, Any]:
         # What a record lacks came with a later version, at its default.

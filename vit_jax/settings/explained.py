@@ -1,5 +1,6 @@
 """What is wrong with a recipe, as one error; loaded when something is."""
 
+import os
 import re
 import traceback
 from pathlib import Path
@@ -35,7 +36,8 @@ def no_file(path: str, file: str) -> errors.UserError:
 
 def _recipes(folder: Path) -> list[Path]:
     """The Python files of a folder that look like recipes."""
-    files = sorted(folder.glob("*.py")) if folder.is_dir() else []
+    found = sorted(folder.glob("*.py")) if folder.is_dir() else []
+    files = [path for path in found if path.is_file() and os.access(path, os.R_OK)]
     texts = {path: path.read_text(errors="replace") for path in files}
     return [p for p, text in texts.items() if "def get_config(" in text]
 

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+# What the value of --config begins with where its file is JSON, which nobody runs.
+JSON = "json:"
 _PACKAGE = Path(__file__).resolve().parents[1]
 FOLDER = _PACKAGE / "configs"  # setup.py puts them there
 if not FOLDER.is_dir():

@@ -8,18 +8,19 @@ import inspect
 import sys
 import types
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from vit_jax import errors
+from vit_jax.host import files as host_files
 from vit_jax.settings import packaged, validation
 
 # A recipe's, or a record of one.
 Config: TypeAlias = ConfigDict | Mapping[str, Any]
 
+MOST_BYTES = 1 << 24  # of a recipe
 _MODULE = "vit_jax_recipe"
 
 
@@ -38,10 +39,19 @@ class _Parser(flags.ArgumentParser):
 
 
 def define_flag(example: str) -> flags.FlagHolder:
-    """Defines --config, and with it --config.KEY."""
-    holder = config_flags.DEFINE_config_file(
-        "config", help_string=f"Recipe, as in {example}", lock_config=True
+    """Defines --config, with it --config.KEY, and --config_json."""
+    flags.DEFINE_string(
+        "config_json", None, "In its place: keys in JSON, as WORKDIR/config.json."
     )
+    # To look for a value now would read the flag files of a command line that nobody
+    # has checked.
+    whole, sys.argv = sys.argv, sys.argv[:1]
+    try:
+        holder = config_flags.DEFINE_config_file(
+            "config", help_string=f"Recipe, as in {example}", lock_config=True
+        )
+    finally:
+        sys.argv = whole
     flags.FLAGS["config"].parser = _Parser()
     return holder
 
@@ -58,15 +68,22 @@ def plain(config: Config) -> dict[str, Any]:
 
 
 def load(path: str) -> ConfigDict:
-    """Runs a recipe.
+    """Runs a recipe, or reads one that is data.
 
     Args:
-        path: FILE or FILE:ARGUMENT; FILE is as `packaged.find` takes it.
+        path: FILE or FILE:ARGUMENT; FILE is as `packaged.find` takes it. "json:FILE"
+            is read by `recorded`.
 
     Raises:
         UserError: no such file, no Python, an exception in it, or anything but a
             ConfigDict with the keys and types of `configs/base.py`.
     """
+    if path.startswith(packaged.JSON):
+        from vit_jax.settings import recorded
+
+        config = ConfigDict(recorded.load(path.removeprefix(packaged.JSON)))
+        check(config, path)
+        return config
     name, *argument = path.split(":", 1)
     found = packaged.find(name)
     if not found.is_file():
@@ -110,8 +127,13 @@ def check(config: Any, path: str) -> None:
         )
     try:
         validation.check_keys(config.to_dict(), packaged.defaults())
+        validation.check_depth(config.to_dict())
     except errors.UserError as error:
         raise errors.UserError(f"--config={path}: {error}") from error
+    except RecursionError:
+        raise errors.UserError(
+            f"--config={path}: a value holds itself, or lists too deep in each other"
+        ) from None
 
 
 def _short(value: Any) -> str:
@@ -125,7 +147,8 @@ def _run(file: str) -> Any:
     module.__file__ = file
     sys.modules[_MODULE] = module  # dataclasses look their module up
     try:
-        code = compile(Path(file).read_bytes(), file, "exec")
+        source = host_files.read_whole(file, MOST_BYTES)
+        code = compile(source, file, "exec")
         exec(code, module.__dict__)  # noqa: S102 the user's own file
     except (Exception, SystemExit) as error:
         from vit_jax.settings import explained

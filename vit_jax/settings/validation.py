@@ -1,6 +1,5 @@
 """Checks of configuration keys and values, before anything expensive starts."""
 
-import math
 import os
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -42,12 +41,8 @@ def check_keys(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
         config: nested dict.
         defaults: as `configs/base.py` has it; "evals" holds whatever a run names.
     """
+    check_known(config, defaults)
     given, known = flatten(config), flatten(defaults)
-    for key in [k for k in given if not k.startswith("evals.") and k not in known]:
-        raise errors.UserError(
-            f'unknown configuration key {key!r}. Did you mean "'
-            f'{nearest_key(key, known)}"? configs/base.py has all keys'
-        )
     missing = [k for k in known if not k.startswith("evals.") and k not in given]
     if missing or "evals" not in config:
         shown = ", ".join(missing[:5] or ["evals"])
@@ -56,14 +51,30 @@ def check_keys(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
             f"the configuration lacks {shown}{more}; start from base.get_config(), "
             "which has every key, and set single ones"
         )
+    check_kinds(given, known)
+    check_evals(config["evals"])
+
+
+def check_known(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Raises `UserError` for a key that there is not, with the nearest."""
+    known = flatten(defaults)
+    for key in flatten(config):
+        if not key.startswith("evals.") and key not in known:
+            raise errors.UserError(
+                f'unknown configuration key {key!r}. Did you mean "'
+                f'{nearest_key(key, known)}"? configs/base.py has all keys'
+            )
+
+
+def check_kinds(given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    """Raises `UserError` for a value of another type than its default, both flat."""
     for key, value in given.items():
         if key in known and not _is_like(value, known[key]):
             wanted = type(known[key]).__name__
             raise errors.UserError(
-                f"{key}={value!r} is a {type(value).__name__}; want a {wanted}, as the "
-                f"default {known[key]!r}"
+                f"{key}={repr(value)[:200]} is a {type(value).__name__}; want a "
+                f"{wanted}, as the default {known[key]!r}"
             )
-    check_evals(config["evals"])
 
 
 def _is_like(value: Any, default: Any) -> bool:
@@ -213,6 +224,8 @@ CHECKS: list[tuple[str, Callable[[Any], bool], str]] = [
     (r"^model\.head_bias$", *_number(-1000, 1000)),
     (r"^model\.(width|mlp_width)$", *_number(0, 2**17)),
     (r"^model\.(depth|heads|unroll)$", *_number(0, 2048)),
+    (r"^model\.registers$", *_number(0, 4096)),
+    (r"^model\.(prefix_positions|attention_window)$", *_number(0, 8192)),
     (
         r"^data\.max_corrupt$",
         lambda x: 0 <= x <= 1 or (1 < x <= 2**31 and x == int(x)),
@@ -241,7 +254,9 @@ CHECKS: list[tuple[str, Callable[[Any], bool], str]] = [
     (r"^lora\.alpha$", *_number(1e-6, 1e6)),
     (
         r"^lora\.targets$",
-        lambda x: len(x) > 0 and len(set(x)) == len(x),
+        lambda x: (
+            len(x) > 0 and len(set(x)) == len(x) == sum(isinstance(t, str) for t in x)
+        ),
         'names without repetition, as in ("query", "value")',
     ),
     (
@@ -263,11 +278,20 @@ def _passes(good: Callable[[Any], bool], value: Any) -> bool:
 
 
 def _finite(value: Any) -> bool:
-    if isinstance(value, float):
-        return math.isfinite(value)
+    if isinstance(value, int | float):
+        return abs(value) < 2**63  # and so neither NaN nor infinite
     if isinstance(value, (tuple, list)):
         return all(_finite(v) for v in value)
     return True
+
+
+def check_depth(value: Any, levels: int = 20) -> None:
+    """Raises `UserError` where values lie deeper in each other than any need to."""
+    if levels == 0:
+        raise errors.UserError("lists too deep in each other, or one that holds itself")
+    if isinstance(value, Mapping | tuple | list):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            check_depth(one, levels - 1)
 
 
 def check_values(config: Mapping[str, Any]) -> None:

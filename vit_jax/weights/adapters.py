@@ -25,7 +25,8 @@ from vit_jax import errors, models
 from vit_jax.checkpoints import checkpoint
 from vit_jax.host import files as host_files
 from vit_jax.learning import lora as lora_lib
-from vit_jax.weights import files, source
+from vit_jax.settings import documents
+from vit_jax.weights import files, outputs, source
 from vit_jax.weights.formats import safetensors, sidecars
 from vit_jax.weights.source import Tensors
 
@@ -53,7 +54,9 @@ _KERNELS = {theirs: ours for ours, theirs in _IN_LAYER.items()} | {
     "intermediate.dense": "mlp/up",
     "output.dense": "mlp/down",
 }
-_LAYER = re.compile(r"(?:.*\.)?(?:layers?|blocks)\.(\d+)\.(.+)\.lora_([AB])\.weight")
+_LAYER = re.compile(
+    r"(?:.*\.)?(?:layers?|blocks)\.(\d{1,4})\.(.+)\.lora_([AB])\.weight"
+)
 _HEAD = re.compile(r"(?:.*\.)?classifier\.(weight|bias)")
 
 
@@ -164,7 +167,7 @@ def read(path: str | Path) -> Adapter:
     Raises:
         errors.UserError: no adapter there, or of a kind that is not plain LoRA.
     """
-    folder = Path(path).expanduser()
+    folder = host_files.expanded(path)
     config = sidecars.read_json(folder / CONFIG)
     file = folder / TENSORS
     if config is None or not file.is_file():
@@ -174,7 +177,7 @@ def read(path: str | Path) -> Adapter:
     scale = _scale(str(path), config)
     with source.reading(str(file), safetensors.KIND):
         metadata = safetensors.read_metadata(file)
-        said = {key: json.loads(metadata[key]) for key in _SAID if key in metadata}
+        said = _said(metadata)
         with safetensors.open(file) as opened:
             tensors = dict(opened)
     parts: dict[str, dict[tuple[str, int], np.ndarray]] = {}
@@ -191,8 +194,15 @@ def read(path: str | Path) -> Adapter:
                 f"adapter {path}: nothing here takes its {name} {array.shape}"
             )
     changes = {name: _stacked(f"{path}: {name}", some) for name, some in parts.items()}
-    names = tuple(said["label_names"]) if "label_names" in said else None
+    names = outputs.names(said.get("label_names"), f"adapter {path}: label_names")
     return Adapter(scale, changes, head, names, said.get("pre_logits"))
+
+
+def _said(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What the metadata of an adapter's tensors say, beside them."""
+    said = {key: documents.parse(metadata[key]) for key in _SAID if key in metadata}
+    kinds = {"label_names": list, "pre_logits": bool}
+    return documents.checked(said, {key: kinds[key] for key in said})
 
 
 def _scale(path: str, config: Mapping[str, Any]) -> float:
@@ -212,7 +222,10 @@ def _scale(path: str, config: Mapping[str, Any]) -> float:
     try:
         rank, alpha = int(config["r"]), float(config["lora_alpha"])
         rooted = "use_rslora" in config and config["use_rslora"]
-        return alpha / (math.sqrt(rank) if rooted else rank)
+        scale = alpha / (math.sqrt(rank) if rooted else rank)
+        if not math.isfinite(scale):
+            raise ValueError(scale)
+        return scale
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise errors.UserError(
             f"adapter {path}: its {CONFIG} says no rank r and lora_alpha: {error!r}"

@@ -38,13 +38,15 @@ def architecture(
             unknown field, or a size that must be given.
     """
     known = {f.name for f in dataclasses.fields(families.named(family).architecture)}
-    known |= {"grid"} if family == "vit" else set()
+    known = (known | ({"grid"} if family == "vit" else set())) - {"name"}
     for field in fields or {}:
         errors.lookup(dict.fromkeys(known), field, "model option")
     fields = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in (fields or {}).items()
     }
+    for key in {"patch", "grid"} & set(fields):
+        fields[key] = pair(fields[key])
     return FAMILIES[family](shapes, fields, image_size)
 
 

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from vit_jax import errors, models
 from vit_jax.checkpoints import checkpoint
+from vit_jax.host import files as host_files
 from vit_jax.models.architecture import pair
 from vit_jax.parallel import layouts
 from vit_jax.parallel import mesh as mesh_lib
@@ -198,6 +199,8 @@ def open_weights(
     weights = _opened(path, image_size, options)
     try:
         if adapter is not None:
+            if not isinstance(adapter, str | Path):
+                raise errors.UserError(f"adapter={adapter!r}; want a folder")
             weights = adapters.apply(weights, adapter)
         if channels is not None:
             leaves, arch = stem.with_channels(
@@ -252,7 +255,7 @@ def _located(path: str | Path) -> tuple[str, Path, Mapping[str, Any]]:
         return text, stored, {}
     if remote.is_remote(text):
         return text, remote.fetch(text), {}
-    local = Path(text).expanduser()
+    local = host_files.expanded(text)
     try:
         if containers.locate(local)[0].exists():
             return text, local, {}
@@ -297,7 +300,7 @@ def _on_the_hub(text: str) -> str:
     """What a path that is none may mean, as the end of a message; or ""."""
     if text in augreg.MODELS:
         return f" For the published weights of that model: augreg:{text}"
-    path = Path(text).expanduser()
+    path = host_files.expanded(text)
     if path.parent != Path() and path.parent.is_dir():
         beside = [str(p) for p in path.parent.iterdir()]
         return errors.suggest(str(path), beside)

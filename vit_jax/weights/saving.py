@@ -12,6 +12,7 @@ from flax import nnx
 from vit_jax import errors, models, tree
 from vit_jax.checkpoints import checkpoint
 from vit_jax.data.preprocessing import Preprocessing
+from vit_jax.host import files as host_files
 from vit_jax.learning import losses
 from vit_jax.models.model import Model
 from vit_jax.weights import pretrained
@@ -159,7 +160,7 @@ def _target(path: str | Path) -> Path:
         raise errors.UserError(
             f"{path} is a URL; want a folder on this machine, to be copied there"
         )
-    target = Path(text).expanduser().absolute()
+    target = host_files.expanded(text).absolute()
     if target.suffix in _FILES:
         raise errors.UserError(
             f"{path}: save writes a folder, {target.stem!r} for instance; then python "

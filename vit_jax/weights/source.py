@@ -13,6 +13,10 @@ from vit_jax import errors
 from vit_jax.host import files as host_files
 
 Shape = tuple[int, ...]
+COPY_AGAIN = (
+    "It is damaged or was not copied to its end: compare its size and checksum with "
+    "the source's and copy it again."
+)
 
 
 class Tensors(Mapping[str, np.ndarray]):
@@ -205,7 +209,5 @@ def reading(label: str, kind: str) -> Iterator[None]:
         ) from None
     except Exception as error:  # zipfile, zlib, struct, json: a dozen kinds
         raise errors.UserError(
-            f"{label} cannot be read as {kind}: {errors.reason(error)}\n"
-            "It is damaged or was not copied to its end: compare its size and checksum "
-            "with the source's and copy it again."
+            f"{label} cannot be read as {kind}: {errors.reason(error)}\n{COPY_AGAIN}"
         ) from error

@@ -1,6 +1,5 @@
 """What Arrow's tables say of their columns, and labels out of them."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from vit_jax import errors
 from vit_jax.data.forms import labelling
+from vit_jax.settings import documents
 
 MISSING = "{what} wants {package}: pip install 'vit_jax[data]'"
 
@@ -16,9 +16,10 @@ def features(schema: Any) -> dict[str, Any]:
     """Returns what Hugging Face's datasets noted of the columns beside a schema."""
     noted = (schema.metadata or {}).get(b"huggingface")
     try:
-        return json.loads(noted)["info"]["features"] if noted else {}
+        found = documents.parse(noted)["info"]["features"] if noted else {}
     except (ValueError, KeyError, TypeError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _inner(feature: Any) -> Any:
@@ -34,7 +35,9 @@ def class_names(feature: Any) -> tuple[str, ...] | None:
     """Returns the names of a feature's classes, where it has any."""
     inner = _inner(feature)
     if isinstance(inner, dict) and inner.get("_type") == "ClassLabel":
-        return tuple(inner["names"]) if inner.get("names") else None
+        names = inner.get("names")
+        texts = isinstance(names, list) and all(isinstance(n, str) for n in names)
+        return tuple(names) if texts and names else None
     return None
 
 

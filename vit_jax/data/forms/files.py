@@ -3,19 +3,20 @@
 import collections
 import glob
 import itertools
+import math
 import os
 import re
+import stat
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from vit_jax import errors
-from vit_jax.data import decode, records
+from vit_jax.data import decode, records, walking
 from vit_jax.host import files as host_files
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"^(\d+)\.\.(\d+)$")
+_RANGE = re.compile(r"^(\d{1,12})\.\.(\d{1,12})$")
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 _MOST_FILES = 1_000_000
 _SPLIT = re.compile(
@@ -44,8 +45,8 @@ def braces(pattern: str) -> list[str]:
         if numbers := _RANGE.match(match[1]):
             first, last = (int(number) for number in numbers.groups())
             width = max(map(len, numbers.groups()))
-            if last - first >= _MOST_FILES:
-                raise errors.UserError(f"{pattern}: {last - first + 1} files in braces")
+            if abs(last - first) >= _MOST_FILES:
+                raise _too_many(pattern)
             step = 1 if last >= first else -1
             numbers_ = range(first, last + step, step)
             parts.append([f"{number:0{width}d}" for number in numbers_])
@@ -55,7 +56,15 @@ def braces(pattern: str) -> list[str]:
             parts.append([match[0]])
         at = match.end()
     parts.append([pattern[at:]])
+    if math.prod(map(len, parts)) > _MOST_FILES:
+        raise _too_many(pattern)
     return ["".join(words) for words in itertools.product(*parts)]
+
+
+def _too_many(pattern: str) -> errors.UserError:
+    return errors.UserError(
+        f"{pattern}: more than {_MOST_FILES:,} files in braces; want fewer shards"
+    )
 
 
 def expand(spec: str, dataset: str, suffix: str) -> list[str]:
@@ -76,7 +85,7 @@ def expand(spec: str, dataset: str, suffix: str) -> list[str]:
         if is_url(pattern):
             found.append(pattern)
             continue
-        place = Path(pattern).expanduser()
+        place = host_files.expanded(pattern)
         if place.is_dir():
             found += sorted(str(path) for path in place.rglob(f"*{suffix}"))
         elif place.is_file():
@@ -198,9 +207,15 @@ def fingerprint(path: str) -> str:
             system, place = remote(path)
             return f"{system.size(place)}-{system.ukey(place)}"
         status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise errors.UserError(
+                f"{path} is {walking.kind(status.st_mode)}; want a file"
+            )
         return f"{status.st_size}-{status.st_mtime_ns}"
-    except OSError as error:
-        what = error.strerror or errors.reason(error)
+    except (OSError, ValueError) as error:
+        if isinstance(error, errors.UserError):
+            raise
+        what = (isinstance(error, OSError) and error.strerror) or errors.reason(error)
         raise errors.UserError(f"{path} cannot be read: {what}") from error
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from vit_jax import errors
 from vit_jax.data import decode
 from vit_jax.data.forms import arrow, files, labelling, picking, table
+from vit_jax.host import files as host_files
 from vit_jax.settings import naming
 
 
@@ -134,7 +135,7 @@ def _load(spec: str, dataset: str) -> dict[str, Any]:
     if not spec:
         raise errors.UserError(f"{dataset!r} names nothing: hf:ORG/NAME or hf:FOLDER")
     datasets = _datasets()
-    path = Path(spec).expanduser()
+    path = host_files.expanded(spec)
     try:
         if path.exists():
             saved = ("dataset_dict.json", "state.json")

@@ -1,18 +1,28 @@
 """From labels as a dataset states them to classes by number, or vectors of them."""
 
+import collections
 import csv
+import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vit_jax import errors
 from vit_jax.data import walking
+from vit_jax.host import files as host_files
+from vit_jax.settings import documents
 
 Names = tuple[str, ...]
+MOST_CLASSES = 10**7
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
 # A column of a file of names that holds them.
 _NAME_COLUMNS = ("name", "class", "class_name", "label")
+
+
+def is_whole(text: str) -> bool:
+    """Returns whether a text is a class by its number, and no name."""
+    return bool(_WHOLE.fullmatch(text))
 
 
 class Raw:
@@ -90,7 +100,11 @@ def _flat(values: Sequence[Any], name: Callable[[int], str]) -> np.ndarray:
         if isinstance(value, str) != text or not (text or whole):
             wanted = "a text, as of the first" if text else "a class by number or name"
             raise _mixed(name(index), value, wanted)
-    return np.array(values, object if text else np.int64)
+    try:
+        return np.array(values, object if text else np.int64)
+    except OverflowError as error:
+        most = max(values, key=abs)
+        raise errors.UserError(f"label {str(most)[:60]}; want a class") from error
 
 
 def _mixed(name: str, value: Any, wanted: str) -> errors.UserError:
@@ -225,6 +239,11 @@ class Labelling:
         """The number of classes by number; each label is checked."""
         most = max(int(o.values.max()) for o in raws.values() if len(o.values))
         count = len(names) if names else most + 1
+        if count > MOST_CLASSES:
+            raise errors.UserError(
+                f"{self._dataset}: labels go up to {most:,}; want at most "
+                f"{MOST_CLASSES:,} classes"
+            )
         for split, one in raws.items():
             bad = np.flatnonzero((one.values < 0) | (one.values >= count))
             if len(bad):
@@ -251,21 +270,25 @@ def read_names(path: str) -> Names:
         errors.UserError: the file cannot be read, holds no name, or one twice.
     """
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        place = host_files.expanded(path)
+        text = host_files.read_whole(place, documents.MOST_BYTES).decode("utf-8-sig")
+        rows = (
+            list(csv.reader(text.splitlines())) if path.lower().endswith(".csv") else []
+        )
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise errors.UserError(f"data.class_names={path}: {error}") from error
     names = [line.strip() for line in text.splitlines() if line.strip()]
     if path.lower().endswith(".csv"):
-        names = _names_of_csv(path, text)
-    twice = sorted({name for name in names if names.count(name) > 1}) if names else []
+        names = _names_of_csv(path, [row for row in rows if any(row)])
+    counts = collections.Counter(names)
+    twice = sorted(name for name in counts if counts[name] > 1)
     if not names or twice:
         what = f"names {twice[0]!r} twice" if twice else "holds no name"
         raise errors.UserError(f"data.class_names={path} {what}")
     return tuple(names)
 
 
-def _names_of_csv(path: str, text: str) -> list[str]:
-    rows = [row for row in csv.reader(text.splitlines()) if any(row)]
+def _names_of_csv(path: str, rows: list[list[str]]) -> list[str]:
     header = [cell.strip().lower() for cell in rows[0]] if rows else []
     found = [name for name in _NAME_COLUMNS if name in header]
     if not found and len(header) > 1:
@@ -274,4 +297,7 @@ def _names_of_csv(path: str, text: str) -> list[str]:
             f"called {' or '.join(_NAME_COLUMNS)}"
         )
     column = header.index(found[0]) if found else 0
-    return [row[column].strip() for row in rows[1 if found else 0 :]]
+    rows = rows[1 if found else 0 :]
+    if short := next((row for row in rows if len(row) <= column), None):
+        raise errors.UserError(f"data.class_names={path}: no name in {short}")
+    return [row[column].strip() for row in rows]

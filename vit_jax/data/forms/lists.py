@@ -5,12 +5,14 @@ Columns: `file` (or `image`, `path`), a path from the table's own folder; `label
 """
 
 import csv
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from vit_jax import errors
-from vit_jax.data import decode
+from vit_jax.data import decode, walking
 from vit_jax.data.forms import files, labelling, table
+from vit_jax.host import files as host_files
 from vit_jax.settings import naming
 
 _FILES = ("file", "image", "path", "filename", "file_name")
@@ -30,13 +32,13 @@ class FileImages:
     def read(self, index: int) -> bytes:
         """Returns the bytes of an image; see `table.Images`."""
         try:
-            return Path(self.name(index)).read_bytes()
+            return walking.read_file(self.name(index))
         except OSError as error:
             raise decode.BadImage(f"cannot be read: {error.strerror}") from error
 
     def name(self, index: int) -> str:
         """Returns the path of the file."""
-        return str(self._root / self._names[index])
+        return os.path.join(self._root, self._names[index])
 
 
 def open_table(spec: str, columns: naming.Columns, dataset: str) -> table.Table:
@@ -50,7 +52,7 @@ def open_table(spec: str, columns: naming.Columns, dataset: str) -> table.Table:
     Raises:
         errors.UserError: no such file or column, a row without a part, no picture.
     """
-    path = Path(spec).expanduser()
+    path = host_files.expanded(spec)
     mark = files.fingerprint(str(path))
     rows = _rows(path, dataset)
     header = [name for name in rows[0] if name] if rows else []
@@ -73,8 +75,11 @@ def open_table(spec: str, columns: naming.Columns, dataset: str) -> table.Table:
         mark in row[label] for row in rows for mark in ";|"
     )
     whole = all(
-        one.isdecimal() for row in rows for one in _several(row[label]) if several
-    ) and all(several or row[label].isdecimal() for row in rows)
+        labelling.is_whole(one)
+        for row in rows
+        for one in _several(row[label])
+        if several
+    ) and all(several or labelling.is_whole(row[label]) for row in rows)
     raws = {}
     for split, numbers in grouped.items():
         cells = [rows[number][label] for number in numbers]
@@ -99,7 +104,8 @@ def open_table(spec: str, columns: naming.Columns, dataset: str) -> table.Table:
 
 def _rows(path: Path, dataset: str) -> list[dict[str, str]]:
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
+        descriptor = host_files.open_to_read(path)
+        with open(descriptor, newline="", encoding="utf-8-sig") as file:
             rows = [
                 {key: (value or "").strip() for key, value in row.items() if key}
                 for row in csv.DictReader(file)

@@ -19,7 +19,7 @@ import numpy as np
 from vit_jax import errors, host
 from vit_jax.data.forms import files, labelling, picking, table, tar
 from vit_jax.host import files as host_files
-from vit_jax.settings import naming
+from vit_jax.settings import documents, naming
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 _VERSION = 1  # of what is kept
@@ -117,7 +117,7 @@ def _shard(path: str, mark: str, columns: naming.Columns) -> Shard:
         with np.load(kept, allow_pickle=False) as file:
             told = json.loads(file["told"].tobytes())
             return Shard(file["images"], told["labels"], told["keys"])
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, RecursionError):
         pass  # not there, or of a process that was killed
     shard = index(path, columns)
     _keep(kept, shard)
@@ -234,8 +234,8 @@ def _label(
         )
     member = parts["json"]
     try:
-        told = json.loads(contents.read(0, member.offset, member.size))
-    except ValueError as error:
+        told = documents.parse(contents.read(0, member.offset, member.size))
+    except errors.UserError as error:
         raise errors.UserError(f"{name}.json cannot be read: {error}") from error
     told = told if isinstance(told, dict) else {}
     kinds = {key: "label" if _can_be(told[key]) else "other" for key in told}
@@ -250,4 +250,4 @@ def _can_be(value: Any) -> bool:
 
 def _parsed(text: str) -> int | str:
     """A class by number or by name."""
-    return int(text) if text.lstrip("-").isdecimal() else text
+    return int(text) if labelling.is_whole(text) else text

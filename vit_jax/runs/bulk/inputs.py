@@ -165,7 +165,7 @@ def digest(inputs: Inputs) -> str:
 
 
 def _part(whole: Inputs, part: str) -> Part:
-    match = re.fullmatch(r"(\d+)/(\d+)", part)
+    match = re.fullmatch(r"(\d{1,12})/(\d{1,12})", part)
     if not match or not int(match[1]) < int(match[2]) <= len(whole):
         raise errors.UserError(
             f"--part={part}; want K/N, as in 0/4 to 3/4, of at most the {len(whole)} "

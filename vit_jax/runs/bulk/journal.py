@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Self
 
 from vit_jax import errors
 from vit_jax.host import files as host_files
+from vit_jax.settings import documents
 
 # Seconds of work that a power cut may cost. A kill costs no more.
 EVERY = 1.0
@@ -37,12 +38,12 @@ def read_job(out: Path) -> dict[str, Any] | None:
     """
     path = job_path(out)
     try:
-        found = json.loads(path.read_text())
-        if not {"job", "rows", "failed", "bytes", "finished"} <= found.keys():
-            raise ValueError("it lacks keys")
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, AttributeError) as error:
+        if not path.exists():
+            return None
+        kinds = {"job": dict, "bytes": dict, "finished": bool, "rows": int}
+        found = documents.checked(documents.read(path), kinds | {"failed": int})
+        documents.checked(found["bytes"], dict.fromkeys(found["bytes"], int))
+    except errors.UserError as error:
         raise errors.UserError(
             f"{path} cannot be read: {error}. Remove it and {out}*, or take another "
             "--out"
@@ -58,7 +59,7 @@ def check_place(out: str, *, overwrite: bool) -> Path:
     """
     if "://" in out:
         raise errors.UserError(f"--out={out}: want a local or mounted file")
-    path = Path(out).expanduser()
+    path = host_files.expanded(out)
     if path.is_dir():
         raise errors.UserError(f"--out={out} is a folder; want a file in it")
     with explained(path):
@@ -178,10 +179,10 @@ class Journal:
             file.write(head)
             return
         length = os.fstat(file.fileno()).st_size
-        if length < self._bytes[suffix]:
+        if suffix not in self._bytes or not 0 <= self._bytes[suffix] <= length:
             raise errors.UserError(
-                f"{path} has {length} bytes, {self._bytes[suffix]} were written: it is "
-                "damaged. Start anew with --overwrite"
+                f"{path} has {length} bytes, {self._bytes.get(suffix)} were written: "
+                "it is damaged. Start anew with --overwrite"
             )
         file.truncate(self._bytes[suffix])
         file.seek(self._bytes[suffix])

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax import errors
+from vit_jax.host import files as host_files
 from vit_jax.runs.bulk import features, job, journal, reading, vectors
 from vit_jax.runs.bulk import inputs as inputs_lib
 
@@ -114,7 +115,7 @@ def run(
 
 def _read_queries(path: str) -> np.ndarray:
     try:
-        found = np.load(Path(path).expanduser(), allow_pickle=False)
+        found = np.load(host_files.expanded(path), allow_pickle=False)
     except (OSError, ValueError) as error:
         raise errors.UserError(f"{path} cannot be read: {error}") from error
     if found.ndim not in (1, 2) or found.dtype.kind != "f":

@@ -1,6 +1,5 @@
 """Files of features as `vit_jax features` writes them, read a piece at a time."""
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from vit_jax import errors
+from vit_jax.host import files as host_files
 from vit_jax.runs.bulk import arrays, parquet
+from vit_jax.settings import documents
 from vit_jax.weights.formats import safetensors
 
 # Rows that are in memory at a time.
@@ -51,7 +52,7 @@ def open_vectors(path: str | Path) -> Vectors:
         errors.UserError: no such file, a damaged one, or one of several vectors an
             image.
     """
-    path = Path(path).expanduser()
+    path = host_files.expanded(path)
     read = errors.lookup(_READERS, path.suffix, f"features {path}: the suffix")
     try:
         found = read(path)
@@ -66,7 +67,8 @@ def open_vectors(path: str | Path) -> Vectors:
 
 
 def _of_array(path: Path, array: np.ndarray, ids: bytes) -> Vectors:
-    names = [json.loads(line)["image"] for line in ids.splitlines()]
+    told = (documents.parse(line) for line in ids.splitlines())
+    names = [documents.checked(one, {"image": str})["image"] for one in told]
     if array.ndim != 2 or len(names) != len(array):
         raise errors.UserError(
             f"{path}: shape {array.shape} with {len(names)} names; want one vector an "
@@ -100,10 +102,10 @@ def _parquet(path: Path) -> Vectors:
         file = pa.parquet.ParquetFile(path)
         names = file.read(["image"])["image"].to_pylist()
         width = file.schema_arrow.field("features").type.list_size
-        shape = json.loads(file.schema_arrow.metadata[b"shape"])
+        shape = documents.parse(file.schema_arrow.metadata[b"shape"])
     except (pa.ArrowException, AttributeError, TypeError) as error:
         raise ValueError(str(error)) from error
-    if len(shape) != 1:
+    if not isinstance(shape, list) or len(shape) != 1:
         raise errors.UserError(
             f"{path} has features of shape {shape}; want one vector an image, as "
             "vit_jax features writes them without --tokens"

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from vit_jax import errors
 from vit_jax.host import files as host_files
 from vit_jax.runs import metrics
+from vit_jax.settings import documents
 
 CLOSING = 60.0  # seconds that the end of a run waits for a service
 
@@ -46,7 +47,12 @@ class Mark:
     def __init__(self, path: Path):
         """Reads the file, where there is one."""
         self._path = path
-        known = json.loads(path.read_text()) if path.exists() else {}
+        kinds: documents.Kinds = {
+            "run_id": (str, type(None)),
+            "step": int,
+            "names": list,
+        }
+        known = documents.checked(documents.read(path), kinds) if path.exists() else {}
         self.run_id: str | None = known["run_id"] if known else None
         self._step: int = known["step"] if known else -1
         self._names: list[str] = known["names"] if known else []

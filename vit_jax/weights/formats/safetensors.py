@@ -18,6 +18,7 @@ import numpy as np
 
 from vit_jax import errors
 from vit_jax.host import files as host_files
+from vit_jax.settings import documents
 from vit_jax.weights import source
 from vit_jax.weights.formats import shards, sidecars
 
@@ -156,7 +157,12 @@ class _File(source.OpenFile):
             )
         text = bytearray(length)
         source.fill(text, self.descriptor, 8)
-        header = sidecars.parse(bytes(text))
+        try:
+            header = documents.parse(bytes(text))
+        except errors.UserError as error:
+            raise errors.UserError(f"its header {error}\n{source.COPY_AGAIN}") from None
+        if not isinstance(header, dict):
+            raise errors.UserError("its header's JSON is no object.")
         self.metadata = header.pop("__metadata__", {})
         entries = {name: _entry(name, value) for name, value in header.items()}
         entries = dict(sorted(entries.items(), key=lambda item: item[1][2:]))

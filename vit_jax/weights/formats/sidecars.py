@@ -3,20 +3,17 @@
 `config.json` and `preprocessor_config.json`, as transformers and timm write them.
 """
 
-import collections
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from vit_jax import errors
-from vit_jax.weights import source
+from vit_jax.settings import documents
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config"
 PROCESSOR = "processor_config.json"
-
-MAX_JSON = 1 << 25  # a config.json of 21,843 classes has 2 MB
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:
@@ -42,38 +39,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     Raises:
         errors.UserError: it is too large, or not the JSON of an object.
     """
-    if not path.is_file():
-        return None
-    with source.reading(str(path), "JSON"):
-        size = path.stat().st_size
-        if size > MAX_JSON:
-            raise errors.UserError(
-                f"has {size:,} bytes; more than {MAX_JSON:,} are no description."
-            )
-        return parse(path.read_bytes())
-
-
-def parse(text: bytes) -> dict[str, Any]:
-    """Parses JSON of a stranger: an object, no name twice in one.
-
-    Raises:
-        errors.UserError: it is something else.
-    """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        values = dict(pairs)
-        if len(values) != len(pairs):
-            ((twice, _),) = collections.Counter(n for n, _ in pairs).most_common(1)
-            raise errors.UserError(f"says {twice[:100]!r} twice.")
-        return values
-
-    try:
-        values = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
-    except RecursionError:
-        raise errors.UserError("its JSON is nested too deep.") from None
-    if not isinstance(values, dict):
-        raise errors.UserError("its JSON is no object.")
-    return values
+    return documents.read_object(path) if path.is_file() else None
 
 
 def described(config: Mapping[str, Any] | None) -> dict[str, bytes]:

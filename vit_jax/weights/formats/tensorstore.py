@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax import errors
+from vit_jax.settings import documents
 from vit_jax.weights import source
 from vit_jax.weights.formats import npz
 
@@ -39,6 +40,8 @@ def find(path: str | Path) -> Path | None:
     if path.is_dir() and any(path.glob(f"*/{HEADER}")):
         return path
     for start in (path, path / "checkpoint.bv"):
+        if not start.name:  # the root, or this folder
+            continue
         last = start.with_name(f"{start.name}-LAST")
         if not last.is_file():
             continue
@@ -148,7 +151,7 @@ def _header(entry: Path) -> dict[str, Any]:
     path = entry / HEADER
     if path.is_symlink() or path.stat().st_size > MAX_HEADER:
         raise errors.UserError(f"{entry.name}/{HEADER} is no header.")
-    header = json.loads(path.read_bytes())
+    header = documents.read_object(path)
     compressor = header["compressor"]
     shape, chunks = header["shape"], header["chunks"]
     numbers = all(type(n) is int and 0 <= n < 2**40 for n in [*shape, *chunks])

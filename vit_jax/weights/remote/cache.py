@@ -11,6 +11,7 @@ from typing import Any
 
 from vit_jax import errors, host
 from vit_jax.host import files as host_files
+from vit_jax.settings import documents
 from vit_jax.weights.remote import address
 
 
@@ -27,10 +28,11 @@ def beside(path: Path, suffix: str) -> Path:
 def find(root: Path, path: Path) -> Path | None:
     """Returns the file that the record of `path` tells of, if it is there in full."""
     try:
-        record = json.loads(beside(path, ".json").read_text())
+        record = documents.read(beside(path, ".json"))
+        documents.checked(record, {"path": str, "size": int})
         found, size = root / record["path"], record["size"]
         held = found.stat().st_size
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, errors.UserError):
         return None
     if held == size:
         return found

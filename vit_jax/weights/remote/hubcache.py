@@ -15,6 +15,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from vit_jax.host import files as host_files
+
 _COMMIT = re.compile(r"[0-9a-zA-Z]{1,64}", re.ASCII)
 _TRUE = ("1", "ON", "YES", "TRUE")
 
@@ -31,7 +33,7 @@ def root() -> Path:
 
 
 def _expanded(path: str) -> Path:
-    return Path(os.path.expandvars(path)).expanduser()
+    return host_files.expanded(os.path.expandvars(path))
 
 
 def offline() -> str:

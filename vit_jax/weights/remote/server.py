@@ -20,6 +20,7 @@ from urllib.request import Request
 
 from vit_jax import errors
 from vit_jax.host import files as host_files
+from vit_jax.settings import documents
 from vit_jax.weights.remote import address, cache
 
 TIMEOUT_SECONDS = 30
@@ -180,7 +181,7 @@ def _attempt(url: str, partial: Path) -> Remote:
 def _resumable(partial: Path) -> tuple[Remote | None, int]:
     """What is known of a download that was interrupted, and how far it came."""
     try:
-        remote = Remote(**json.loads(_state(partial).read_text()))
+        remote = Remote(**documents.read_object(_state(partial)))
         have = partial.stat().st_size
     except (OSError, ValueError, TypeError):
         return None, 0
