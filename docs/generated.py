@@ -21,6 +21,7 @@ from vit_jax.cli import help_page  # noqa: E402
 COPIES = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
+    "SECURITY.md": "security.md",
     "launch/README.md": "launching.md",
     **{
         path.relative_to(REPOSITORY).as_posix(): f"benchmarks/{path.stem.lower()}.md"
