@@ -6,6 +6,7 @@ import logging
 import shutil
 from pathlib import Path
 
+import commands
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -220,3 +221,43 @@ def test_a_checkpoint_is_read_again_only_where_a_file_has_changed(workdir, caplo
     corruption.flip(folder, np.random.default_rng(1))
     assert "is not what was saved" in verify.problem(folder)
     assert caplog.record_tuples == [] or caplog.records[0].levelno == logging.WARNING
+
+
+def run_command(*argv, code=0):
+    """Lines of `vit_jax checkpoint`, and the figures of the last."""
+    with commands.own_flags("checkpoint") as module:
+        left = commands.parse("checkpoint", ["checkpoint", *argv])
+        assert module._main(left) == code
+    return module
+
+
+def test_the_command_lists_verifies_and_prunes(workdir, capsys):
+    there = workdir / "checkpoints"
+    (there / "²").mkdir()
+    for number in (4, 5):
+        shutil.copytree(there / "3", there / str(number))
+    run_command("verify", str(there / "2"))
+    run_command("list", str(workdir))
+    *lines, last = capsys.readouterr().out.splitlines()
+    figures = json.loads(last)["checkpoints"]
+    assert [f["step"] for f in figures] == ["5", "4", "3", "2"]
+    assert [f["verified"] for f in figures] == [False, False, True, True]
+    assert "it is of step 3, its folder of step 5" in lines[-4]
+    assert figures[0]["bytes"] == sum(
+        path.stat().st_size for path in (there / "5").rglob("*") if path.is_file()
+    )
+    run_command("verify", str(there), code=errors.EXIT_BAD_INPUT)
+    for words in (["--keep=0"], ["--keep=1", "more"]):
+        with pytest.raises(errors.UserError, match="want"):
+            run_command("prune", str(workdir), *words)
+    run_command("prune", str(workdir), "--keep=1", "--dry_run")
+    assert disk.available(there) == [2, 3, 4, 5]
+    run_command("prune", str(workdir), "--keep=1")
+    assert disk.available(there) == [3] and (there / "²").is_dir()
+    corruption.flip(there / "3", np.random.default_rng(2))
+    with pytest.raises(errors.UserError, match="none is removed"):
+        run_command("prune", str(workdir), "--keep=1")
+    with pytest.raises(errors.UserError, match='Did you mean "verify"'):
+        run_command("verfy", str(workdir))
+    with pytest.raises(errors.UserError, match="has no checkpoint"):
+        run_command("list", str(workdir / "none"))

@@ -60,6 +60,9 @@ COMMANDS = {
     "push": Command(
         "vit_jax.commands.push", "Puts a model and its card on Hugging Face's hub.", USE
     ),
+    "checkpoint": Command(
+        "vit_jax.checkpoint", "Verifies, lists and prunes what a run has saved.", USE
+    ),
     "models": Command(
         "vit_jax.models", "Lists models: parameters, GMAC, tokens.", LOOK
     ),
