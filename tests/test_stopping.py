@@ -50,6 +50,17 @@ def test_an_evaluation_ends_early_and_none_begins():
             raise AssertionError("it begins")
 
 
+def test_images_that_come_soon_are_waited_for():
+    requests = stopping.Requests()
+    with requests.listening():
+        with requests.interruptible(0.2):
+            term()
+            time.sleep(0.01)
+        with pytest.raises(stopping.Interrupted), requests.interruptible(0.2):
+            time.sleep(10)  # asked before
+    assert requests
+
+
 def test_no_handler_of_errors_takes_it_for_one():
     requests = stopping.Requests()
     with requests.listening(), pytest.raises(stopping.Interrupted):

@@ -1,6 +1,8 @@
 """Errors that a user or a file can cause, and the wording they share."""
 
 import difflib
+import errno
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
@@ -74,6 +76,32 @@ def reason(error: object) -> str:
     """
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:300]
+
+
+# What may pass by itself: of networks, and of disks behind one.
+_TRANSIENT = {
+    getattr(errno, name)
+    for name in (
+        *("EIO", "EREMOTEIO", "ESTALE", "ENOTCONN", "ETIMEDOUT", "EAGAIN", "EINTR"),
+        *("ENETDOWN", "ENETUNREACH", "ENETRESET", "EHOSTDOWN", "EHOSTUNREACH"),
+        *("ECONNRESET", "ECONNABORTED", "ESHUTDOWN", "ENFILE"),
+    )
+    if name in vars(errno)
+}
+# As TensorStore says it, and gRPC.
+_TRANSIENT_TEXT = re.compile(r"\[OS error (\d+)|\b(UNAVAILABLE|DEADLINE_EXCEEDED):")
+
+
+def transient(error: BaseException | None) -> bool:
+    """Returns whether an error, or what caused it, is of storage that may come back."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _TRANSIENT:
+            return True
+        match = _TRANSIENT_TEXT.search(str(error))
+        if match and (match[2] or int(match[1]) in _TRANSIENT):
+            return True
+        error = error.__cause__
+    return False
 
 
 def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:

@@ -1,8 +1,9 @@
 """One run, from its configuration to its last evaluation; the same call resumes it."""
 
+import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,34 @@ def _run_on(
         return run(naming.with_dataset(config, given.name), workdir, mesh, **options)
 
 
+def _measured(
+    exp: experiment.Experiment, workdir: Path, changed: Collection[str]
+) -> dict[str, float | None] | None:
+    """The figures of a run that is at its end; None where some are missing."""
+    figures = workdir_lib.figures_at(workdir, exp.durations.total)
+    has = figures.keys() - changed
+    whole = has >= {one.name for one in exp.evals}
+    return workdir_lib.flat(figures) if whole else None
+
+
+@contextlib.contextmanager
+def _alone_in(
+    workdir: Path,
+    checkpoints: manager.Checkpoints,
+    reached: int | None,
+    requests: stopping.Requests,
+) -> Iterator[None]:
+    """Has a workdir for this run alone, which process 0 locks, as it was found."""
+    from vit_jax.runs import lock  # which loads when a run is made
+
+    first = jax.process_index() == 0
+    locked = lock.held(workdir) if first else contextlib.nullcontext(lambda: None)
+    with locked as undo, requests.undoing(undo):
+        if checkpoints.latest() != reached:
+            raise errors.Preempted(f"{workdir} went on meanwhile. {stopping.AGAIN}")
+        yield
+
+
 def _check_writers(exp: experiment.Experiment, workdir: Path) -> None:
     from vit_jax.runs import writers  # which load when a run is made
 
@@ -194,34 +223,34 @@ def run(
     checkpoints = manager.shared(workdir, keep=exp.keep)
     reached = checkpoints.latest()
     extension.check_workdir(exp, workdir, reached or 0)
-    figures = workdir_lib.figures_at(workdir, total)
     changed = evaluations.changed(exp, workdir)
-    missing = {one.name for one in exp.evals} - (figures.keys() - changed)
-    if reached == total and not missing and checkpoints.verifies(total):
+    figures = _measured(exp, workdir, changed)
+    if reached == total and figures is not None and checkpoints.verifies(total):
         logging.info("done: %s is at step %d of %d already", workdir, total, total)
         if profile:
             logging.warning("no profile: no step is left to trace")
-        return workdir_lib.flat(figures)
+        return figures
     requests = stopping.of_process()
     source = starting.train_source(exp)
     evaluators = evaluations.make(exp, requests.check)
-    workdir_lib.forget(workdir, reached or 0, changed)
-    with workdir_lib.started(workdir, exp.config) as undo, requests.undoing(undo):
-        logging.info("workdir %s", workdir)
-        overview.log(exp, parameters=parameters)
-        exp, state, start, batches, frozen = _prepare(
-            exp, checkpoints, source, requests.phases
-        )
-    watch = watchdog.Watchdog(requests.phases, watchdog.Limits(step=stall_timeout))
-    run_ = companions.Run(exp, workdir, checkpoints, evaluators, start, requests)
-    tracing = profiling.Trace(workdir / "profile", profile, total - start)
-    try:
-        _loop(run_, state, batches.iterate(start), tracing, frozen)
-    finally:
-        watch.close()
-        batches.close()
-        run_.close()
-    logging.info(run_.summary(corrupt=batches.corrupt))
+    with _alone_in(workdir, checkpoints, reached, requests):
+        workdir_lib.forget(workdir, reached or 0, changed)
+        with workdir_lib.started(workdir, exp.config) as undo, requests.undoing(undo):
+            logging.info("workdir %s", workdir)
+            overview.log(exp, parameters=parameters)
+            exp, state, start, batches, frozen = _prepare(
+                exp, checkpoints, source, requests.phases
+            )
+        watch = watchdog.Watchdog(requests.phases, watchdog.Limits(step=stall_timeout))
+        run_ = companions.Run(exp, workdir, checkpoints, evaluators, start, requests)
+        tracing = profiling.Trace(workdir / "profile", profile, total - start)
+        try:
+            _loop(run_, state, batches.iterate(start), tracing, frozen)
+        finally:
+            watch.close()
+            batches.close()
+            run_.close()
+        logging.info(run_.summary(corrupt=batches.corrupt))
     return workdir_lib.flat(workdir_lib.figures_at(workdir, total))
 
 

@@ -4,6 +4,7 @@ A recipe is the first code of a run that is not the package's. $VIT_JAX_CHAOS, a
 object, says where the run is held: {"phase": of `runs.phases`, or "last write",
 "process": which, "nth": how often the phase begins before, "seconds": how long,
 "marker": a file that is there from then on}. What happens to it there is real.
+$VIT_JAX_CHAOS_STEP is how many seconds every step takes at least.
 """
 
 import json
@@ -17,6 +18,7 @@ from configs import base, quickstart
 from vit_jax.runs import phases
 
 HELD = json.loads(os.environ.get("VIT_JAX_CHAOS", "null"))
+STEP = float(os.environ.get("VIT_JAX_CHAOS_STEP", "0"))
 _seen = 0
 _enter = phases.Phases.enter
 
@@ -24,6 +26,10 @@ _enter = phases.Phases.enter
 def _enter_held(self: phases.Phases, phase: str, detail: str = "") -> None:
     global _seen
     _enter(self, phase, detail)
+    if phase == phases.INPUT:
+        time.sleep(STEP)
+    if HELD is None:
+        return
     here = "last write" if "not on disk" in detail else phase
     if here == HELD["phase"] and HELD["process"] == _process():
         _seen += 1
@@ -57,7 +63,7 @@ def _process() -> int:
     return int(os.environ.get("VIT_JAX_PROCESS", "0"))
 
 
-if HELD is not None:
+if HELD is not None or STEP:
     phases.Phases.enter = _enter_held
 
 

@@ -7,13 +7,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PATIENCE = 300.0  # seconds for what is no measurement
+PATIENCE = 600.0  # seconds for what is no measurement
+SAID = "_said"  # of a row, which is no column of its table
 
 
 def environment(cache: Path, **more: str) -> dict[str, str]:
@@ -146,6 +147,14 @@ class Run:
         return "\n".join(log.read_text(errors="replace") for log in self.logs)
 
 
+def wait_for(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
+    """Waits until a condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def children(pid: int) -> list[int]:
     """Returns the children of a process, on Linux."""
     path = Path(f"/proc/{pid}/task/{pid}/children")
@@ -212,7 +221,7 @@ def same_arrays(*workdirs: Path) -> int:
 
 def table(title: str, rows: Sequence[dict[str, Any]]) -> str:
     """Returns rows as Markdown under a title."""
-    names = list(rows[0]) if rows else []
+    names = [name for name in rows[0] if name != SAID]
     body = [" | ".join(str(row[name]) for name in names) for row in rows]
     head = [" | ".join(names), " | ".join("---" for _ in names)]
     return "\n".join([f"## {title}", "", *(f"| {x} |" for x in head + body), ""])

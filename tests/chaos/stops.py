@@ -1,23 +1,21 @@
 """SIGTERM in every phase of runs of 1, 2 and 4 processes.
 
-    python tests/chaos/stops.py [--processes=1,2,4] [--phases=...] [--folder=DIR]
-
 A row is good when every process ends with 42, or with 0 once all is written, and none
 by the signal. "import" is a signal in the half second after the first line of the
-command, wherever it falls.
+command, wherever it falls. What is held up goes on for the seconds named: a step, a
+write and a batch that all processes wait for have to end before the run does.
 """
 
-import argparse
 import random
 import shutil
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import runs
 
+TITLE = "Stops: SIGTERM in every phase"
 PHASES = (
     *("import", "join", "start", "compile", "first step", "input wait", "step"),
     *("save", "evaluation", "last write"),
@@ -32,6 +30,7 @@ HOLD = {
     "step": 3.0,
     "first step": 3.0,
 }
+SHORT = {1: ("compile", "evaluation", "save"), 2: ("join", "step", "last write")}
 NTH = {"input wait": 5, "step": 5}
 MOST = 120.0  # seconds after the signal; what takes longer is a failure
 
@@ -59,40 +58,18 @@ def stop(folder: Path, phase: str, count: int, victim: int) -> dict[str, Any]:
         "codes": " ".join(map(str, codes)),
         "seconds to the end of all": f"{ended - asked:.1f}",
         "good": "yes" if set(codes) <= wanted else "NO",
-        "_said": run.said(),
+        runs.SAID: run.said(),
     }
 
 
-def rows(folder: Path, counts: list[int], phases: list[str]) -> list[dict[str, Any]]:
-    """Stops runs in all phases; a workdir in which a run went before is resumed."""
+def rows(folder: Path, *, short: bool = False) -> list[dict[str, Any]]:
+    """Stops runs in all phases, or in some of runs of 1 and 2 processes."""
     found = []
-    for count in counts:
-        alone = [phase for phase in phases if phase != "join" or count > 1]
-        for number, phase in enumerate(alone):
+    for count in (1, 2) if short else (1, 2, 4):
+        phases = SHORT[count] if short else PHASES
+        phases = [phase for phase in phases if phase != "join" or count > 1]
+        for number, phase in enumerate(phases):
             here = folder / f"{count}-{phase.replace(' ', '-')}"
-            victim = number % count
-            row = stop(here, phase, count, victim)
-            said = row.pop("_said")
-            print(row, flush=True)
-            if row["good"] == "NO":
-                print(said, flush=True)
-            found.append(row)
+            found.append(stop(here, phase, count, number % count))
             shutil.rmtree(here, ignore_errors=True)
     return found
-
-
-def main() -> int:
-    """The command."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, default=Path("workdirs/chaos/stops"))
-    parser.add_argument("--processes", default="1,2,4")
-    parser.add_argument("--phases", default=",".join(PHASES))
-    options = parser.parse_args()
-    counts = [int(word) for word in options.processes.split(",")]
-    found = rows(options.folder.absolute(), counts, options.phases.split(","))
-    print(runs.table("Stops: `python tests/chaos/stops.py`", found))
-    return int(any(row["good"] == "NO" for row in found))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

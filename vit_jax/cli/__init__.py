@@ -97,8 +97,17 @@ def guard(main: Callable[..., int | None], *args: Any) -> int:
         return code
 
 
+_PASSES = "That may pass by itself: run the same command again"
+
+
 def explained(error: Exception) -> int | None:
-    """Prints what users caused as one message; the exit code, None of a bug of ours."""
+    """Prints what users caused as one message; the exit code, None of a bug of ours.
+
+    Storage that may come back is nobody's fault: the same command is run again.
+    """
+    if isinstance(error, errors.UserError | OSError) and errors.transient(error):
+        print(f"stopped: {error}\n{_PASSES}", file=sys.stderr, flush=True)
+        return errors.EXIT_RETRY
     if isinstance(error, errors.UserError):
         print(f"error: {error}", file=sys.stderr, flush=True)
         return error.exit_code

@@ -103,7 +103,7 @@ class Run:
         """
         began = time.perf_counter()
         with self.phases.within(phases.INPUT):
-            with self.requests.interruptible():
+            with self.requests.interruptible(stopping.PATIENCE):
                 local = next(batches)
             # Asked for; among several processes JAX does not see that it is.
             with jax.transfer_guard_host_to_device("allow"):

@@ -24,6 +24,7 @@ REPEAT = 25.0  # seconds between two lines; most schedulers kill after 30
 INSIST = 5.0  # seconds after which a second SIGTERM is no echo of the first
 # Seconds to meet the others, so that they are told, of a process asked before.
 MEETING = 10.0
+PATIENCE = 1.0  # seconds that the images of one more step may take after a request
 AGAIN = "Run the same command again to go on from there"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -57,7 +58,7 @@ class Requests:
         self.turns = 0
         self.agreeing = threading.Lock()  # held while turns stand still
         self._received = self._standing = self._began = False
-        self._interruptible = False
+        self._interruptible, self._patience = False, 0.0
 
     def __bool__(self) -> bool:
         return self._received
@@ -99,15 +100,15 @@ class Requests:
             raise Interrupted
 
     @contextlib.contextmanager
-    def interruptible(self) -> Iterator[None]:
-        """Runs a body that a request ends with `Interrupted`."""
+    def interruptible(self, patience: float = 0.0) -> Iterator[None]:
+        """Runs a body that a request ends with `Interrupted`, so many seconds later."""
         if self.tell is not None:
             yield
             return
-        if self._received:
-            raise Interrupted
-        self._interruptible = True
+        self._patience, self._interruptible = patience, True
         try:
+            if self._received:
+                self._interrupt()
             yield
         finally:
             self._interruptible = False
@@ -168,6 +169,16 @@ class Requests:
     def _handle(self, number: int, frame: object) -> None:
         self._received = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self._interruptible:
+            self._interrupt()
+
+    def _interrupt(self) -> None:
+        if not self._patience:
+            self._late(signal.SIGALRM, None)
+        signal.signal(signal.SIGALRM, self._late)
+        signal.setitimer(signal.ITIMER_REAL, self._patience)
+
+    def _late(self, number: int, frame: object) -> None:
         if self._interruptible:
             self._interruptible = False
             raise Interrupted

@@ -1,0 +1,146 @@
+"""SIGKILL at random moments of one run, which its supervisor starts again each time.
+
+The run ends with the bits of one that nobody disturbed, and goes on each time at least
+from the newest checkpoint that was whole when it was killed.
+"""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import runs
+
+TITLE = "Kills: SIGKILL at random moments of one run"
+EVERY = 50  # steps between two checkpoints
+STEP = "0.01"  # seconds that a step takes at least
+
+
+def command(workdir: Path, count: int, steps: int) -> list[str]:
+    """Returns what starts a run of one or several processes, again and again."""
+    flags = [
+        f"--config.total={steps} steps",
+        *("--config.log_every=10 steps", "--config.eval_every=500 steps"),
+        f"--config.save_every={EVERY} steps",
+        "--peer_timeout=5",
+    ]
+    words = runs.words(workdir, *flags)
+    if count == 1:
+        ours = [sys.executable, "-m", "vit_jax.commands.supervise"]
+        return [*ours, "--retries=1000", "--pause=0.02", "--", *words]
+    ours = [sys.executable, str(runs.REPOSITORY / "launch" / "local.py")]
+    ours += [f"--processes={count}", "--retries=1000", "--pause=0.02", "--"]
+    return [*ours, *words[words.index("vit_jax.main") + 1 :]]
+
+
+class Supervised:
+    """A run and its supervisor."""
+
+    def __init__(self, folder: Path, count: int, steps: int):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.workdir, self.log = folder / "run", folder / "log"
+        self.began = time.monotonic()
+        with self.log.open("wb") as file:
+            self.process = subprocess.Popen(
+                command(self.workdir, count, steps),
+                cwd=runs.REPOSITORY,
+                env=runs.environment(
+                    folder.parent / f"cache{count}", VIT_JAX_CHAOS_STEP=STEP
+                ),
+                stdout=file,
+                stderr=file,
+            )
+
+    def said(self) -> str:
+        """Returns the log."""
+        return self.log.read_text(errors="replace")
+
+    def alive(self) -> list[int]:
+        """Returns its processes that train, and their guards."""
+        found, waiting = [], [self.process.pid]
+        while waiting:
+            for pid in runs.children(waiting.pop()):
+                found.append(pid)
+                waiting.append(pid)
+        return found
+
+    def committed(self) -> int:
+        """Returns the newest checkpoint that is whole: it has its final name."""
+        folder = self.workdir / "checkpoints"
+        names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+        return max((int(name) for name in names if name.isdigit()), default=0)
+
+    def starts(self) -> int:
+        """Returns how often it was started again."""
+        return self.said().count("supervise: restart")
+
+    def wait_for_another_start(self, before: int) -> None:
+        """Waits until it is started again, or done."""
+        runs.wait_for(lambda: self.starts() > before or self.process.poll() is not None)
+
+    def end(self) -> tuple[int, float]:
+        """Waits for the end; returns the code, and the seconds since the start."""
+        code = self.process.wait(3 * runs.PATIENCE)
+        return code, time.monotonic() - self.began
+
+
+def kill(folder: Path, count: int, kills: int) -> dict[str, Any]:
+    """Kills a run so many times, or until it is done."""
+    steps = max(200, kills * EVERY * 3 // 5)
+    calm = Supervised(folder / "calm", count, steps)
+    code, seconds = calm.end()
+    assert code == 0, calm.said()
+    # A start takes what its steps do not.
+    start = max(3.0, seconds - steps * float(STEP) * 1.5)
+    run, done, resumes = Supervised(folder / "killed", count, steps), 0, []
+    while done < kills:
+        time.sleep(random.uniform(0.1, 1.3 * start))
+        pids = run.alive()
+        if run.process.poll() is not None:
+            break
+        if not pids:
+            continue
+        kept, starts = run.committed(), run.starts()
+        try:
+            os.kill(random.choice(pids), signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+        done += 1
+        run.wait_for_another_start(starts)
+        resumes.append((kept, len(run.said())))
+    code, seconds = run.end()
+    said = run.said()
+    lost = [
+        kept - int(found[1])
+        for kept, at in resumes
+        if (found := re.search(r"resuming at step (\d+)", said[at:]))
+    ]
+    arrays = runs.same_arrays(run.workdir, calm.workdir)
+    ours, theirs = runs.figures(run.workdir), runs.figures(calm.workdir)
+    good = code == 0 and ours == theirs and max(lost, default=0) <= 0
+    return {
+        "processes": count,
+        "kills": done,
+        "steps": steps,
+        "save every": EVERY,
+        "arrays bit-equal": arrays,
+        "lines of metrics equal": f"{len(ours)} of {len(theirs)}"
+        if ours == theirs
+        else "NO",
+        "checkpoints lost that were whole": sum(x > 0 for x in lost),
+        "seconds": f"{seconds:.0f}",
+        "good": "yes" if good else "NO",
+        runs.SAID: said,
+    }
+
+
+def rows(folder: Path, *, short: bool = False) -> list[dict[str, Any]]:
+    """Kills runs of 1 and 2 processes 100 times each, or one of 1 process 3 times."""
+    if short:
+        return [kill(folder / "1", 1, 3)]
+    return [kill(folder / str(count), count, 100) for count in (1, 2)]
