@@ -19,16 +19,9 @@ import threading
 import urllib.parse
 from collections.abc import Iterator
 
-OBJECT = re.compile(r"(?:/upload|/download)?/storage/v1/b/([^/]+)/o/([^/?]+)")
-
 
 class Bucket:
-    """Objects by name, each with the generation of its last write.
-
-    Attributes:
-        counts: Requests so far, by method.
-        failing: The HTTP status of every answer, where it is not 0.
-    """
+    """Objects by name, each with the generation of its last write."""
 
     def __init__(self):
         self.objects: dict[str, tuple[bytes, int]] = {}
@@ -36,7 +29,12 @@ class Bucket:
 
 
 class Server:
-    """Buckets behind a port of this machine."""
+    """Buckets behind a port of this machine.
+
+    Attributes:
+        counts: Requests so far, by method.
+        environment: What clients need to come here.
+    """
 
     def __init__(self, *names: str, port: int = 0):
         self.buckets = {name: Bucket() for name in names}
@@ -46,6 +44,7 @@ class Server:
         self.http = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self.http.daemon_threads = True
         self.http.ours = self
+        self.http.handle_error = lambda *args: None  # clients that went away
         self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
         self.environment = {
             "STORAGE_EMULATOR_HOST": self.url,  # gcsfs, and Google's client

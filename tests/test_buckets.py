@@ -17,7 +17,7 @@ from etils.epath.backend import fsspec_backend
 from fsspec.implementations import memory
 
 import vit_jax
-from vit_jax import errors, tree
+from vit_jax import errors, evaluate, tree
 from vit_jax.checkpoints import checkpoint, disk, manager
 from vit_jax.host import buckets as host_buckets
 from vit_jax.host import files
@@ -51,15 +51,19 @@ def server(monkeypatch):
         yield server
 
 
-def started(workdir):
+def run_of(words):
     return subprocess.Popen(
-        [sys.executable, "-m", "vit_jax.main", *SMALL, f"--workdir={workdir}"],
+        [sys.executable, *words],
         cwd=REPOSITORY,
         env=os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def started(workdir):
+    return run_of(["-m", "vit_jax.main", *SMALL, f"--workdir={workdir}"])
 
 
 def ended(workdir):
@@ -73,7 +77,11 @@ def figures(workdir):
     """The logged lines of a run, but for what depends on the time and the machine."""
     times = {metrics.WALL_TIME, "memory_bytes", *CLOCK}
     return [
-        {k: v for k, v in line.items() if k not in times}
+        {
+            k: v
+            for k, v in line.items()
+            if k not in times and not k.startswith("goodput")
+        }
         for line in metrics.lines(workdir)
         if line["step"] % 5 == 0  # and not the first after each start
     ]
@@ -89,13 +97,14 @@ def state(workdir):
 def test_a_run_in_a_bucket_killed_anywhere_is_the_one_on_a_disk(server, tmp_path):
     address, moments = "gs://bucket/runs/1", random.Random(0)
     wanted, _ = ended(tmp_path / "run")
-    for _ in range(4):
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGKILL):
         process = started(address)
         requests = server.counts["POST"] + moments.randint(1, 100)
         while server.counts["POST"] < requests and process.poll() is None:
             time.sleep(0.001)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.send_signal(number)
+        _, said = process.communicate(timeout=300)
+        assert process.returncode == (42 if number == signal.SIGTERM else -9), said
     found, said = ended(address)
     assert "resuming at step" in said
     assert found == wanted
@@ -103,17 +112,45 @@ def test_a_run_in_a_bucket_killed_anywhere_is_the_one_on_a_disk(server, tmp_path
     assert figures(address) == figures(tmp_path / "run")
     assert "done:" in ended(address)[1]
 
+    before = server.counts["GET"]
     loaded, local = vit_jax.load(address), vit_jax.load(tmp_path / "run")
+    assert server.counts["GET"] - before < 500, "leaf by leaf takes thousands"
     for (name, a), (_, b) in zip(
         tree.named_leaves(loaded.params), tree.named_leaves(local.params), strict=True
     ):
         assert bytes(a) == bytes(b), name
+    assert evaluate.run(address)["top1"] == pytest.approx(wanted["test/top1"])
     objects = server.buckets["bucket"].objects
     assert {name.split("/")[2] for name in objects} == {
         *("config.json", "metrics.jsonl", "checkpoints", "tensorboard")
     }
     kept = {name.split("/")[3] for name in objects if "/checkpoints/" in name}
     assert kept == {"50", "60"}
+
+
+@pytest.mark.slow
+def test_two_processes_write_to_a_bucket_what_they_do_to_a_disk(server, tmp_path):
+    """One of them is killed within a save; both are started again."""
+
+    def both(workdir):
+        launch = ["launch/local.py", "--pause=0.1", "--processes=2", "--devices=1"]
+        return run_of([*launch, "--", *SMALL, f"--workdir={workdir}"])
+
+    def children(pid):
+        return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+    undisturbed = both(tmp_path / "run")
+    assert undisturbed.wait(300) == 0, undisturbed.communicate()[1]
+    process = both("gs://bucket/runs/2")
+    while server.counts["POST"] < 120 and process.poll() is None:
+        time.sleep(0.001)
+    guards = children(process.pid)
+    os.kill(int(children(guards[1])[0]), signal.SIGKILL)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert "resuming at step" in said
+    assert state("gs://bucket/runs/2") == state(tmp_path / "run")
+    assert figures("gs://bucket/runs/2") == figures(tmp_path / "run")
 
 
 class InMemory(memory.MemoryFileSystem):

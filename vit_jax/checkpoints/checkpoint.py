@@ -249,10 +249,21 @@ class StoredParams:
             verify.not_verified(self._folder)
         self.shapes = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
 
+        self._kept: dict[str, np.ndarray] = {}
+
     def read(self, name: str) -> np.ndarray:
-        """Returns one leaf, once it is known to be what was saved."""
+        """Returns one leaf, once it is known to be what was saved.
+
+        Of a bucket all are read with the first: a read there is a dozen requests.
+        """
+        if name in self._kept:
+            return self._kept[name]
+        names = self.shapes if files.address(self._folder) else [name]
         with _named(self._folder):
-            return verify.read(self._folder, self._record, self._item, [name])[name]
+            read = verify.read(self._folder, self._record, self._item, names)
+        if files.address(self._folder):
+            self._kept = read
+        return read[name]
 
 
 def write_params(

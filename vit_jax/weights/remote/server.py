@@ -321,7 +321,8 @@ def _refusal(url: str, code: int, partial: Path) -> Exception:
     if code in (404, 410) and google:
         return Refused(
             f"{what}: there is no such object.\nA checkpoint that is a folder (orbax, "
-            f"tensorstore) has to be copied first:\n  {copy}"
+            f"tensorstore) has to be copied first:\n  {copy}\nor, if it is ours: "
+            "pip install 'vit_jax[gcs]'"
         )
     if code in (404, 410):
         return Refused(f"{what}: there is no such file.")
