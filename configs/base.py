@@ -21,6 +21,8 @@ def get_config() -> ConfigDict:
     # Steps in a row whose loss or gradients are not finite that leave the state as it
     # was; one more ends the run with exit code 4. 0: the first one does.
     config.skip_bad_steps = 0
+    # Times that it goes back to the checkpoint before them instead, and past their data
+    config.roll_back = 0
     config.objective = "classification"  # classification | masked_patches (B.1.2)
     config.loss = "sigmoid"  # sigmoid (summed over classes) | softmax
     config.label_smoothing = 0.0

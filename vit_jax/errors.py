@@ -33,9 +33,17 @@ class UserError(ValueError):
 
 
 class NonFiniteError(UserError):
-    """The loss or a gradient stopped being finite."""
+    """The loss or a gradient stopped being finite.
+
+    Attributes:
+        bad: the bad steps that end the run, one after the other.
+    """
 
     exit_code = EXIT_NON_FINITE
+
+    def __init__(self, message: str, bad: range):
+        super().__init__(message)
+        self.bad = bad
 
 
 class Preempted(Exception):

@@ -27,7 +27,7 @@ from vit_jax.runs import (
     watchdog,
 )
 from vit_jax.runs import workdir as workdir_lib
-from vit_jax.settings import durations, naming, recipe, validation
+from vit_jax.settings import durations, naming, recipe, sections, validation
 from vit_jax.types import Batch, Params, TrainState
 
 
@@ -167,6 +167,59 @@ def _check_writers(exp: experiment.Experiment, workdir: Path) -> None:
     writers.check(exp.writers, workdir)
 
 
+def _train(
+    config: Mapping[str, Any],
+    workdir: Path,
+    mesh: Mesh,
+    limits: watchdog.Limits,
+    *,
+    profile: bool,
+    parameters: bool,
+) -> dict[str, float | None]:
+    """Trains as `run`, to the end or a row of bad steps."""
+    began = extension.began(config, workdir)
+    exp = experiment.assemble(config, mesh, start=began)
+    _check_writers(exp, workdir)
+    exp = exp.evaluating(evaluations.available(exp.evals, data_dir=exp.data.data_dir))
+    total = exp.durations.total
+    checkpoints = manager.shared(workdir, keep=exp.keep)
+    reached = checkpoints.latest()
+    extension.check_workdir(exp, workdir, reached or 0)
+    changed = evaluations.changed(exp, workdir)
+    figures = _measured(exp, workdir, changed)
+    if reached == total and figures is not None and checkpoints.verifies(total):
+        logging.info("done: %s is at step %d of %d already", workdir, total, total)
+        if profile:
+            logging.warning("no profile: no step is left to trace")
+        return figures
+    requests = stopping.of_process()
+    source = starting.train_source(exp)
+    evaluators = evaluations.make(exp, requests.check)
+    with _alone_in(workdir, checkpoints, reached, requests):
+        workdir_lib.forget(workdir, reached or 0, changed)
+        with workdir_lib.started(workdir, exp.config) as undo, requests.undoing(undo):
+            logging.info("workdir %s", workdir)
+            overview.log(exp, parameters=parameters)
+            exp, state, start, batches, frozen = _prepare(
+                exp, checkpoints, source, requests.phases
+            )
+        watch = watchdog.Watchdog(requests.phases, limits)
+        batch_of = starting.batch_after(workdir)
+        run_ = companions.Run(
+            *(exp, workdir, checkpoints, evaluators, start, requests),
+            batch=lambda step: (source, batch_of(step - 1)),
+        )
+        tracing = profiling.Trace(workdir / "profile", profile, total - start)
+        try:
+            _loop(run_, state, batches.iterate(start, batch_of), tracing, frozen)
+        finally:
+            watch.close()
+            batches.close()
+            run_.close()
+        logging.info(run_.summary(corrupt=batches.corrupt))
+    return workdir_lib.flat(workdir_lib.figures_at(workdir, total))
+
+
 def run(
     config: recipe.Config,
     workdir: str | Path,
@@ -206,8 +259,8 @@ def run(
     """
     validation.check_workdir(workdir, "workdir", profile=profile)
     config = recipe.plain(config)
+    options: dict[str, Any] = {"profile": profile, "parameters": parameters}
     if source is not None:
-        options: dict[str, Any] = {"profile": profile, "parameters": parameters}
         options |= {"stall_timeout": stall_timeout}
         return _run_on(source, info, config, workdir, mesh, options)
     if durations.trains_nothing(config):
@@ -215,43 +268,14 @@ def run(
 
         return measuring.run(config, workdir, mesh)
     workdir = files.folder(workdir)
-    began = extension.began(config, workdir)
-    exp = experiment.assemble(config, mesh, start=began)
-    _check_writers(exp, workdir)
-    exp = exp.evaluating(evaluations.available(exp.evals, data_dir=exp.data.data_dir))
-    total = exp.durations.total
-    checkpoints = manager.shared(workdir, keep=exp.keep)
-    reached = checkpoints.latest()
-    extension.check_workdir(exp, workdir, reached or 0)
-    changed = evaluations.changed(exp, workdir)
-    figures = _measured(exp, workdir, changed)
-    if reached == total and figures is not None and checkpoints.verifies(total):
-        logging.info("done: %s is at step %d of %d already", workdir, total, total)
-        if profile:
-            logging.warning("no profile: no step is left to trace")
-        return figures
-    requests = stopping.of_process()
-    source = starting.train_source(exp)
-    evaluators = evaluations.make(exp, requests.check)
-    with _alone_in(workdir, checkpoints, reached, requests):
-        workdir_lib.forget(workdir, reached or 0, changed)
-        with workdir_lib.started(workdir, exp.config) as undo, requests.undoing(undo):
-            logging.info("workdir %s", workdir)
-            overview.log(exp, parameters=parameters)
-            exp, state, start, batches, frozen = _prepare(
-                exp, checkpoints, source, requests.phases
-            )
-        watch = watchdog.Watchdog(requests.phases, watchdog.Limits(step=stall_timeout))
-        run_ = companions.Run(exp, workdir, checkpoints, evaluators, start, requests)
-        tracing = profiling.Trace(workdir / "profile", profile, total - start)
+    limits = watchdog.Limits(step=stall_timeout)
+    while True:
         try:
-            _loop(run_, state, batches.iterate(start), tracing, frozen)
-        finally:
-            watch.close()
-            batches.close()
-            run_.close()
-        logging.info(run_.summary(corrupt=batches.corrupt))
-    return workdir_lib.flat(workdir_lib.figures_at(workdir, total))
+            return _train(config, workdir, mesh, limits, **options)
+        except errors.NonFiniteError as error:
+            from vit_jax.runs import bad_steps  # which few runs have
+
+            bad_steps.go_back(sections.roll_back(config), workdir, error)
 
 
 if __name__ == "__main__":

@@ -201,7 +201,8 @@ class Checkpoints:
             f"step {step}: its update left leaves that are not finite: "
             f"{', '.join(leaves[:5])}{more}.\nIt was not saved: the newest checkpoint "
             f"is {f'of step {newest[-1]}' if newest else 'none'}. Lower optimizer.lr, "
-            "set optimizer.clip_norm, or use model.compute_dtype=float32"
+            "set optimizer.clip_norm, or use model.compute_dtype=float32",
+            range(step, step + 1),
         )
 
     def latest(self) -> int | None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from jax.sharding import NamedSharding
 
 Batch = dict[str, Any]
-
+BatchOf = Callable[[int], int]  # from the steps done to the batch of the next
 # Batches being filled while one is consumed.
 AHEAD = 2
 
@@ -149,9 +149,9 @@ class TrainLoader:
         """
         return self._start(step)()
 
-    def iterate(self, start_step: int = 0) -> Iterator[Batch]:
-        """Yields the batches from `start_step` on; threads fill the next ones."""
-        return _ahead(self._start(step) for step in itertools.count(start_step))
+    def iterate(self, start: int = 0, batch_of: BatchOf = int) -> Iterator[Batch]:
+        """Yields batch_of(start), batch_of(start + 1), ...; threads fill the next."""
+        return _ahead(map(self._start, map(batch_of, itertools.count(start))))
 
     def close(self) -> None:
         """Ends the threads; the loader yields nothing afterwards."""

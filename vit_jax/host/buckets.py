@@ -65,3 +65,11 @@ def move_over(path: Path, target: Path) -> None:
     if target.exists():
         system.rm(str(target), recursive=True)
     system.mv(source, str(target), recursive=True)
+
+
+def remove(path: Path) -> None:
+    """Removes a folder of a bucket with all that is below."""
+    import fsspec
+
+    system, place = fsspec.core.url_to_fs(str(path))
+    system.rm(place, recursive=True)

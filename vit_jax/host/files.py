@@ -156,6 +156,16 @@ def move_over(path: Path, target: Path) -> None:
     path.rename(target)
 
 
+def remove(path: Path) -> None:
+    """Removes a folder with all that is below."""
+    if address(path):
+        from vit_jax.host import buckets
+
+        buckets.remove(path)
+        return
+    shutil.rmtree(path)
+
+
 def raise_open_files(wanted: int) -> int | None:
     """Raises the limit of open files to `wanted`, as far as it may, and returns it.
 

@@ -4,7 +4,7 @@ import collections
 import contextlib
 import logging
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ class Run:
         evaluations: all of the run.
         start: steps done before.
         requests: to stop; the same that the evaluations look at.
+        batch: from a step to the source and the number of the batch it is taken on.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Run:
         evaluations: Sequence[evaluations_lib.Evaluation],
         start: int,
         requests: stopping.Requests,
+        batch: Callable[[int], tuple[Any, int]],
     ):
         from vit_jax.runs import writers  # which load when a run is made
 
@@ -74,7 +76,10 @@ class Run:
         names = [name for name, _ in tree.named_leaves(exp.state.params)]
         at = checkpoints.directory / str(start)
         period = checkpoint.describe(at).period if start else {}
-        self.recent = recent.Recent(names, period, bad_in_a_row=exp.skip_bad_steps)
+        self.recent = recent.Recent(
+            *(names, period), bad_in_a_row=exp.skip_bad_steps, tell=self._bad
+        )
+        self._batch = batch
         self.evaluations = evaluations
         self.requests, self.phases = requests, requests.phases
         self.phases.mark(start)
@@ -90,6 +95,12 @@ class Run:
         """Shows on a terminal where the run is, in the place of lines in the log."""
         with cli.progress("step", self.total, self.start) as self._tell:
             yield
+
+    def _bad(self, step: int, loss: float, leaves: Sequence[str]) -> str:
+        from vit_jax.runs import bad_steps  # which few runs have
+
+        named = bad_steps.examples(self.exp, *self._batch(step))
+        return bad_steps.tell(self.workdir, step, loss, leaves, named)
 
     def due(self, step: int, every: int) -> bool:
         """Returns whether what happens `every` steps, and at the end, happens now."""

@@ -7,7 +7,7 @@ several such steps in a row that were left out.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -36,15 +36,23 @@ class Recent:
         names: of the parameters, as `grad_squares` counts them.
         sums: what `state` gave at the checkpoint that the run continues.
         bad_in_a_row: most bad steps in a row; they have changed nothing.
+        tell: called with a bad step, its loss, and the leaves whose gradient is not
+            finite; returns what else there is to say of it.
     """
 
     def __init__(
-        self, names: Sequence[str], sums: Mapping[str, float], *, bad_in_a_row: int = 0
+        self,
+        names: Sequence[str],
+        sums: Mapping[str, float],
+        *,
+        bad_in_a_row: int = 0,
+        tell: Callable[[int, float, Sequence[str]], str] = lambda *_: "",
     ):
         self._names = names
         self._waiting: list[tuple[int, dict[str, jax.Array]]] = []
         self._sums = dict(sums)
         self._bad_in_a_row = bad_in_a_row
+        self._tell = tell
         self._bad = 0
         self.left_out = 0
 
@@ -107,6 +115,7 @@ class Recent:
         leaves = ", ".join(named[:5]) or "none"
         more = f" and {len(named) - 5} more" if len(named) > 5 else ""
         what = f"loss {loss}; leaves with a non-finite gradient: {leaves}{more}"
+        what += self._tell(step, float(loss), named)
         self._bad += 1
         if self._bad <= self._bad_in_a_row:
             self.left_out += 1
@@ -114,5 +123,6 @@ class Recent:
             return
         raise errors.NonFiniteError(
             f"step {step}: {what}.\n{_OUTCOME[self._bad > 1].format(self._bad)} Lower "
-            "optimizer.lr, set optimizer.clip_norm, or use model.compute_dtype=float32"
+            "optimizer.lr, set optimizer.clip_norm, or use model.compute_dtype=float32",
+            range(step - self._bad + 1, step + 1),
         )

@@ -1,6 +1,8 @@
 """What a run starts with: its state, restored or new, and its training images."""
 
 import logging
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -9,6 +11,7 @@ from vit_jax import errors, experiment, tree, weights
 from vit_jax.checkpoints import manager
 from vit_jax.data import catalog
 from vit_jax.parallel import mesh as mesh_lib
+from vit_jax.runs import workdir as workdir_lib
 from vit_jax.types import Params, TrainState
 
 if TYPE_CHECKING:
@@ -86,6 +89,15 @@ def train_source(exp: experiment.Experiment) -> Any:
         if exp.info.prepared or data.dataset != "imagenet2012":
             raise
         raise errors.UserError(f"{error}\n{_try_digits(exp)}") from error
+
+
+def batch_after(workdir: Path) -> Callable[[int], int]:
+    """Returns from the number of steps done to the batch of the next one."""
+    if not (workdir / workdir_lib.ROLLBACKS).exists():
+        return int
+    from vit_jax.runs import bad_steps  # which few runs have
+
+    return bad_steps.batch_after(workdir)
 
 
 def train_batches(exp: experiment.Experiment, source: Any) -> "TrainLoader":

@@ -14,6 +14,7 @@ from vit_jax.runs import metrics
 from vit_jax.settings import packaged, validation
 
 CONFIG = "config.json"
+ROLLBACKS = "rollbacks.json"  # of `bad_steps`
 # What may change between the calls that make up one run: nothing but rounding depends
 # on it.
 FREE = (
@@ -22,6 +23,7 @@ FREE = (
     "eval_every",
     "save_every",
     "keep",
+    "roll_back",
     "data.data_dir",
     "data.cache",
     "data.threads",

@@ -169,3 +169,8 @@ def recorded(config: Mapping[str, Any], prepared: Mapping[str, Any]) -> dict[str
     evaluated = {key: prepared[key] for key in ("transform", "filter")}
     data["eval"] = {**data["eval"], **evaluated}
     return {**config, "data": data}
+
+
+def roll_back(config: Mapping[str, Any]) -> int:
+    """Returns how often a run may go back from bad steps."""
+    return config["roll_back"]

@@ -209,6 +209,7 @@ CHECKS: list[tuple[str, Callable[[Any], bool], str]] = [
     (r"^microbatches$", *_number(1, 2**16)),
     (r"^keep$", *_number(1, 1000)),
     (r"^skip_bad_steps$", *_number(0, 2**20)),
+    (r"^roll_back$", *_number(0, 1000)),
     (r"^optimizer\.skip_spikes$", *_number(0, 1e6)),
     (r"^masked\.(rate|mask|replace)$", *_number(0, 1)),
     (r"^loss$", *_one_of("sigmoid", "softmax")),
