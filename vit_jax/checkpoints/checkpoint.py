@@ -241,10 +241,10 @@ class StoredParams:
             self._record = record.read(self._folder)
             self.description = Description.of(self._record)
             items = verify.items(self._folder, self._record)
-            self._item = "ema" if "ema" in items else "params"
+            self._item = self._folder / ("ema" if "ema" in items else "params")
             for item in items:
                 verify.check_shapes(self._folder, self._record, item)
-            leaves = disk.shapes(self._folder, self._item)
+            leaves = disk.shapes(self._folder, self._item.name)
         if self._record.leaves is None:
             verify.not_verified(self._folder)
         self.shapes = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
@@ -260,7 +260,7 @@ class StoredParams:
             return self._kept[name]
         names = self.shapes if files.address(self._folder) else [name]
         with _named(self._folder):
-            read = verify.read(self._folder, self._record, self._item, names)
+            read = verify.read(self._folder, self._record, self._item.name, names)
         if files.address(self._folder):
             self._kept = read
         return read[name]

@@ -6,13 +6,14 @@ mesh and on the host; elements that changed, or changed places, are seen.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 
 _PLACE, _MIX = 0x9E3779B9, 0x85EBCA6B  # odd, so that nothing is lost in a product
 _CHUNK = 1 << 15  # words that stay in a core's cache
@@ -72,19 +73,28 @@ def _added(left: tuple, right: tuple) -> tuple:
     return tuple(a + b for a, b in zip(left, right, strict=True))
 
 
-_jitted = jax.jit(_sums)
+def _all_sums(leaves: list[jax.Array]) -> jax.Array:
+    return jnp.stack([jnp.stack(_sums(x)) for x in leaves])
 
 
 @functools.cache
-def _program(shape: tuple[int, ...], dtype: Any, sharding: Any) -> Any:
-    like = jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-    return _jitted.lower(like).compile()
+def _program(leaves: tuple[jax.ShapeDtypeStruct, ...]) -> Any:
+    # One for all: many, each with a sum over all devices, take longer, and leave the
+    # devices of a CPU no thread to meet on.
+    where = leaves[0].sharding
+    if isinstance(where, NamedSharding):
+        where = NamedSharding(where.mesh, PartitionSpec())
+    program = jax.jit(_all_sums, out_shardings=where)
+    return program.lower(list(leaves)).compile()
 
 
-def prepare(state: Any) -> None:
-    """Compiles what `on_device` runs for arrays of these shapes and shardings."""
-    for leaf in jax.tree.leaves(state):
-        _program(leaf.shape, leaf.dtype, leaf.sharding)
+def _shape(x: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+
+
+def prepare(leaves: Iterable[Any]) -> None:
+    """Compiles what `on_device` runs for leaves of these shapes and shardings."""
+    _program(tuple(map(_shape, leaves)))
 
 
 def on_device(leaves: Mapping[str, jax.Array]) -> dict[str, Sums]:
@@ -92,14 +102,12 @@ def on_device(leaves: Mapping[str, jax.Array]) -> dict[str, Sums]:
 
     All processes call it with the same global arrays, and get the same.
     """
-    found = {}
-    for name, x in leaves.items():
-        # One after the other: each is a sum over all devices, and many of them under
-        # way at once leave the devices of a CPU no thread to meet on.
-        sums = jax.device_get(_program(x.shape, x.dtype, x.sharding)(x))
-        first, second, bad = sums
-        found[name] = Sums(_text(first, second), finite=not bad)
-    return found
+    arrays = [jnp.asarray(x) for x in leaves.values()]
+    rows = jax.device_get(_program(tuple(map(_shape, arrays)))(arrays))
+    return {
+        name: Sums(_text(first, second), finite=not bad)
+        for name, (first, second, bad) in zip(leaves, rows, strict=True)
+    }
 
 
 @functools.cache

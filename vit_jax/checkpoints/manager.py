@@ -148,7 +148,8 @@ class Checkpoints:
 
     def prepare(self, like: TrainState) -> None:
         """Has what a save of such a state runs compiled beside the first steps."""
-        self._preparing = threading.Thread(target=digest.prepare, args=(like,))
+        leaves = _leaves(_items(like)).values()
+        self._preparing = threading.Thread(target=digest.prepare, args=(leaves,))
         self._preparing.start()
 
     def _open(self) -> ocp.CheckpointManager:
