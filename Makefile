@@ -3,8 +3,9 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 QUICKSTART := workdirs/quickstart
+CASES ?= 10000
 
-.PHONY: quickstart train test test-slow test-all lint types docs clean
+.PHONY: quickstart train test test-slow test-all lint types docs fuzz clean
 
 quickstart: train
 	@$(BIN)/python -m vit_jax.evaluate --checkpoint=$(QUICKSTART) \
@@ -38,6 +39,10 @@ types: $(VENV)/installed-test
 	$(BIN)/mypy tests/typed_client.py
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
+# Ten thousand inputs that nobody thought of; bytes guided by coverage.
+fuzz: $(VENV)/installed-fuzz
+	$(BIN)/python tests/chaos/fuzz.py --cases=$(CASES)
+
 # The site, strictly and without network: build/docs/index.html
 docs: $(VENV)/installed-docs
 	$(BIN)/python -m sphinx -W -n -q --keep-going -E -b html docs build/docs
@@ -56,6 +61,10 @@ $(VENV)/installed: pyproject.toml setup.py | $(VENV)/bin/python
 $(VENV)/installed-test: pyproject.toml setup.py | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]'
 	touch $@ $(VENV)/installed
+
+$(VENV)/installed-fuzz: pyproject.toml setup.py | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[fuzz]'
+	touch $@
 
 $(VENV)/installed-docs: pyproject.toml setup.py | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docs]'

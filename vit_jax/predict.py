@@ -85,7 +85,8 @@ def run(
         for path, value in zip(part, read, strict=True):
             if isinstance(value, errors.UserError):
                 reason = str(value)
-                named = reason if path in reason else f"{path}: {reason}"
+                told = errors.visible(path)[:200] in reason
+                named = reason if told else f"{path}: {reason}"
                 result.append({"image": path, "error": named})
             else:
                 found = predictions.entry(

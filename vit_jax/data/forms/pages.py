@@ -57,19 +57,25 @@ class Thrift:
         value = self._varint()
         return (value >> 1) ^ -(value & 1)
 
-    def struct(self) -> dict[int, Any]:
-        """Returns the fields of a struct by their numbers."""
+    def struct(self, levels: int = 8) -> dict[int, Any]:
+        """Returns the fields of a struct by their numbers.
+
+        Args:
+            levels: That structs may lie in each other.
+        """
+        if not levels:
+            raise Unsupported("structs too deep in each other")
         found: dict[int, Any] = {}
         number = 0
         while kind := self._data[self.at]:
             self.at += 1
             step = kind >> 4
             number = number + step if step else self._integer()
-            found[number] = self._value(kind & 15)
+            found[number] = self._value(kind & 15, levels)
         self.at += 1
         return found
 
-    def _value(self, kind: int) -> Any:
+    def _value(self, kind: int, levels: int) -> Any:
         if kind in (1, 2):
             return kind == 1
         if kind == 3:
@@ -85,7 +91,7 @@ class Thrift:
             self.at += length
             return None  # statistics: not wanted
         if kind == 12:
-            return self.struct()
+            return self.struct(levels - 1)
         raise Unsupported(f"a Thrift field of type {kind}")
 
 
@@ -140,13 +146,14 @@ def locate(
             header = thrift.struct()
         except IndexError as error:
             raise Unsupported("a long page header") from error
-        body, stored = start + thrift.at, header[3]
+        kind, size, stored = _whole(header, 1, 2, 3)
+        body = start + thrift.at
         start = body + stored
-        kind = header[1]
         if kind == DICTIONARY:
-            page = Page(body, stored, header[2], codec)
+            page = Page(body, stored, size, codec)
             data = _load(read, unpack, page)
-            offsets, lengths = _plain(data, header[7][1])
+            (count,) = _whole(header.get(7), 1)
+            offsets, lengths = _plain(data, count)
             dictionary = len(values.pages), offsets, lengths
             values.pages.append(page)
         elif kind in (DATA, DATA_V2):
@@ -154,6 +161,19 @@ def locate(
                 *(read, unpack, values, header, body, row, codec, nullable, dictionary)
             )
     return values
+
+
+def _whole(told: Any, *keys: int) -> tuple[int, ...]:
+    """The whole numbers in fields of a struct, which are sizes and kinds.
+
+    Raises:
+        Unsupported: there is no struct, no field, or something else in it.
+    """
+    found = tuple(told.get(key) for key in keys) if isinstance(told, dict) else (None,)
+    for number in found:
+        if type(number) is not int or not 0 <= number < 2**31:
+            raise Unsupported(f"a page header with {number} for a size")
+    return found
 
 
 def _load(read: Read, unpack: Callable[[bytes, int, str], bytes], page: Page) -> bytes:
@@ -174,13 +194,18 @@ def _data_page(
 ) -> int:
     """Notes the values of a page from `row` on; returns how many rows it has."""
     second = header[1] == DATA_V2
-    told = header[8] if second else header[5]
-    count, encoding = told[1], told[4] if second else told[2]
+    told = header.get(8 if second else 5)
+    count, encoding = _whole(told, 1, 4 if second else 2)
+    if count > len(values.page) - row:
+        raise Unsupported("more values than rows")
     if second:
-        levels_size = told[5] + told[6]
-        levels = read(body, levels_size)[told[6] :]
+        nulls, repeated = _whole(told, 5, 6)
+        levels_size = nulls + repeated
+        levels = read(body, levels_size)[repeated:]
         packed = told[7] if 7 in told else True
-        size, stored = header[2] - levels_size, header[3] - levels_size
+        size, stored = _whole(
+            {2: header[2] - levels_size, 3: header[3] - levels_size}, 2, 3
+        )
         page = Page(body + levels_size, stored, size, codec if packed else "")
         skip = 0
     else:

@@ -51,7 +51,7 @@ def borders(data: bytes) -> np.ndarray | None:
 
 def _header(data: bytes) -> int:
     at = 0
-    while data[at] & 0x80:
+    while data[at : at + 1] and data[at] & 0x80:
         at += 1
     return at + 1
 

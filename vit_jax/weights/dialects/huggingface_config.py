@@ -58,7 +58,7 @@ def says(
         )
     fields: dict[str, Any] = {}
     if act is not None:
-        if act not in acts:
+        if not pytorch.is_one_of(act, acts):
             raise errors.UserError(
                 f"config.json: hidden_act={str(act)[:50]!r}; ours: {', '.join(acts)}."
             )

@@ -8,7 +8,7 @@ import dataclasses
 import logging
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -244,6 +244,11 @@ def check_square(arch: VitArchitecture, code: str) -> None:
         "written, that code does not.",
         *(code, size_text(arch.grid)),
     )
+
+
+def is_one_of(value: Any, known: Collection[str]) -> bool:
+    """Returns whether a config says a known word; lists cannot be looked up."""
+    return isinstance(value, str) and value in known
 
 
 def whole(config: Mapping[str, Any], key: str, least: int = 1) -> int | None:

@@ -191,9 +191,9 @@ def _is_swiglu(shapes: Shapes) -> bool:
 
 def _activation(config: Config | None, swiglu: bool) -> dict[str, str]:
     act = argument(config, "act_layer")
-    if act is None or (swiglu and act in _SILUS):
+    if act is None or (swiglu and pytorch.is_one_of(act, _SILUS)):
         return {}
-    if swiglu or act not in GELUS:
+    if swiglu or not pytorch.is_one_of(act, GELUS):
         gated = " in a gated MLP" if swiglu else ""
         raise refused(f"with act_layer={str(act)[:50]!r}{gated}")
     return {"gelu": GELUS[act]}
@@ -206,7 +206,7 @@ def _pool(config: Config | None, shapes: Shapes) -> dict[str, str]:
     found = {"final_norm": "pooled"} if pooled else {}
     pool = argument(config, "global_pool")
     if pool is not None:
-        if pool not in POOLS:
+        if not pytorch.is_one_of(pool, POOLS):
             raise refused(f"with global_pool={str(pool)[:50]!r}")
         found["pool"] = POOLS[pool]
     elif pooled:

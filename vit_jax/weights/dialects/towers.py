@@ -128,7 +128,7 @@ def _says(tensors: Tensors, kind: str) -> dict[str, Any]:
             )
         return {}
     act = config["hidden_act"]
-    if act not in huggingface_config.GELUS:
+    if not pytorch.is_one_of(act, huggingface_config.GELUS):
         raise errors.UserError(
             f"config.json: hidden_act={str(act)[:50]!r}; ours: "
             f"{', '.join(huggingface_config.GELUS)}."
