@@ -4,11 +4,13 @@ import io
 import json
 import os
 import shutil
+import sys
 import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import commands
 import jax
 import numpy as np
 from test_data_example import bytes_feature, encode, packed_ints
@@ -16,7 +18,7 @@ from test_data_records import write_tfrecord
 
 import vit_jax
 from configs import quickstart
-from vit_jax import models
+from vit_jax import cli, experiment, models
 from vit_jax.checkpoints import checkpoint
 from vit_jax.data import catalog, loader, preprocessing, transforms
 from vit_jax.weights import files, own
@@ -91,6 +93,10 @@ def _strange(root: Path, place: dict[str, Path]) -> None:
     """What is no file, or none that can be read."""
     place["fifo"] = root / "fifo.npz"
     os.mkfifo(place["fifo"])
+    for form in ("npy", "safetensors", "pth", "csv", "jpg", "index.json"):
+        key = f"fifo_{form.replace('.', '_')}"
+        place[key] = root / f"a_fifo.{form}"
+        os.mkfifo(place[key])
     place["loop"] = root / "loop"
     place["loop"].symlink_to(place["loop"])
     place["circle"] = root / "circle"
@@ -276,6 +282,18 @@ def _data(root: Path, place: dict[str, Path]) -> None:
         _write(place["pictures"] / name, jpeg)
     place["toys"] = root / "toys"
     write_toy(place["toys"] / "toy" / "1.0.0", TOY)
+    place["toys_fifo"] = root / "more" / "toys_fifo"
+    write_toy(place["toys_fifo"] / "toy" / "1.0.0", TOY)
+    shard = place["toys_fifo"] / "toy/1.0.0/toy-train.tfrecord-00000-of-00001"
+    shard.unlink()
+    os.mkfifo(shard)
+    place["toys_class"] = root / "more" / "toys_class"
+    features = json.loads(json.dumps(TOY["features"]))
+    features["pythonClassName"] = "executed.Features"
+    features["featuresDict"]["features"]["image"]["pythonClassName"] = "executed.X"
+    classes = TOY | {"features": features}
+    write_toy(place["toys_class"] / "toy" / "1.0.0", classes)
+    _write(place["cwd"] / "executed.py", b"import os\nos.mkdir('executed')\n")
     for name, text in JSON.items():
         for document in TOY:
             key = f"toys_{document}_{name}"
@@ -447,8 +465,22 @@ def _create(name: str, *words: str) -> None:
     )
 
 
+def _assemble(*words: str) -> None:
+    """What `vit_jax train` does before it opens data: nothing is compiled."""
+    argv = ["main", *words]
+    before, sys.argv = sys.argv, argv
+    try:
+        with commands.own_flags("main") as module:
+            cli.parse_recipe(argv)
+            config = module._CONFIG.value
+            experiment.assemble(config, experiment.make_mesh(config))
+    finally:
+        sys.argv = before
+
+
 CALLS: dict[str, Callable[..., None]] = {
     "load": _load,
     "read": _read,
     "create": _create,
+    "assemble": _assemble,
 }

@@ -3,6 +3,8 @@
 from chaos.hostile import DEEP, LONG, NOT_UTF8, QUICK, RTL, TRAIN, Row
 from chaos.hostile_places import JSON, TOY
 
+from vit_jax.settings import packaged, validation
+
 ROWS: dict[str, Row] = {}
 
 
@@ -682,3 +684,29 @@ for name in (
     add(f"parquet: {name}", "read", f"parquet:{{parquet_{name}}}", "all", codes=codes)
 for name in ("long", "ragged", "latin"):
     add(f"names: {name}", "read", "csv:{csv_climbs}#names={names_" + name + "}", "all")
+for name in JSON:
+    words = f"--config_json={{json_{name}}}"
+    add(f"train: config_json {name}", "main", words, TRAIN.split()[-1])
+    add(f"plan: config_json {name}", "plan", words, "--fast")
+    add(f"sweep: config_json {name}", "sweep", words, "--grid=seed=0,1", "--dry_run")
+for name in ("long", "nul", "zero", "fifo", "loop", "proc", "empty"):
+    add(f"train: config_json at {name}", "main", f"--config_json={PATHS[name]}")
+add("train: config_json of Python", "main", "--config_json={binary}")
+add("train: config_json without a file", "main", "--config_json")
+for form in ("npy", "safetensors", "pth", "index_json"):
+    add(f"load: a FIFO.{form}", "load", f"{{fifo_{form}}}")
+for form in ("npy", "safetensors"):
+    add(f"neighbours: a FIFO.{form}", "neighbours", "{jpeg}", f"{{fifo_{form}}}")
+add("neighbours: a query that is a FIFO", "neighbours", "{fifo_npy}", "{google}")
+add("read: a FIFO of CSV", "read", "csv:{fifo_csv}", "all")
+add("read: names in a FIFO", "read", "csv:{csv_climbs}#names={fifo_csv}", "all")
+add("read: a FIFO for a shard", "read", "toy", "train", "{toys_fifo}")
+name = "toy#image=image,label=label/x"
+add("read: features of a class to import", "read", name, "train", "{toys_class}")
+for key, default in validation.flatten(packaged.defaults()).items():
+    if type(default) in (int, float):
+        for value in ("-7", "nan", "inf", "1" + "0" * 30, "1e300", "(1,)"):
+            name = f"key: {key}={value[:9]}"
+            codes = EITHER if name == "key: model.head_bias=-7" else (2,)
+            words = f"--config.{key}={value}"
+            add(name, "assemble", *TRAIN.split(), words, codes=codes)

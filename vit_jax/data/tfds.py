@@ -262,6 +262,9 @@ class TfdsSource:
 
 
 def _open_split(info: Info, split: Split) -> records.RecordFiles:
+    for path in split.paths:
+        if path.exists() and not path.is_file():  # a pipe, of which a read never ends
+            raise errors.UserError(f"{path} is no plain file; want records")
     files = records.RecordFiles(info.format, split.paths, split.lengths)
     if info.format == "tfrecord" and split.num_bytes:
         # 16 bytes of framing a record: sizes that do not add up mean a damaged shard,

@@ -70,6 +70,11 @@ def open_to_read(path: str | Path) -> int:
     return descriptor
 
 
+def check_plain(path: str | Path) -> None:
+    """Raises `OSError` where there is no file that a library may open and read."""
+    os.close(open_to_read(path))
+
+
 def read_whole(path: str | Path, limit: int) -> bytes:
     """Returns the bytes of a plain file, or of an object of a bucket.
 

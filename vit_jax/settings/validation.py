@@ -223,6 +223,7 @@ CHECKS: list[tuple[str, Callable[[Any], bool], str]] = [
     ),
     (r"^model\.(attention_)?dropout$", *_number(0, 0.999)),
     (r"^model\.head_bias$", *_number(-1000, 1000)),
+    (r"^model\.norm_epsilon$", *_number(0, 1)),
     (r"^model\.(width|mlp_width)$", *_number(0, 2**17)),
     (r"^model\.(depth|heads|unroll)$", *_number(0, 2048)),
     (r"^model\.registers$", *_number(0, 4096)),

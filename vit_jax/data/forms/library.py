@@ -9,7 +9,9 @@ from typing import Any
 from vit_jax import errors
 from vit_jax.data import walking
 from vit_jax.data.forms import objects
-from vit_jax.settings import naming
+from vit_jax.settings import documents, naming
+
+_TFDS = "tensorflow_datasets."
 
 
 class Rows:
@@ -47,6 +49,7 @@ def open_directory(
             "--config.data.image_column=frames/0 "
             "--config.data.label_column=objects/label"
         )
+    _check_classes(directory / "features.json")
     import tensorflow_datasets as tfds
 
     builder: Any = tfds.builder_from_directory(str(directory))
@@ -73,6 +76,26 @@ def open_directory(
         num_classes=int(label.num_classes or 0) if known else 0,
         label_names=names,
     )
+
+
+def _check_classes(path: Path) -> None:
+    """Raises `UserError` where features name a class of another module than TFDS's.
+
+    TFDS imports the modules of the classes that a dataset's files name.
+    """
+    level = [documents.read(path)]
+    while level:
+        objects = [one for one in level if isinstance(one, dict)]
+        for one in objects:
+            name = one["pythonClassName"] if "pythonClassName" in one else _TFDS
+            if not isinstance(name, str) or not name.startswith(_TFDS):
+                raise errors.UserError(
+                    f"{path} names the class {str(name)[:100]!r}, which is none of "
+                    f"{_TFDS}: it would be imported"
+                )
+        lists = [one for one in level if isinstance(one, list)]
+        level = [value for one in objects for value in one.values()]
+        level += [value for one in lists for value in one]
 
 
 def _walk(row: Any, path: str) -> Any:

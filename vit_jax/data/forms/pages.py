@@ -169,11 +169,13 @@ def _whole(told: Any, *keys: int) -> tuple[int, ...]:
     Raises:
         Unsupported: there is no struct, no field, or something else in it.
     """
-    found = tuple(told.get(key) for key in keys) if isinstance(told, dict) else (None,)
-    for number in found:
+    found = []
+    for key in keys:
+        number = told.get(key) if isinstance(told, dict) else None
         if type(number) is not int or not 0 <= number < 2**31:
             raise Unsupported(f"a page header with {number} for a size")
-    return found
+        found.append(number)
+    return tuple(found)
 
 
 def _load(read: Read, unpack: Callable[[bytes, int, str], bytes], page: Page) -> bytes:
@@ -194,23 +196,13 @@ def _data_page(
 ) -> int:
     """Notes the values of a page from `row` on; returns how many rows it has."""
     second = header[1] == DATA_V2
-    told = header.get(8 if second else 5)
+    told: Any = header.get(8 if second else 5)
     count, encoding = _whole(told, 1, 4 if second else 2)
     if count > len(values.page) - row:
         raise Unsupported("more values than rows")
+    page, skip, levels = Page(body, header[3], header[2], codec), 0, b""
     if second:
-        nulls, repeated = _whole(told, 5, 6)
-        levels_size = nulls + repeated
-        levels = read(body, levels_size)[repeated:]
-        packed = told[7] if 7 in told else True
-        size, stored = _whole(
-            {2: header[2] - levels_size, 3: header[3] - levels_size}, 2, 3
-        )
-        page = Page(body + levels_size, stored, size, codec if packed else "")
-        skip = 0
-    else:
-        page = Page(body, header[3], header[2], codec)
-        skip, levels = 0, b""
+        page, levels = _after_levels(read, page, told)
     data = None
     if not second and nullable:
         data = _load(read, unpack, page) if codec else None
@@ -243,6 +235,17 @@ def _data_page(
     else:
         raise Unsupported(f"values of encoding {encoding}")
     return count
+
+
+def _after_levels(read: Read, page: Page, told: Any) -> tuple[Page, bytes]:
+    """What of a page of the second version is packed, and the levels before it."""
+    nulls, repeated = _whole(told, 5, 6)
+    before = nulls + repeated
+    stored, size = _whole({0: page.stored - before, 1: page.size - before}, 0, 1)
+    packed = told[7] if 7 in told else True
+    levels = read(page.offset, before)[repeated:]
+    codec = page.codec if packed else ""
+    return Page(page.offset + before, stored, size, codec), levels
 
 
 def _plain(data: bytes, count: int, at: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -115,7 +115,9 @@ def run(
 
 def _read_queries(path: str) -> np.ndarray:
     try:
-        found = np.load(host_files.expanded(path), allow_pickle=False)
+        place = host_files.expanded(path)
+        host_files.check_plain(place)
+        found = np.load(place, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise errors.UserError(f"{path} cannot be read: {error}") from error
     if found.ndim not in (1, 2) or found.dtype.kind != "f":

@@ -84,6 +84,8 @@ def _of_array(path: Path, array: np.ndarray, ids: bytes) -> Vectors:
 
 def _npy(path: Path) -> Vectors:
     ids = path.with_name(path.name + arrays.IDS)
+    for file in (path, ids):
+        host_files.check_plain(file)
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     return _of_array(path, array, ids.read_bytes())
 
