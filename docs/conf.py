@@ -46,8 +46,8 @@ nitpicky = True
 # Names of other packages: their pages are elsewhere, and the build has no network.
 OUTSIDE = (
     "jax|jaxlib|flax|nnx|optax|orbax|ml_collections|absl|clu|numpy|np|PIL|collections|"
-    "abc|concurrent|contextlib|dataclasses|enum|functools|logging|os|pathlib|threading|"
-    "types|typing"
+    "abc|concurrent|contextlib|dataclasses|datetime|enum|functools|logging|os|pathlib|"
+    "threading|types|typing"
 )
 nitpick_ignore_regex = [("py:.*", rf"({OUTSIDE})(\..+)?")]
 
@@ -74,6 +74,10 @@ def _candidates(module: str, name: str) -> list[str]:
     found = [name, f"{module}.{name}"]
     if first in _imported(module):
         found.append(_imported(module)[first] + dot + rest)
+    room = module.rpartition(".")[0]  # a word that its neighbours share
+    found += [
+        f"{other}.{name}" for other in sys.modules if other.startswith(f"{room}.")
+    ]
     for dotted in tuple(found):  # where it was defined, if it was handed on
         home, _, last = dotted.rpartition(".")
         if home.startswith("vit_jax") and home in sys.modules:

@@ -16,6 +16,7 @@ import commands  # noqa: E402
 
 from vit_jax import __main__ as front  # noqa: E402
 from vit_jax.cli import help_page  # noqa: E402
+from vit_jax.commands import supervise  # noqa: E402
 
 # What lies in the repository, and its name here.
 COPIES = {
@@ -62,8 +63,11 @@ def help_of_commands() -> str:
     """Returns a page with the `--help` of every command, as the command prints it."""
     out = ["# Commands", "", "```text", front.listing(), "```"]
     for name in front.COMMANDS:
-        with commands.own_flags(name) as module:
-            page = help_page.page(module, module.__name__)
+        if name == "supervise":  # it loads nothing but Python's own
+            page = supervise.parser().format_help().strip()
+        else:
+            with commands.own_flags(name) as module:
+                page = help_page.page(module, module.__name__)
         out += ["", f"## vit_jax {name}", "", "```text", page, "```"]
     return "\n".join([*out, ""])
 

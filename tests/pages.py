@@ -118,10 +118,15 @@ def commands_of(block: Block) -> Iterator[str]:
 
 
 class Page:
-    """What the blocks of a page share when they run: a folder and Python's names."""
+    """What the blocks of a page share when they run: a folder and Python's names.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Args:
+        folder: An empty one, where the page's files are.
+        programs: Where compiled programs are kept.
+    """
+
+    def __init__(self, folder: Path, programs: Path) -> None:
+        self.folder, self.programs = folder, programs
         self.names: dict[str, Any] = {"__name__": "page", "REPLACE": {}, "page": self}
         self.printed = ""
         self.environment = self._environment()
@@ -138,7 +143,11 @@ class Page:
             "PATH": f"{programs}:{os.environ['PATH']}",
             "PYTHONPATH": str(REPOSITORY),
             "VIT_JAX_CACHE": str(self.folder.parent / "cache"),
+            # Programs run once or twice, and pages share some.
             "XLA_FLAGS": "--xla_backend_optimization_level=0",
+            "JAX_COMPILATION_CACHE_DIR": str(self.programs),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
         }
 
     def run(self, block: Block) -> None:
@@ -146,7 +155,8 @@ class Page:
         if block.language == "sh":
             self.printed = self._shell(block)
             return
-        code = compile("\n" * (block.line - 1) + block.text, block.page, "exec")
+        text = block.text if block.language in HIDDEN else self.replaced(block.text)
+        code = compile("\n" * (block.line - 1) + text, block.page, "exec")
         written = io.StringIO()
         with contextlib.redirect_stdout(written):
             exec(code, self.names)  # noqa: S102
