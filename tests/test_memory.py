@@ -87,5 +87,13 @@ def test_a_cpu_has_what_the_machine_has_left(monkeypatch):
     assert memory.usable() == 8 * 2**20 // jax.local_device_count()
     found = memory.out_of_memory(MemoryError(), batch_size=7, microbatches=1)
     assert isinstance(found, errors.UserError) and "batch_size than 7" in str(found)
+    bare = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory on device")
+    with pytest.raises(errors.UserError, match="more memory was wanted") as caught:
+        with memory.explained(7):
+            raise bare
+    assert str(caught.value).endswith("Want a smaller batch_size than 7")
+    with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
+        with memory.explained(7):
+            raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
     other = RuntimeError("something else")
     assert memory.out_of_memory(other, batch_size=7, microbatches=1) is other

@@ -19,6 +19,7 @@ from vit_jax import errors, experiment, train, tree
 from vit_jax.checkpoints import checkpoint, manager
 from vit_jax.learning import schedules
 from vit_jax.parallel import hardware, mesh
+from vit_jax.runs import companions
 from vit_jax.runs import workdir as workdir_lib
 from vit_jax.weights import pretrained
 
@@ -220,6 +221,23 @@ def test_a_step_that_cannot_fit_is_refused_and_leaves_nothing(
             train.run(exact(total="1 steps"), tmp_path, device_mesh)
     assert len(str(caught.value).splitlines()) <= 10
     assert not list(tmp_path.iterdir())
+
+
+def test_memory_that_runs_out_on_the_way_is_one_error(
+    tmp_path, one_device, monkeypatch
+):
+    """Of an evaluation in the loop here, and of the steps likewise."""
+
+    def fails(*unused, **also):
+        raise jax.errors.JaxRuntimeError(
+            "RESOURCE_EXHAUSTED: Out of memory allocating 3221225472 bytes."
+        )
+
+    monkeypatch.setattr(companions.Run, "evaluate", fails)
+    with pytest.raises(errors.UserError, match="3.00 GiB more was wanted") as caught:
+        train.run(exact(total="1 steps"), tmp_path, one_device)
+    assert "batch_size than 64, microbatches above 1" in str(caught.value)
+    assert caught.value.exit_code == errors.EXIT_BAD_INPUT
 
 
 def test_free_settings_may_change(whole, device_mesh):

@@ -20,6 +20,7 @@ from vit_jax.data import catalog
 from vit_jax.data import labels as labels_lib
 from vit_jax.evaluators import fewshot as fewshot_lib
 from vit_jax.learning import losses, passes
+from vit_jax.parallel import memory
 from vit_jax.parallel import mesh as mesh_lib
 from vit_jax.runs import distributed, metrics
 from vit_jax.settings import naming
@@ -140,7 +141,8 @@ def run(
     )
     params = models.split(loaded.model)[1]
     mesh = mesh_lib.make_mesh()
-    figures = evaluate(jax.device_put(params, mesh_lib.replicated(mesh)))
+    with memory.explained(batch_size):
+        figures = evaluate(jax.device_put(params, mesh_lib.replicated(mesh)))
     named = {name: metrics.json_number(value) for name, value in figures.items()}
     splits = {name: options[name] for name in SPLITS if name in options}
     return {"checkpoint": checkpoint, "dataset": dataset} | splits | named

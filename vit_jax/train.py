@@ -54,7 +54,8 @@ def _loop(
     exp = run_.exp
     requests = run_.requests
     guard = jax.transfer_guard("disallow")
-    with requests.listening(), run_.shown(), tracing, guard:
+    explained = memory.explained(exp.batch_size, exp.microbatches)
+    with requests.listening(), run_.shown(), tracing, guard, explained:
         if run_.start:  # it may have stopped between saving and evaluating
             done = workdir_lib.figures_at(run_.workdir, run_.start)
             run_.evaluate(run_.start, state, skip=done)
@@ -101,15 +102,12 @@ def _prepare(
     Raises:
         UserError: what does not fit into memory, or cannot be read.
     """
-    try:
+    with memory.explained(exp.batch_size, exp.microbatches):
         with during.within(phases.COMPILE):
             exp = _compiled(exp)
         state, start = starting.restore_or_start(exp, checkpoints)
         batches = starting.train_batches(exp, source)
         return exp, state, start, batches, starting.frozen(exp)
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        sizes = exp.batch_size, exp.microbatches
-        raise memory.out_of_memory(error, *sizes) from error
 
 
 def _run_on(

@@ -3,8 +3,9 @@
 A trainer compiles its step here before anything is placed on a device.
 """
 
+import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ _WANTED = re.compile(
     r"temporaries \(([\d.]+)([KMGT]?)\) exceeds"
     r"|Used ([\d.]+)([KMGT]?) of"
     r"|allocat\w* ([\d.]+)([KMGT]?)i?B"
+    r"|allocat\w* (\d+)() bytes"
 )
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
 
@@ -219,23 +221,46 @@ def _fitting_batch(
     return [f"  --config.batch_size={rows * parts} would fit, by proportion"]
 
 
+def is_out(error: Exception) -> bool:
+    """Returns whether an error of numpy, JAX or a device is of memory."""
+    said = "RESOURCE_EXHAUSTED" in str(error) and "emory" in str(error)
+    return isinstance(error, MemoryError) or said or wanted(str(error)) is not None
+
+
+@contextlib.contextmanager
+def explained(batch_size: int, microbatches: int = 0) -> Iterator[None]:
+    """Turns memory that the body cannot have into one `UserError`.
+
+    Args:
+        batch_size: Of what is computed.
+        microbatches: Of the run; 0: nothing is trained.
+    """
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not is_out(error):
+            raise
+        raise out_of_memory(error, batch_size, microbatches) from error
+
+
 def out_of_memory(error: Exception, batch_size: int, microbatches: int) -> Exception:
     """Returns a `UserError` for memory that could not be had, else the error itself.
 
     Args:
         error: Of numpy, JAX or a device.
-        batch_size: Of the run.
-        microbatches: Of the run.
+        batch_size: See `explained`.
+        microbatches: See there.
     """
-    more = wanted(str(error))
-    if more is None and not isinstance(error, MemoryError):
+    if not is_out(error):
         return error
+    more = wanted(str(error))
+    others = f"microbatches above {microbatches}, or --config.data.cache=none"
     asked = f"{more / GIB:.2f} GiB more" if more else "more memory"
     limit = usable() or 0
     return errors.UserError(
         f"out of memory: {asked} was wanted, {limit / GIB:.2f} GiB can be "
-        f"had of each device. Want a smaller batch_size than {batch_size}, "
-        f"microbatches above {microbatches}, or --config.data.cache=none"
+        f"had of each device. Want a smaller batch_size than {batch_size}"
+        + (f", {others}" if microbatches else "")
     )
 
 

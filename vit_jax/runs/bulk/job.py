@@ -13,6 +13,7 @@ import numpy as np
 
 from vit_jax import cli, errors, host, models, tree
 from vit_jax.learning import passes
+from vit_jax.parallel import memory
 from vit_jax.parallel import mesh as mesh_lib
 from vit_jax.runs.bulk import inputs as inputs_lib
 from vit_jax.runs.bulk import journal as journal_lib
@@ -181,7 +182,8 @@ def run(
         with cli.progress("images", *counts) as tell:
             progress = progress_lib.Progress(*counts, rows.failed, tell=tell)
             try:
-                _fill(ready, task, encode, inputs, rows, progress, threads)
+                with memory.explained(ready.batch_size):
+                    _fill(ready, task, encode, inputs, rows, progress, threads)
             except KeyboardInterrupt:
                 raise errors.Preempted(
                     f"{progress.line()}; the same command goes on behind them"
