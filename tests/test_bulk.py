@@ -3,6 +3,7 @@
 import csv
 import fcntl
 import json
+import logging
 import os
 import resource
 
@@ -428,11 +429,32 @@ def command(name, argv, capsys):
     return capsys.readouterr().out.splitlines()
 
 
-def test_the_command(checkpoint, folder, tmp_path, capsys):
+@pytest.mark.parametrize("name", ["predict", "features"])
+def test_no_image_at_all_and_no_checkpoint_are_told(checkpoint, tmp_path, capsys, name):
+    suffix = {"predict": "csv", "features": "npy"}[name]
+    out, bad = tmp_path / "made" / f"rows.{suffix}", tmp_path / "bad.png"
+    bad.write_bytes(b"no image")
+    argv = [f"--checkpoint={checkpoint}", f"--out={out}", str(bad)]
+    with own_flags(name) as module:
+        for _ in range(2):  # the second finds the file
+            with pytest.raises(errors.UserError, match="none of 1 images could be"):
+                module._main(parse(name, [name, *argv]))
+            assert json.loads(capsys.readouterr().out.splitlines()[-1])["errors"] == 1
+    missing = [f"--checkpoint={tmp_path}/none", f"--out={tmp_path}/new/rows.{suffix}"]
+    with own_flags(name) as module:
+        # Before images are looked for, and before anything is made.
+        with pytest.raises(errors.UserError, match="none does not exist"):
+            module._main(parse(name, [name, *missing, "no images either"]))
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_command(checkpoint, folder, tmp_path, capsys, caplog):
+    caplog.set_level(logging.INFO)
     out = tmp_path / "made" / "rows.csv"
     argv = [f"--checkpoint={checkpoint}", f"--out={out}", "--batch_size=8"]
     lines = command("predict", [*argv, "--top_k=2", str(folder)], capsys)
     assert json.loads(lines[-1])["rows"] == len(entries(out)) == 20
+    assert f"made the folder {tmp_path / 'made'}" in caplog.text
     with own_flags("predict") as module:
         rest = parse("predict", ["predict", argv[0], "--dataset=digits"])
         with pytest.raises(errors.UserError, match="--dataset wants --out=FILE"):

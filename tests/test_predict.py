@@ -109,6 +109,7 @@ def test_the_command_predicts_the_others_and_exits_with_2(tmp_path, photos):
     assert list(last["predictions"][1]["top"][0]) == ["label", "name", "probability"]
     assert "none.png" in last["predictions"][2]["error"]
     assert "Traceback" not in done.stderr and "notes.txt" in done.stderr
+    assert "\nerror: 2 of 3 images could not be read" in done.stderr
 
 
 def test_what_cannot_be_predicted_is_a_clear_error(tmp_path, photos):

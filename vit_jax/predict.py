@@ -8,7 +8,7 @@ the others their prediction, and the exit code is 2.
 With `--out=FILE.csv`, `.jsonl` or `.parquet` any number of images (or `--dataset` and
 `--split`) becomes a row each: on all devices of the machine, decoded ahead by threads,
 with what went wrong in the column `error`. The same command again goes on where it
-ended; the exit code is 0 once all rows are there.
+ended; the exit code is 0 once all rows are there, but 2 where no image could be read.
 """
 
 import logging
@@ -118,6 +118,7 @@ def _main(argv: list[str]) -> int:
     given = flags.FLAGS
     if not given.checkpoint:
         raise errors.UserError("want --checkpoint=...; --help lists the flags")
+    pretrained.describe(given.checkpoint)  # before a long look for images
     if given.out:
         figures = predictions.run(
             given.checkpoint,
@@ -128,6 +129,7 @@ def _main(argv: list[str]) -> int:
             **bulk_flags.options(),
         )
         cli.print_figures(figures)
+        bulk_flags.check_some_read(figures)
         return errors.EXIT_DONE
     bulk_flags.check_unused()
     paths = inputs.paths(argv[1:], missing=True)
@@ -140,7 +142,12 @@ def _main(argv: list[str]) -> int:
             continue
         logging.info("%s: %s", entry["image"], _line(entry))
     cli.print_figures({"predictions": entries})
-    return errors.EXIT_BAD_INPUT if failed else errors.EXIT_DONE
+    if failed:
+        raise errors.UserError(
+            f"{failed} of {len(entries)} images could not be read: see the log, or "
+            'their "error" in the last line'
+        )
+    return errors.EXIT_DONE
 
 
 if __name__ == "__main__":

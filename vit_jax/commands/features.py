@@ -4,13 +4,15 @@ An IMAGE is a file, a folder, a pattern or `@LIST`, a file with a path on each l
 `--dataset` and `--split`. FILE ends in `.npy` (names in `FILE.ids.jsonl`),
 `.safetensors` or `.parquet`; a row each, in the order of the images, NaN (null in
 Parquet) for one that could not be read, and why beside its name. The same command again
-goes on where it ended. The last line of standard output is JSON.
+goes on where it ended; the exit code is 2 where no image could be read. The last line
+of standard output is JSON.
 """
 
 from absl import flags
 
 from vit_jax import cli, errors
 from vit_jax.runs.bulk import arrays, bulk_flags, features
+from vit_jax.weights import pretrained
 
 
 def _define_flags() -> None:
@@ -26,6 +28,7 @@ def _main(argv: list[str]) -> int:
     given = flags.FLAGS
     if not given.checkpoint or not given.out:
         raise errors.UserError("want --checkpoint=... and --out=FILE; see --help")
+    pretrained.describe(given.checkpoint)  # before a long look for images
     figures = features.run(
         given.checkpoint,
         bulk_flags.inputs(argv[1:]),
@@ -36,6 +39,7 @@ def _main(argv: list[str]) -> int:
         **bulk_flags.options(),
     )
     cli.print_figures(figures)
+    bulk_flags.check_some_read(figures)
     return errors.EXIT_DONE
 
 

@@ -1,5 +1,6 @@
 """The flags that the commands which go over many images share."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
@@ -49,6 +50,19 @@ def options() -> dict[str, Any]:
         "threads": given.threads,
         "overwrite": given.overwrite,
     }
+
+
+def check_some_read(figures: Mapping[str, Any]) -> None:
+    """Raises `UserError` for a file without a single image that could be read.
+
+    Args:
+        figures: Of `job.run`.
+    """
+    if figures["errors"] == figures["rows"]:
+        raise errors.UserError(
+            f"none of {figures['rows']} images could be read; {figures['out']} has a "
+            "row for each, with what is wrong with it"
+        )
 
 
 def check_unused() -> None:

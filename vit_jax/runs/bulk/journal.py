@@ -8,6 +8,7 @@ read again, so that going on costs the same after ten rows and after a billion.
 
 import contextlib
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -63,7 +64,9 @@ def check_place(out: str, *, overwrite: bool) -> Path:
     if path.is_dir():
         raise errors.UserError(f"--out={out} is a folder; want a file in it")
     with explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.parent.exists():
+            path.parent.mkdir(parents=True)
+            logging.info("made the folder %s", path.parent)
     if not os.access(path.parent, os.W_OK):
         raise errors.UserError(f"--out={out}: {path.parent} cannot be written to")
     beside = [path, _part(path, "")]
