@@ -59,6 +59,30 @@ def run(checkpoint, folder, out, **options):
     return predictions.run(checkpoint, images(folder), out, **options)
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_rows_have_one_writer_until_they_have_their_name(
+    checkpoint, folder, tmp_path, monkeypatch, suffix
+):
+    """Another one that comes at the last rename is refused, also with --overwrite."""
+    out, finish, seen = tmp_path / f"rows{suffix}", os.replace, []
+
+    def renamed(old, new):
+        if str(new) == str(out):
+            with open(tmp_path / f"rows{suffix}.partial", "rb") as other:
+                with pytest.raises(BlockingIOError):
+                    fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            seen.append(new)
+        return finish(old, new)
+
+    monkeypatch.setattr(os, "replace", renamed)
+    run(checkpoint, folder, out)
+    assert len(seen) == 1 and out.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {
+        out.name,
+        f"{out.name}.job.json",
+    }
+
+
 def entries(path):
     """The rows of a file as `predict.run` gives them."""
     if path.suffix == ".jsonl":

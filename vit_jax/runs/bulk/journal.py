@@ -239,16 +239,21 @@ class Journal:
         host_files.write_whole(job_path(self.out), content)
 
     def parts(self) -> dict[str, Path]:
-        """Closes the files and returns those not yet under their own name."""
+        """Returns the files not yet under their own name, written to the end.
+
+        They stay this process's alone until `end`, through the last rename.
+        """
         self.save()
-        self._close()
+        if os.name == "nt":  # which renames no open file
+            self._close()
         return {suffix: _part(self.out, suffix) for suffix in self._files}
 
     def end(self) -> None:
-        """Records that the result is there."""
+        """Records that the result is there, and gives the files up."""
         self.finished = True
         with explained(self.out):
             self._record()
+        self._close()
 
     def _close(self) -> None:
         for file in self._files.values():
