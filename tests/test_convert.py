@@ -115,6 +115,42 @@ def test_what_is_there_is_kept_unless_told(source, tmp_path):
     assert files_there == {"source.npz", "target.npz", "target.npz.sha256"}
 
 
+@pytest.mark.parametrize("form", ["file", "folder"])
+def test_what_is_there_survives_a_kill_at_any_call(source, tmp_path, monkeypatch, form):
+    """The name is never without one of both, or the next call gives the old it back."""
+    target = tmp_path / {"file": "target.npz", "folder": "target"}[form]
+    dialect = {"file": "google", "folder": "vit_jax"}[form]
+
+    class Killed(BaseException):
+        pass
+
+    convert.run(str(source), target, dialect, num_classes=7)
+    calls = []
+    for name in ("rename", "replace", "unlink"):
+        real = getattr(type(target), name)
+
+        def counted(path, *arguments, real=real, **options):
+            if stop_at == len(calls):
+                raise Killed
+            calls.append(path.name)
+            return real(path, *arguments, **options)
+
+        monkeypatch.setattr(type(target), name, counted)
+    stop_at, finished = 0, False
+    while not finished:
+        calls.clear()
+        try:
+            convert.run(str(source), target, dialect, overwrite=True)
+            finished = True
+        except Killed:
+            stop_at += 1
+        stopped, stop_at = stop_at, -1
+        convert._mend(target)
+        assert pretrained.load(target).architecture.num_classes in (5, 7)
+        stop_at = stopped
+    assert stop_at >= 2 and pretrained.load(target).architecture.num_classes == 5
+
+
 def test_wrong_dialects_are_said(source, tmp_path):
     with pytest.raises(errors.UserError, match='mean "big_vision"'):
         convert.run(str(source), tmp_path / "x.npz", "bigvision")

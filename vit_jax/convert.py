@@ -75,6 +75,7 @@ def run(
     target = host_files.expanded(target)
     if image_size is not None:
         image_size = models.pair(image_size)
+    _mend(target)
     if os.path.lexists(target):
         _check_replaceable(target, overwrite)
     if dialect == adapters.DIALECT:
@@ -181,11 +182,42 @@ def _write(weights: files.Weights, target: Path, dialect: str) -> None:
         if isinstance(error, OSError):
             raise errors.UserError(f"{target} cannot be written: {error}") from error
         raise
-    _remove(target)
-    _remove(digests.beside(target))
-    partial.rename(target)
+    _remove(digests.beside(target))  # of what was there
+    _replace(partial, target)
     if target.is_file():
         digests.write(target)
+
+
+def _replaced(target: Path) -> Path:
+    """Where a folder is while another takes its name."""
+    return target.with_name(f"replaced-{target.name}")
+
+
+def _mend(target: Path) -> None:
+    """Gives a folder back the name that a call which was killed took from it."""
+    if _replaced(target).exists() and not os.path.lexists(target):
+        _replaced(target).rename(target)
+
+
+def _replace(new: Path, target: Path) -> None:
+    """Gives what is new its name; what had it is there until that is done.
+
+    Of files that is one rename. A folder is two: what is there waits for the second
+    under another name, from which the next call takes it where this one is killed.
+    """
+    if not target.is_dir() and not new.is_dir():
+        new.replace(target)
+        return
+    old = _replaced(target)
+    _remove(old)
+    if os.path.lexists(target):
+        target.rename(old)
+    try:
+        new.rename(target)
+    except OSError:
+        _mend(target)
+        raise
+    _remove(old)
 
 
 def _remove(path: Path) -> None:
