@@ -12,7 +12,7 @@ import pytest
 from given import Given
 
 from configs import base
-from vit_jax import errors, evaluators
+from vit_jax import errors, evaluators, host
 from vit_jax.data import labels as label_names
 from vit_jax.data import loader, preprocessing, sources, transforms
 from vit_jax.evaluators import multilabel
@@ -172,6 +172,16 @@ def test_other_labels_and_losses_have_none():
     single = LABELS.argmax(axis=1).astype(np.int32)
     assert "map" not in evaluator(SCORES, single)({})
     assert "map" not in evaluator(SCORES, LABELS, loss="softmax")({})
+
+
+def test_what_cannot_be_held_is_refused_before_anything_runs(monkeypatch):
+    """Of 8 images and 5 classes 200 bytes."""
+    monkeypatch.setattr(host, "available_memory", lambda: 200)
+    evaluator(SCORES, LABELS)
+    monkeypatch.setattr(host, "available_memory", lambda: 199)
+    with pytest.raises(errors.UserError, match="8 images and 5 .*at most 3 images"):
+        evaluator(SCORES, LABELS)
+    evaluator(SCORES, LABELS, loss="softmax")  # has no such figure
 
 
 def test_scores_that_are_no_numbers_have_a_figure_that_is_none():

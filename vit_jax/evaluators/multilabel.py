@@ -16,8 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vit_jax import errors
+from vit_jax import errors, host
 from vit_jax.types import Batch
+
+BYTES = 5  # of a class and image: a float32 and a bool
 
 
 def applies(labels: jax.Array, loss: str) -> bool:
@@ -36,6 +38,17 @@ def check_threshold(f1_at: float, *, multi_label: bool, loss: str) -> None:
             f"f1_at={f1_at} wants data with several labels an image and outputs that "
             f"are one sigmoid each; the data has {'several' if multi_label else 'one'},"
             f" the outputs are trained by the loss {loss}"
+        )
+
+
+def check_memory(classes: int, images: int) -> None:
+    """Raises `UserError` where the scores and labels of a split cannot be held."""
+    needed, there = BYTES * classes * images, host.available_memory()
+    if needed > there:
+        raise errors.UserError(
+            f"the mean average precision of {images:,} images and {classes:,} classes "
+            f"keeps {needed / 2**30:.2f} GiB, {there / 2**30:.2f} can be had; want a "
+            f"part of the split, of at most {there // (2 * BYTES * classes):,} images"
         )
 
 
