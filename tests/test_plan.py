@@ -191,6 +191,14 @@ def test_what_does_not_fit_is_a_result_with_advice():
         assert "--config.mesh.layout=fsdp" in text
 
 
+def test_one_of_a_thing_is_not_several():
+    one = report.plan(v3() | {"chips": 1, "devices": 1, "hosts": 1, "batch_size": 1})
+    assert "on v3:4x4: 1 chip, 1 device (" in one and "), 1 host\n" in one
+    assert "1 microbatch" in one and "1 microbatches" not in one
+    fast = v3() | dict.fromkeys(("cycles", "step_seconds", "mfu", "price"))
+    assert "only the compiler of a TPU says it" in report.plan(fast)
+
+
 def test_a_table_leaves_out_what_no_plan_has():
     lines = report.table([v3(), v3(20)]).splitlines()
     assert len(lines) == 3 and len({len(line) for line in lines}) == 1

@@ -24,8 +24,8 @@ def plan(figures: dict[str, Any]) -> str:
         parts.append(_run(figures))
     elif figures["cycles"] is None:
         parts.append(
-            "time         not estimated: only a TPU compiler that generates code says, "
-            "so without --fast"
+            "time         not estimated: only the compiler of a TPU says it, of code "
+            "that it has generated (--topology, and no --fast)"
         )
     if figures["fits"] is False:
         values = {field.name: figures[field.name] for field in fields(memory.Demand)}
@@ -42,14 +42,18 @@ def _where(figures: dict[str, Any]) -> str:
     axes = " x ".join(f"{name} {size}" for name, size in figures["mesh"].items())
     turns = f"{figures['unroll']} a turn" if figures["unroll"] else "flat"
     return (
-        f"{figures['model']} on {place}: {figures['chips']} chips, "
-        f"{figures['devices']} devices ({figures['device_kind']}), "
-        f"{figures['hosts']} hosts\n"
+        f"{figures['model']} on {place}: {_count(figures['chips'], 'chip')}, "
+        f"{_count(figures['devices'], 'device')} ({figures['device_kind']}), "
+        f"{_count(figures['hosts'], 'host')}\n"
         f"layout       {figures['layout']} on {axes}, remat {figures['remat']}, "
         f"blocks {turns}\n"
-        f"batch        {figures['batch_size']}: {rows} images a device and microbatch, "
-        f"{figures['microbatches']} microbatches"
+        f"batch        {figures['batch_size']}: {_count(rows, 'image')} a device and "
+        f"microbatch, {_count(figures['microbatches'], 'microbatch', 'es')}"
     )
+
+
+def _count(number: int, what: str, ending: str = "s") -> str:
+    return f"{number} {what}{'' if number == 1 else ending}"
 
 
 def _memory(figures: dict[str, Any]) -> str:
