@@ -82,6 +82,8 @@ def test_what_cannot_be_prepared_says_why(name, shown, tmp_path):
         (requests.ConnectionError("no route"), "no route. Is there a network?"),
         (tfds.download.DownloadError("503"), "503. Is there a network?"),
         (ModuleNotFoundError("no tensorflow"), r"pip install 'vit_jax\[prepare\]'"),
+        (ModuleNotFoundError("none", name="tensorflow.io"), r"'vit_jax\[prepare\]'"),
+        (ModuleNotFoundError("none", name="cocoapi"), r"\(none\): pip install cocoapi"),
         (OSError(28, "No space left"), "No space left"),
     ],
 )

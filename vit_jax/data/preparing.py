@@ -11,6 +11,7 @@ from vit_jax import errors
 from vit_jax.data import catalog, prepared
 
 _MOST_INSTRUCTIONS = 500
+_OF_THE_EXTRA = ("tensorflow", "importlib_resources")
 
 
 def run(name: str, *, data_dir: str = "") -> catalog.DatasetInfo:
@@ -51,7 +52,7 @@ def _builder(name: str, root: Path) -> Any:
     try:
         return tfds.builder(name, data_dir=str(root))
     except ImportError as error:
-        raise _wants_tensorflow(name, error) from error
+        raise _lacks(name, error) from error
     except tfds.core.DatasetNotFoundError as error:
         known = tfds.list_builders(with_community_datasets=False)
         base = name.split(":")[0].split("/")[0]
@@ -69,7 +70,7 @@ def _download(builder: Any, name: str, root: Path) -> None:
     try:
         builder.download_and_prepare(file_format="array_record")
     except ImportError as error:
-        raise _wants_tensorflow(name, error) from error
+        raise _lacks(name, error) from error
     except Exception as error:
         told = (builder.MANUAL_DOWNLOAD_INSTRUCTIONS or "").strip()
         if told and not _network(error, tfds):
@@ -106,9 +107,12 @@ def _failed(name: str, error: Exception) -> errors.UserError:
     )
 
 
-def _wants_tensorflow(name: str, error: ImportError) -> errors.UserError:
+def _lacks(name: str, error: ImportError) -> errors.UserError:
+    """What is said of a package that the code of a dataset imports."""
+    package = (error.name or "").split(".")[0]
+    other = package and package not in _OF_THE_EXTRA
+    install = f"pip install {package if other else repr('vit_jax[prepare]')}"
     return errors.UserError(
-        f"the builder of {name} needs a package that is not there "
-        f"({errors.reason(error)}): pip install 'vit_jax[prepare]' brings TensorFlow "
-        "and what TFDS downloads with"
+        f"preparing {name} needs a package that is not installed here "
+        f"({errors.reason(error)}): {install}"
     )
