@@ -107,6 +107,7 @@ def test_help_is_one_screen_of_our_own_flags(name, capsys):
     assert len(lines) <= 40 and max(map(len, lines)) <= 100
     assert lines[0].startswith(f"vit_jax {name}"), "the docstring begins with it"
     assert "--helpfull" in lines[-1]
+    assert lines[1] == "" and lines[2][0].isupper(), "it is a sentence"
     for flag in own:
         assert re.search(rf"^  --(no)?{flag}\b", text, re.M), flag
     assert " ..." not in text.split(":\n", 1)[1], "what a flag is fits on its line"

@@ -58,6 +58,7 @@ def _documented(text: str) -> tuple[str, list[list[str]]]:
     """The example line of a docstring, and the lines of its paragraphs."""
     found = _USAGE.match(text)
     usage, rest = (found[1], text[found.end() :]) if found else (sys.argv[0], text)
+    rest = rest[:1].upper() + rest[1:]  # it may go on behind a colon
     blocks = [block for block in re.split(r"\n\s*\n", rest.strip()) if block.strip()]
     return usage, [textwrap.wrap(" ".join(b.split()), WIDTH) for b in blocks]
 
