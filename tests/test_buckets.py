@@ -228,12 +228,25 @@ def test_figures_are_there_before_a_checkpoint_and_gone_on_with(bucket, monkeypa
     assert len(events) == 2 and len(bucket()) == 4
 
 
-def test_a_bucket_that_fails_is_one_error(bucket, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "may_pass"),
+    [
+        (RuntimeError("502"), True),
+        (ConnectionResetError(), True),
+        (OSError("Forbidden: b"), False),
+        (FileNotFoundError("b"), False),
+    ],
+)
+def test_a_bucket_that_fails_is_one_error(bucket, monkeypatch, error, may_pass):
+    def failing(*args, **options):
+        raise error
+
     writer = writers.Writers("gs://bucket/run", (), start_step=0, config={})
     writer.write(1, {"loss": 3.0})
-    monkeypatch.setattr(InMemory, "_open", lambda *args, **options: 1 / 0)
-    with pytest.raises(errors.UserError, match="cannot write gs://bucket/run/metrics"):
+    monkeypatch.setattr(InMemory, "_open", failing)
+    with pytest.raises(errors.UserError, match="gs://bucket/run/metrics") as caught:
         writer.keep()
+    assert errors.transient(caught.value) == may_pass
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,13 @@ import errno
 import fcntl
 import logging
 import os
-import re
 import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vit_jax import errors
+from vit_jax.host import files
 
 FILE_NAME = "lock"
 PATIENCE = 5.0  # seconds in which a run that was killed may let go
@@ -67,7 +67,7 @@ def held(workdir: Path) -> Iterator[Callable[[], None]]:
     Raises:
         UserError: another run has it.
     """
-    if re.match(r"\w+:/", str(workdir)):  # a bucket
+    if files.address(workdir):
         yield lambda: None
         return
     made = [folder for folder in (workdir, *workdir.parents) if not folder.exists()]

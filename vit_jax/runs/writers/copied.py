@@ -5,6 +5,7 @@ what changed is copied whole: before each checkpoint, after each evaluation, and
 between at most once in `SECONDS`.
 """
 
+import errno
 import tempfile
 import time
 from collections.abc import Sequence
@@ -62,7 +63,7 @@ class Copied:
                 place = self._workdir / path.relative_to(self.folder).as_posix()
                 place.write_bytes(path.read_bytes())
             except Exception as error:  # of gcsfs, which raises its own kinds
-                raise OSError(errors.reason(error)) from error
+                raise OSError(_number(error), errors.reason(error)) from error
             self._copied[path] = stamp
         self._when = time.monotonic()
 
@@ -72,6 +73,12 @@ class Copied:
             self.now()
         finally:
             self._temporary.cleanup()
+
+
+def _number(error: Exception) -> int:
+    """EACCES where another start would fail as well, else EIO: it may pass."""
+    lasts = isinstance(error, FileNotFoundError | PermissionError)
+    return errno.EACCES if lasts or str(error).startswith("Forbidden") else errno.EIO
 
 
 def _stamp(path: Path) -> tuple[int, int]:
