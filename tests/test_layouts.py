@@ -47,12 +47,14 @@ def compiled(layout, fsdp=4, tensor=1, **changes):
     return exp, exp.train_step.lower(exp.state, exp.batch).compile()
 
 
+ROPE = {"model.posemb": "none", "model.rope": "mixed", "model.key_bias": False}
 VARIANTS = {
     "flat": {},
     "loop": {"model.unroll": 1, "model.remat": "dots_nb"},
     "recomputed": {"model.unroll": 1, "model.remat": "full"},
     "microbatches": {"microbatches": 2},
     "map": {"model.pool": "map", "model.pre_logits": False},
+    "rope": ROPE | {"model.unroll": 1, "model.remat": "full", "microbatches": 2},
     "hybrid": {"model.name": "R+Ti/16", "model.depth": 1},
     "mixer": {"model.name": "Mixer-S/16", "model.pre_logits": False}
     | {"model.unroll": 1, "model.remat": "full"},
@@ -94,7 +96,8 @@ def test_losses_are_those_of_dp(losses, layout, variant):
 
 
 @pytest.mark.parametrize(
-    ("layout", "variant"), [("dp", "flat"), ("zero1", "flat"), ("fsdp", "loop")]
+    ("layout", "variant"),
+    [("dp", "flat"), ("zero1", "flat"), ("fsdp", "loop"), ("fsdp", "rope")],
 )
 def test_losses_with_a_tensor_axis_are_those_without(losses, layout, variant):
     exp, step = compiled(layout, fsdp=2, tensor=2, **VARIANTS[variant])

@@ -199,6 +199,33 @@ def test_layouts_remat_and_parts_of_a_batch_change_nothing(source, name):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6, err_msg=leaf)
 
 
+def test_rotary_models_are_changed_in_every_layout(folder):
+    """And what is trained is what the merged model computes."""
+    options = {"posemb": "none", "rope": "mixed", "key_bias": False, "registers": 1}
+    options |= SMALL | {"pre_logits": False, "num_classes": CLASSES}
+    vit_jax.save(vit_jax.create_model("mu/8", **options), folder / "rotary")
+    more = {"optimizer.name": "sgd", "lora.targets": ("query", "value")}
+    cut = {"mesh.layout": "fsdp", "mesh.fsdp": 2, "mesh.tensor": 2}
+    states = []
+    for devices, changes in (
+        (1, {}),
+        (4, cut | {"microbatches": 2, "model.remat": "full"}),
+    ):
+        config = config_of(folder / "rotary", **more | changes)
+        mesh = experiment.make_mesh(config, jax.devices()[:devices])
+        exp = experiment.assemble(config, mesh)
+        state = exp.init()
+        for _ in range(2):
+            state, _ = exp.train_step(state, batch_of())
+        states.append(jax.tree.map(np.asarray, state.params))
+    for (leaf, a), b in zip(tree.named_leaves(states[0]), jax.tree.leaves(states[1])):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6, err_msg=leaf)
+    graphdef, _ = models.abstract(exp.architecture)
+    merged = models.merge(graphdef, exp.tuning.lora.merged(states[0]))
+    found = exp.forward(jax.device_put(states[0]), batch_of()["image"])["logits"]
+    np.testing.assert_allclose(merged(pixels(batch_of())), found, atol=1e-5)
+
+
 def test_an_adapter_is_small_and_has_pefts_names(tmp_path, monkeypatch):
     """B/16, rank 8, query and value: below 2 MB with a head of ten classes."""
     arch = models.architecture("B/16", num_classes=CLASSES, pre_logits=False)
