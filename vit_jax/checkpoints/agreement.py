@@ -59,7 +59,7 @@ def check_shared(workdir: Path) -> None:
         except OSError as error:
             failed = f"{workdir} cannot be written: {error.strerror or error}"
     failed = told(failed)
-    deadline = time.monotonic() + _PATIENCE
+    deadline, seen = time.monotonic() + _PATIENCE, False
     while not failed and not (seen := mark.exists()) and time.monotonic() < deadline:
         time.sleep(0.2)
     folders = gathered(str(workdir)[:500])

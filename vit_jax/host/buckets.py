@@ -25,8 +25,10 @@ def packages() -> ModuleType:
     for name in ("gcsfs", "fsspec"):  # which have a line for each file they read
         logging.getLogger(name).setLevel(logging.WARNING)
     import fsspec.config
-    import gcsfs  # noqa: F401
-    from google.cloud import storage
+
+    # An extra: they need not be there.
+    import gcsfs  # noqa: F401  # pyright: ignore[reportMissingImports]
+    from google.cloud import storage  # pyright: ignore[reportAttributeAccessIssue]
 
     # TensorStore writes beside it, so that what a listing said is no more true later.
     if "gcs" not in fsspec.config.conf:

@@ -50,7 +50,12 @@ def watched(tx: optax.GradientTransformation) -> optax.GradientTransformation:
         variance = (1.0 - share) * (state.variance + share * off**2)
         return updates, Spikes(mean, variance, jnp.minimum(count, WINDOW))
 
-    return optax.chain(optax.GradientTransformationExtraArgs(init, update), tx)
+    # optax hands it what its own `update` is told, which its type leaves out.
+    first = optax.GradientTransformationExtraArgs(
+        init,
+        update,  # pyright: ignore[reportArgumentType]
+    )
+    return optax.chain(first, tx)
 
 
 def none(opt_state: Any, loss: jax.Array, deviations: float) -> jax.Array:

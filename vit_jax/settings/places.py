@@ -42,8 +42,8 @@ def check(address: str, name: str, *, profile: bool = False) -> None:
 @functools.lru_cache
 def _check_bucket(name: str) -> None:
     storage = buckets.packages()
-    from google.api_core import exceptions
-    from google.cloud.storage import retry
+    from google.api_core import exceptions  # pyright: ignore[reportMissingImports]
+    from google.cloud.storage import retry  # pyright: ignore[reportMissingImports]
 
     options: dict[str, Any] = {
         "retry": retry.DEFAULT_RETRY.with_timeout(PATIENCE),
@@ -68,8 +68,8 @@ def _check_bucket(name: str) -> None:
 @contextmanager
 def _explained(bucket: str) -> Iterator[None]:
     """Turns what Google's client raises into one error."""
-    from google.api_core import exceptions
-    from google.auth import exceptions as of_logins
+    from google.api_core import exceptions  # pyright: ignore[reportMissingImports]
+    from google.auth import exceptions as of_logins  # pyright: ignore[reportMissingImports]
 
     try:
         yield
