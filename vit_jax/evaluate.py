@@ -125,7 +125,7 @@ def run(
     own["f1_at"] = f1_at
     wanted = evaluators.options_of(options["type"])
     options |= {name: value for name, value in own.items() if name in wanted}
-    with pretrained.open_as_evaluated(checkpoint) as weights:
+    with pretrained.open_as_evaluated(pretrained.agreed(checkpoint)) as weights:
         dataset, data_dir, config = _data(checkpoint, weights.config, dataset, data_dir)
         info = catalog.describe(dataset, data_dir=data_dir)
         options["split"] = split or default_split(info, config)

@@ -62,7 +62,7 @@ def run(
             f"none of {', '.join(config['evals'])} has its data prepared, so there is "
             "nothing to evaluate; prepare one, or add another to config.evals"
         )
-    checkpoint_ = _newest(config["init_from"])
+    checkpoint_ = _newest(weights.pretrained.agreed(config["init_from"]))
     config |= {"evals": evals, "init_from": checkpoint_}
     if (started := workdir_lib.read_config(workdir)) is not None:
         workdir_lib.check_same(workdir, config, started)

@@ -25,7 +25,8 @@ def begin(exp: experiment.Experiment) -> TrainState:
         return state
     if exp.tuning is not None:  # what it adds is in no checkpoint of another run
         like = {name: like[name] for name in exp.tuning.model}
-    with weights.pretrained.open_weights(exp.start.path) as opened:
+    path = weights.pretrained.agreed(exp.start.path)
+    with weights.pretrained.open_weights(path) as opened:
         params, report = weights.adapting.adapt(
             opened.leaves,
             opened.architecture,

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vit_jax import errors, models
-from vit_jax.checkpoints import checkpoint
+from vit_jax.checkpoints import agreement, checkpoint
 from vit_jax.host import files as host_files
 from vit_jax.models.architecture import pair
 from vit_jax.parallel import layouts
@@ -312,6 +312,31 @@ def _on_the_hub(text: str) -> str:
     return (
         f"{known} For the model of that name on Hugging Face's hub: hf://{on_the_hub}"
     )
+
+
+def agreed(path: str) -> str:
+    """Returns where all processes open the checkpoint that process 0 chooses.
+
+    Args:
+        path: As `load` takes it; alone, it is what is returned.
+
+    Raises:
+        errors.UserError: on all processes, what process 0 cannot open.
+    """
+    if jax.process_count() == 1:
+        return path
+    told = ["", path]
+    if jax.process_index() == 0:
+        try:
+            _, local, _ = _located(path)
+            found = checkpoint.find(local) if local.is_dir() else None
+            told = ["", path if found is None else str(found)]
+        except errors.UserError as error:
+            told = [str(error)[:1500], path]
+    problem, path = agreement.told(told)
+    if problem:
+        raise errors.UserError(problem)
+    return path
 
 
 def describe(path: str | Path, **options: Any) -> files.Weights:
