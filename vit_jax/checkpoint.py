@@ -145,8 +145,8 @@ def _remove(folder: Any) -> None:
 
 
 def _define_flags() -> None:
-    flags.DEFINE_integer("keep", 2, "prune: how many to keep, of those that verify.")
-    flags.DEFINE_bool("dry_run", False, "prune: say what would be removed, and stop.")
+    flags.DEFINE_integer("keep", 2, "Of prune: how many to keep, of those that verify.")
+    flags.DEFINE_bool("dry_run", False, "Of prune: only say what it would remove.")
 
 
 def _main(argv: list[str]) -> int:

@@ -31,6 +31,7 @@ from vit_jax.host import files
 from vit_jax.learning import losses
 
 FOLDER = disk.FOLDER
+_SMALL = 64 << 20  # bytes that any host has
 
 
 @dataclass(frozen=True)
@@ -248,20 +249,22 @@ class StoredParams:
         if self._record.leaves is None:
             verify.not_verified(self._folder)
         self.shapes = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
-
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves.values())
+        self._at_once = bool(files.address(self._folder)) or size <= _SMALL
         self._kept: dict[str, np.ndarray] = {}
 
     def read(self, name: str) -> np.ndarray:
         """Returns one leaf, once it is known to be what was saved.
 
-        Of a bucket all are read with the first: a read there is a dozen requests.
+        Of a bucket, and of a small model, all are read with the first: a read is a
+        dozen requests there, and takes longer than the bytes here.
         """
         if name in self._kept:
             return self._kept[name]
-        names = self.shapes if files.address(self._folder) else [name]
+        names = self.shapes if self._at_once else [name]
         with _named(self._folder):
             read = verify.read(self._folder, self._record, self._item.name, names)
-        if files.address(self._folder):
+        if self._at_once:
             self._kept = read
         return read[name]
 
