@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 QUICKSTART := workdirs/quickstart
 CASES ?= 10000
 
-.PHONY: quickstart train test test-slow test-all lint types docs fuzz clean
+.PHONY: quickstart train test test-slow test-all lint types docs fuzz chaos clean
 
 quickstart: train
 	@$(BIN)/python -m vit_jax.evaluate --checkpoint=$(QUICKSTART) \
@@ -38,6 +38,10 @@ types: $(VENV)/installed-test
 	$(BIN)/mypy
 	$(BIN)/mypy tests/typed_client.py
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+# Three hundred damaged checkpoints, each read in five ways.
+chaos: $(VENV)/installed-test
+	$(BIN)/python -m tests.chaos.readers --jobs=2
 
 # Ten thousand inputs that nobody thought of; bytes guided by coverage.
 fuzz: $(VENV)/installed-fuzz

@@ -3,7 +3,11 @@
 import dataclasses
 import json
 import logging
+import os
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import commands
@@ -11,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import test_distributed
 from chaos import corruption
 from jax.sharding import NamedSharding, PartitionSpec
 from test_checkpoint import describe, make_state, same
@@ -261,3 +266,80 @@ def test_the_command_lists_verifies_and_prunes(workdir, capsys):
         run_command("verfy", str(workdir))
     with pytest.raises(errors.UserError, match="has no checkpoint"):
         run_command("list", str(workdir / "none"))
+
+
+OF_TWO = """
+import sys
+import jax
+index, port, workdir, tests, case = sys.argv[1:]
+jax.distributed.initialize(f"localhost:{port}", 2, int(index))
+sys.path.insert(0, tests)
+from pathlib import Path
+import test_checkpoint
+from vit_jax import errors, models
+from vit_jax.checkpoints import disk, manager
+from vit_jax.learning import step
+from vit_jax.parallel import layouts, mesh
+params = models.abstract(test_checkpoint.ARCHITECTURE)[1]
+build = lambda: step.init_state(jax.tree.map(
+    lambda x: jax.numpy.zeros(x.shape, x.dtype), params), test_checkpoint.TX, ema=True)
+like = layouts.placed("fsdp", jax.eval_shape(build), mesh.make_mesh(fsdp=2))
+read = disk.read_item
+def read_item(folder, item, like):
+    if case == "fails" and index == "1" and folder.name == "3":
+        raise OSError("Input/output error")
+    return read(folder, item, like)
+disk.read_item = read_item
+try:
+    if case == "apart":
+        workdir += index
+    found = manager.shared(Path(workdir), keep=2).restore(like)
+    print(f"took {found[1]}", float(found[0].params["head"]["bias"].sum()))
+except errors.UserError as error:
+    print(error)
+"""
+
+
+def two_processes(workdir, case):
+    """What each of two processes says that restore from a workdir."""
+    port = test_distributed.free_port()
+    tests = str(Path(__file__).parent)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", OF_TWO, str(i), port, str(workdir), tests, case],
+            env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    ends = [process.communicate(timeout=300) for process in processes]
+    assert all(process.returncode == 0 for process in processes), ends
+    said = [re.sub(r"^\[Gloo\].*\n", "", output, flags=re.M) for output, _ in ends]
+    return said, [log for _, log in ends]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("case", "step"), [("nothing", 3), ("fails", 2), ("damaged", 2)]
+)
+def test_two_processes_take_the_same_step(workdir, case, step):
+    if case == "damaged":
+        corruption.flip(workdir / "checkpoints" / "3", np.random.default_rng(0))
+    said, logs = two_processes(workdir, case)
+    assert said[0] == said[1] and said[0].startswith(f"took {step} ")
+    if case == "fails":
+        assert all("process 1 says that" in log for log in logs)
+        assert all("Input/output error" in log for log in logs)
+    assert not list(workdir.glob(".seen*"))
+
+
+@pytest.mark.slow
+def test_two_workdirs_are_one_error(tmp_path):
+    for name in ("run0", "run1"):
+        (tmp_path / name).mkdir()
+    said, _ = two_processes(tmp_path / "run", "apart")
+    assert said[0] == said[1] and "not all processes see" in said[0]
+    assert f"process 1: {tmp_path / 'run1'}" in said[0]
+    assert len(said[0].splitlines()) <= 10

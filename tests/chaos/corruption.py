@@ -42,16 +42,20 @@ def _places(folder: Path, leaf: str = "") -> list[tuple[Path, int, int, str]]:
     for item in _items(folder):
         files = [p for p in (folder / item).rglob("*") if p.is_file()]
         contents = {path: path.read_bytes() for path in files}
-        for name, array in _leaves(folder, item).items():
-            raw = array.tobytes()
+        arrays = _leaves(folder, item)
+        raws = [array.tobytes() for array in arrays.values()]
+        for name, raw in zip(arrays, raws, strict=True):
             asked = f"{item}/{name}".startswith(leaf)
             if not asked or len(raw) < 32 or not any(raw):
                 continue
+            alike = sum(raw in other for other in raws)  # itself, too
+            if alike != 1 or sum(c.count(raw) for c in contents.values()) != 1:
+                continue  # it may be those of another
             found += [
                 (path, content.find(raw), len(raw), f"{item}/{name}")
                 for path, content in contents.items()
                 if raw in content
-            ][:1]
+            ]
     assert found, "no leaf lies open in a file"
     return found
 
