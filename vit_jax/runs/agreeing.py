@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from vit_jax.runs import phases, stopping
 
 ASKED, _TURN, _UNTIL = "vit_jax/asked", "vit_jax/turn", "vit_jax/until"
-END = "vit_jax/end"
+END, LEFT = "vit_jax/end", "left"
 AT_ONCE, AT_A_TURN, FAILED = "at once", "at a turn", "failed"
 ALONE = 3.0  # seconds in which an error of one may turn out to be everybody's
 LEAVING = 5.0  # seconds in which all leave, so that none is taken for lost
@@ -55,7 +55,8 @@ class Peers:
         self._requests = requests
         requests.tell = self.tell
         requests.on_end.append(lambda: self.leave(LEAVING))
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
 
     def tell(self, now: phases.Now) -> None:
         """Says that this process was asked to stop."""
@@ -70,6 +71,14 @@ class Peers:
         self._client.wait_at_barrier(END, int(1000 * seconds))
         if self._index == 0:
             time.sleep(0.3)  # whoever keeps the store goes last
+
+    def close(self) -> None:
+        """Stops listening, once all have come to their end.
+
+        A thread that Python's end finds within the store's code aborts the process.
+        """
+        self._ask(LEFT)
+        self._thread.join(LEAVING)
 
     def _ask(self, kind: str) -> None:
         try:
@@ -95,7 +104,7 @@ class Peers:
                 if who != self._index:
                     logging.warning("%s was asked to stop: all stop", name)
                 self._agree(name)
-            elif who == self._index:
+            elif kind == LEFT or who == self._index:
                 return  # it ends by itself
             elif kind == AT_ONCE:
                 self._requests.end(f"{name} was asked to stop before its first step")

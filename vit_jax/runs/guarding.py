@@ -76,7 +76,10 @@ def one_of_several(
         code = told
         if peers is not None and code not in (errors.EXIT_DONE, errors.EXIT_RETRY):
             peers.failed()
-    if code := _leave(code):
+    code = _leave(code)
+    if peers is not None:
+        peers.close()
+    if code:
         sys.exit(code)
 
 
