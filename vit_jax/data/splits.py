@@ -14,7 +14,7 @@ from typing import NamedTuple
 from vit_jax import errors
 
 _TERM = re.compile(r"^(?P<name>[\w-]+)(\[(?P<start>[^:\[\]]*):(?P<stop>[^:\[\]]*)\])?$")
-_BOUND = re.compile(r"^(?P<value>-?\d[\d_]{0,18}(\.\d{1,30})?)(?P<percent>%?)$")
+_BOUND = re.compile(r"^(?P<value>-?\d(_?\d){0,18}(\.\d{1,30})?)(?P<percent>%?)$")
 _EXAMPLES = "train, train[:98%], train[10%:20%], train[100:200], train[-500:], a+b"
 
 

@@ -20,7 +20,8 @@ UNITS = {
     "%": "percent",
     "percent": "percent",
 }
-_DURATION = re.compile(r"^\s*([0-9][0-9_]*\.?[0-9]*(?:e[+]?[0-9]+)?)\s*([a-z]*|%)\s*$")
+_NUMBER = r"[0-9](?:_?[0-9])*(?:\.[0-9]*)?(?:e[+]?[0-9]+)?"
+_DURATION = re.compile(rf"^\s*({_NUMBER})\s*([a-z]*|%)\s*$")
 
 
 @dataclass(frozen=True)
