@@ -1,6 +1,7 @@
 """The documentation: each block is run or says why not, each command is one."""
 
 import importlib
+import json
 import re
 import shlex
 import sys
@@ -97,6 +98,14 @@ def test_the_picture_has_every_room_at_its_level(monkeypatch):
     assert drawn == levels.picture(LEVELS), "run python docs/pictures/levels.py"
     named = set(re.findall(r">([^<>]+)</text>", drawn))
     assert named >= {*LEVELS, *map(str, LEVELS.values())}
+
+
+def test_the_overview_is_drawn_of_what_was_measured(monkeypatch):
+    monkeypatch.syspath_prepend(pages.REPOSITORY / "docs" / "pictures")
+    overview = importlib.import_module("overview")
+    found = json.loads(overview.DATA.read_text())
+    drawn = (pages.REPOSITORY / "docs" / "pictures" / "overview.svg").read_text()
+    assert drawn == overview.picture(found), "run python docs/pictures/overview.py"
 
 
 def test_the_reference_has_a_word_of_every_room():
