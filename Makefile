@@ -39,8 +39,10 @@ types: $(VENV)/installed-test
 	$(BIN)/mypy tests/typed_client.py
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
-# Three hundred damaged checkpoints, each read in five ways.
+# Faults to real runs, by the hour, with their tables in benchmarks/chaos.md; and three
+# hundred damaged checkpoints, each read in five ways.
 chaos: $(VENV)/installed-test
+	$(BIN)/python tests/chaos --write
 	$(BIN)/python -m tests.chaos.readers --jobs=2
 
 # Ten thousand inputs that nobody thought of; bytes guided by coverage.

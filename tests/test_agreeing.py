@@ -124,6 +124,13 @@ def test_so_does_one_that_hears_of_it_before_its_first_step(early):
     assert "before the first step of all" in asked[0].ended
 
 
+def test_a_hang_of_one_ends_the_others_at_once():
+    asked, _ = processes(2)
+    asked[0].tell_hang()
+    wait_for(lambda: asked[1].ended)
+    assert "process 0 hangs" in asked[1].ended and not asked[0].ended
+
+
 def test_an_error_of_one_ends_the_others_a_little_later(monkeypatch):
     monkeypatch.setattr(agreeing, "ALONE", 0.01)
     asked, store = processes(2)

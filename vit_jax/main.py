@@ -88,7 +88,7 @@ def _main(argv: list[str]) -> int:
     with distributed.joined(requests):
         requests.begin()
         limits = watchdog.limits()
-        watchdog.Watchdog(requests.phases, limits)
+        watchdog.Watchdog(requests.phases, limits, requests.tell_hang)
         if "VIT_JAX_ACCOUNT" in os.environ:  # somebody starts it again and again
             from vit_jax.runs import goodput
 

@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import runs
+from chaos import runs
 
 HARNESSES = ("stops", "hangs", "kills", "jobset")
 REPORT = runs.REPOSITORY / "benchmarks" / "chaos.md"
@@ -34,7 +34,7 @@ def report(old: str, title: str, text: str) -> str:
 
 def run(name: str, folder: Path, *, short: bool = False) -> tuple[str, str, int]:
     """Runs a harness; returns its title, its table and how many rows are not good."""
-    harness = importlib.import_module(name)
+    harness = importlib.import_module(f"chaos.{name}")
     shutil.rmtree(folder, ignore_errors=True)
     began = time.monotonic()
     rows: list[dict[str, Any]] = harness.rows(folder, short=short)

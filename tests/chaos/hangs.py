@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import runs
+from chaos import runs
 
 TITLE = "Hangs and deaths"
 LIMIT = 8

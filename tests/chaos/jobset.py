@@ -13,8 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import kills
-import runs
+from chaos import kills, runs
 
 TITLE = "A job of four processes with ten faults"
 FAULTS = (signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP, signal.SIGABRT)

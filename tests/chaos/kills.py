@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import runs
+from chaos import runs
 
 TITLE = "Kills: SIGKILL at random moments of one run"
 EVERY = 50  # steps between two checkpoints
@@ -93,13 +93,13 @@ def kill(folder: Path, count: int, kills: int) -> dict[str, Any]:
     """Kills a run so many times, or until it is done."""
     steps = max(200, kills * EVERY * 3 // 5)
     calm = Supervised(folder / "calm", count, steps)
-    code, seconds = calm.end()
+    runs.wait_for(lambda: " | eta" in calm.said())
+    start = time.monotonic() - calm.began
+    code, _ = calm.end()
     assert code == 0, calm.said()
-    # A start takes what its steps do not.
-    start = max(3.0, seconds - steps * float(STEP) * 1.5)
     run, done, resumes = Supervised(folder / "killed", count, steps), 0, []
     while done < kills:
-        time.sleep(random.uniform(0.1, 1.3 * start))
+        time.sleep(random.uniform(0.1, start + EVERY * float(STEP)))
         pids = run.alive()
         if run.process.poll() is not None:
             break
@@ -113,7 +113,7 @@ def kill(folder: Path, count: int, kills: int) -> dict[str, Any]:
         done += 1
         run.wait_for_another_start(starts)
         resumes.append((kept, len(run.said())))
-    code, seconds = run.end()
+    code, took = run.end()
     said = run.said()
     lost = [
         kept - int(found[1])
@@ -133,7 +133,7 @@ def kill(folder: Path, count: int, kills: int) -> dict[str, Any]:
         if ours == theirs
         else "NO",
         "checkpoints lost that were whole": sum(x > 0 for x in lost),
-        "seconds": f"{seconds:.0f}",
+        "seconds": f"{took:.0f}",
         "good": "yes" if good else "NO",
         runs.SAID: said,
     }

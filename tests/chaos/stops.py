@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import runs
+from chaos import runs
 
 TITLE = "Stops: SIGTERM in every phase"
 PHASES = (

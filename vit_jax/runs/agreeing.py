@@ -17,7 +17,7 @@ from vit_jax.runs import phases, stopping
 
 ASKED, _TURN, _UNTIL = "vit_jax/asked", "vit_jax/turn", "vit_jax/until"
 END, LEFT = "vit_jax/end", "left"
-AT_ONCE, AT_A_TURN, FAILED = "at once", "at a turn", "failed"
+AT_ONCE, AT_A_TURN, FAILED, HANGS = "at once", "at a turn", "failed", "hangs"
 ALONE = 3.0  # seconds in which an error of one may turn out to be everybody's
 LEAVING = 5.0  # seconds in which all leave, so that none is taken for lost
 
@@ -54,6 +54,7 @@ class Peers:
         self._client, self._index, self._count = client, index, count
         self._requests = requests
         requests.tell = self.tell
+        requests.tell_hang = self.hang
         requests.on_end.append(lambda: self.leave(LEAVING))
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
@@ -65,6 +66,11 @@ class Peers:
     def failed(self) -> None:
         """Says that this process ends with an error: none needs to wait for it."""
         self._ask(FAILED)
+
+    def hang(self) -> None:
+        """Says that this process hangs and ends: none waits until it is lost."""
+        self._ask(HANGS)
+        self.leave(LEAVING)
 
     def leave(self, seconds: float) -> None:
         """Waits for all to end together; raises what JAX does when they do not."""
@@ -108,6 +114,8 @@ class Peers:
                 return  # it ends by itself
             elif kind == AT_ONCE:
                 self._requests.end(f"{name} was asked to stop before its first step")
+            elif kind == HANGS:
+                self._requests.end(f"{name} hangs, see its log")
             else:
                 time.sleep(ALONE)
                 self._requests.end(f"{name} ended with an error, see its log")

@@ -47,6 +47,7 @@ class Requests:
         on_end: Called in turn before the process ends with nothing to save.
         tell: Called once, with the phase, when a signal asks; several processes tell
             each other.
+        tell_hang: Called when the process hangs, before its watchdog ends it.
         until: The turn to stop at, counted from 1; None: no turn.
     """
 
@@ -54,6 +55,7 @@ class Requests:
         self.phases = phases_lib.Phases() if phases is None else phases
         self.on_end: list[Callable[[], object]] = []
         self.tell: Callable[[phases_lib.Now], object] | None = None
+        self.tell_hang: Callable[[], object] | None = None
         self.until: int | None = None
         self.turns = 0
         self.agreeing = threading.Lock()  # held while turns stand still

@@ -6,6 +6,7 @@ how long is said beforehand: a limit that followed the steps so far would follow
 stall, too.
 """
 
+import contextlib
 import faulthandler
 import os
 import signal
@@ -13,6 +14,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from absl import flags
@@ -90,11 +92,17 @@ class Watchdog:
     Args:
         phases: Of this process.
         limits: What they may take.
+        tell: Called before the process ends: tells its peers.
     """
 
-    def __init__(self, phases: phases_lib.Phases, limits: Limits):
+    def __init__(
+        self,
+        phases: phases_lib.Phases,
+        limits: Limits,
+        tell: Callable[[], object] | None = None,
+    ):
         self._phases = phases
-        self._limits = limits
+        self._limits, self._tell = limits, tell
         self._seen = -1  # signs of life at the last look
         self._waited = 0.0
         self._closed = threading.Event()
@@ -142,4 +150,7 @@ class Watchdog:
             file=sys.__stderr__,
             flush=True,
         )
+        if self._tell is not None:
+            with contextlib.suppress(Exception):  # jaxlib's: they are gone
+                self._tell()
         os._exit(errors.EXIT_RETRY)
