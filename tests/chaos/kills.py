@@ -79,6 +79,15 @@ class Supervised:
         """Returns how often it was started again."""
         return self.said().count("supervise: restart")
 
+    def wait_for_steps(self) -> None:
+        """Waits until the last start takes steps, or the run is done."""
+        runs.wait_for(
+            lambda: (
+                " | eta" in self.said().rpartition("supervise: restart")[2]
+                or self.process.poll() is not None
+            )
+        )
+
     def wait_for_another_start(self, before: int) -> None:
         """Waits until it is started again, or done."""
         runs.wait_for(lambda: self.starts() > before or self.process.poll() is not None)
@@ -91,7 +100,7 @@ class Supervised:
 
 def kill(folder: Path, count: int, kills: int) -> dict[str, Any]:
     """Kills a run so many times, or until it is done."""
-    steps = max(200, kills * EVERY * 3 // 5)
+    steps = max(200, kills * EVERY)
     calm = Supervised(folder / "calm", count, steps)
     runs.wait_for(lambda: " | eta" in calm.said())
     start = time.monotonic() - calm.began
@@ -99,7 +108,11 @@ def kill(folder: Path, count: int, kills: int) -> dict[str, Any]:
     assert code == 0, calm.said()
     run, done, resumes = Supervised(folder / "killed", count, steps), 0, []
     while done < kills:
-        time.sleep(random.uniform(0.1, start + EVERY * float(STEP)))
+        if random.random() < 0.3:
+            time.sleep(random.uniform(0.1, start))
+        else:  # once it takes steps again
+            run.wait_for_steps()
+            time.sleep(random.uniform(0.0, 1.3 * EVERY * float(STEP)))
         pids = run.alive()
         if run.process.poll() is not None:
             break
