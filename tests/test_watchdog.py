@@ -177,8 +177,8 @@ def poll_from_then_on(self, seconds):  # a step of a busy machine takes its time
     return poll(self, seconds) if hangs.is_set() else None
 watchdog.Watchdog.poll, watchdog.POLL = poll_from_then_on, 0.05
 iterate = loader.TrainLoader.iterate
-def hang(self, start):
-    yield from itertools.islice(iterate(self, start), 6)
+def hang(self, start, *rest):
+    yield from itertools.islice(iterate(self, start, *rest), 6)
     hangs.set()
     threading.Event().wait()
 loader.TrainLoader.iterate = hang
@@ -221,7 +221,8 @@ def test_both_processes_end_where_one_hangs(tmp_path):
     waits = "threading.Event().wait()"
     body = body.replace(waits, f"{waits} if one_hangs else None")
     body = body.replace(
-        "iterate(self, start), 6", "iterate(self, start), 6 if one_hangs else 99"
+        "iterate(self, start, *rest), 6",
+        "iterate(self, start, *rest), 6 if one_hangs else 99",
     )
     code = ONE_OF_TWO.replace("BODY", body.strip().replace("\n", "\n    "))
     with socket.socket() as found:

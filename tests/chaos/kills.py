@@ -27,7 +27,7 @@ def command(workdir: Path, count: int, steps: int) -> list[str]:
         f"--config.total={steps} steps",
         *("--config.log_every=10 steps", "--config.eval_every=500 steps"),
         f"--config.save_every={EVERY} steps",
-        "--peer_timeout=5",
+        "--peer_timeout=10",
     ]
     words = runs.words(workdir, *flags)
     if count == 1:
@@ -109,7 +109,7 @@ def kill(folder: Path, count: int, kills: int) -> dict[str, Any]:
     run, done, resumes = Supervised(folder / "killed", count, steps), 0, []
     while done < kills:
         if random.random() < 0.3:
-            time.sleep(random.uniform(0.1, start))
+            time.sleep(random.uniform(0.1, start / 3))
         else:  # once it takes steps again
             run.wait_for_steps()
             time.sleep(random.uniform(0.0, 1.3 * EVERY * float(STEP)))
