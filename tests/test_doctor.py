@@ -107,7 +107,7 @@ def test_caches_are_where_libraries_look_for_them(home, monkeypatch):
 def test_every_extra_that_users_ask_for_has_a_row():
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     of_machines_and_developers = {
-        *("tpu", "cuda", "test", "test-torch", "benchmarks", "docs")
+        *("tpu", "cuda", "test", "test-torch", "benchmarks", "docs", "fuzz")
     }
     extras = set(project["optional-dependencies"]) - of_machines_and_developers
     assert set(doctor.EXTRAS) == extras

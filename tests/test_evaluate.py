@@ -163,7 +163,7 @@ def test_the_split_to_report_on_is_found_or_asked_for():
         (dict(dataset="digits", split="val"), "'val' is not a split of digits"),
         (dict(dataset="digit"), 'digit.*Did you mean "digits"'),
         (dict(dataset="digits", batch_size=0), "--batch_size=0"),
-        (dict(dataset="digits", fewshot=True, seeds=0), "seeds >= 1"),
+        (dict(dataset="digits", fewshot=True, seeds=0), "want numbers from 1 to"),
         (dict(dataset="digits", fewshot=True, train_split="tran"), "'tran' is not"),
     ],
 )

@@ -106,7 +106,7 @@ def damages():
         "no JSON": (lambda f: (f / "w" / ".zarray").write_text("{"), "cannot be read"),
         "no object": (
             lambda f: (f / "w" / ".zarray").write_text("7"),
-            "cannot be read",
+            "is no object",
         ),
         "shape": (lambda f: lie(f, shape=[40, 50], chunks=[40, 50]), "cannot be read"),
         "negative": (lambda f: lie(f, shape=[-1, 5]), "describes no array"),

@@ -172,7 +172,7 @@ def test_a_kept_head_gives_each_class_the_output_of_its_name():
     base.set_evals(config, t=base.classify("test"))
     exp = experiment.assemble(config, mesh.make_mesh())
     assert [COUNTED[i] for i in exp.start.head_order] == list(AS_TEXT)
-    (evaluation,) = evaluations.make(exp)
+    (evaluation,) = evaluations.make(exp, lambda: None)
     assert evaluation.run(starting.begin(exp).params)["top1"] == 1.0
 
 

@@ -535,10 +535,10 @@ def test_evaluations_and_objectives_that_do_not_go_together(device_mesh):
     config = small()
     base.set_evals(config, test=base.classify("test"))
     with pytest.raises(errors.UserError, match="no head"):
-        evaluations.make(experiment.assemble(config, device_mesh))
+        evaluations.make(experiment.assemble(config, device_mesh), lambda: None)
     config = small(objective="classification")
     with pytest.raises(errors.UserError, match="wants a run with objective"):
-        evaluations.make(experiment.assemble(config, device_mesh))
+        evaluations.make(experiment.assemble(config, device_mesh), lambda: None)
     config = small(**{"model.name": "Mixer-S/4"})
     with pytest.raises(errors.UserError):
         experiment.assemble(config, device_mesh)

@@ -137,8 +137,9 @@ def test_after_its_end_nobody_watches(monkeypatch):
     polls = queue.SimpleQueue()
     monkeypatch.setattr(watchdog, "POLL", 1e-3)
     monkeypatch.setattr(watchdog.Watchdog, "poll", lambda self, _: polls.put(self))
+    before = set(threading.enumerate())
     dog = watchdog.Watchdog(phases.Phases(), watchdog.Limits(step=1))
-    (thread,) = (t for t in threading.enumerate() if t.name == watchdog.THREAD)
+    (thread,) = set(threading.enumerate()) - before
     assert polls.get(timeout=60) is dog
     dog.close()
     thread.join(timeout=60)

@@ -11,6 +11,7 @@ if __name__ == "__main__":  # a signal is answered from here on
 
     stopping.stand()
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -84,11 +85,14 @@ def _main(argv: list[str]) -> int:
         return errors.EXIT_DONE
     workdir = _WORKDIR.value or default_workdir(path)
     validation.check_workdir(workdir, "--workdir")
-    requests = stopping.of_process()
-    with distributed.joined(requests):
+    requests, limits = stopping.of_process(), watchdog.limits()
+    with (
+        distributed.joined(requests),
+        contextlib.closing(
+            watchdog.Watchdog(requests.phases, limits, requests.tell_hang)
+        ),
+    ):
         requests.begin()
-        limits = watchdog.limits()
-        watchdog.Watchdog(requests.phases, limits, requests.tell_hang)
         if "VIT_JAX_ACCOUNT" in os.environ:  # somebody starts it again and again
             from vit_jax.runs import goodput
 
