@@ -28,6 +28,10 @@ FAMILIES = {
     "hybrid": ("R26+Ti/32", {"depth": 1}),
     "bit": ("BiT-R26x1", {}),
     "mixer": ("Mixer-S/16", {"depth": 2}),
+    "rotary": (
+        "Ti/16",
+        {"depth": 2, "posemb": "none", "rope": "mixed", "image_size": (32, 48)},
+    ),
     "axial": ("Axial-B/32", {"depth": 1, "width": 96, "heads": 3}),
 }
 
@@ -271,8 +275,8 @@ def test_other_tools_give_our_logits(kind, family, tmp_path):
         pytest.importorskip(package, reason=f"--format={kind} needs {package}")
     name, options = FAMILIES[family]
     out = tmp_path / "out"
-    if kind == "onnx" and family in ("hybrid", "bit"):
-        refused("[Pp]ool", loaded(name, **options), out, format=kind)
+    if (kind, family) == ("onnx", "bit"):  # 26 layers of rounding: 1.2e-5 to 1.6e-5
+        refused("outputs differ from ours", loaded(name, **options), out, format=kind)
         return
     figures = writing.export(loaded(name, **options), out, format=kind)
     assert figures["difference"] <= 1e-5

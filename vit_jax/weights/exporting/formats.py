@@ -164,7 +164,7 @@ def _write_onnx(served: Served, path: Path) -> None:
     names = list(served.manifest["outputs"])
     images = _symbolic(served)
     model = to_onnx(
-        flat.flat(served.call, images),
+        flat.flat(served.call, images, flat.OF_ONNX),
         [images],
         model_name="vit_jax",
         input_names=["images"],
