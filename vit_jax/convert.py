@@ -195,7 +195,8 @@ def _replaced(target: Path) -> Path:
 
 def _mend(target: Path) -> None:
     """Gives a folder back the name that a call which was killed took from it."""
-    if _replaced(target).exists() and not os.path.lexists(target):
+    # "/" and "." are there, and have no name that another could stand beside.
+    if not os.path.lexists(target) and _replaced(target).exists():
         _replaced(target).rename(target)
 
 
