@@ -15,6 +15,7 @@ import buckets
 import pytest
 from etils.epath.backend import fsspec_backend
 from fsspec.implementations import memory
+from test_main import SMALL
 
 import vit_jax
 from vit_jax import errors, evaluate, tree
@@ -27,17 +28,6 @@ from vit_jax.settings import validation
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CLOCK = ("images_per_second", "step_seconds", "input_wait", "eta_seconds")
-SMALL = (
-    "--config=configs/quickstart.py",
-    "--config.total=60 steps",
-    "--config.log_every=5 steps",
-    "--config.eval_every=",
-    "--config.save_every=10 steps",
-    "--config.ema=0.9",
-    "--config.model.depth=2",
-    "--config.model.width=32",
-    "--config.model.mlp_width=64",
-)
 
 
 @pytest.fixture

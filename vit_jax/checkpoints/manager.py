@@ -197,10 +197,9 @@ class Checkpoints:
 
     def _not_finite(self, step: int, leaves: list[str]) -> errors.NonFiniteError:
         newest = disk.available(self.directory)
-        more = f" and {len(leaves) - 5} more" if len(leaves) > 5 else ""
         return errors.NonFiniteError(
             f"step {step}: its update left leaves that are not finite: "
-            f"{', '.join(leaves[:5])}{more}.\nIt was not saved: the newest checkpoint "
+            f"{errors.some(leaves)}.\nIt was not saved: the newest checkpoint "
             f"is {f'of step {newest[-1]}' if newest else 'none'}. Lower optimizer.lr, "
             "set optimizer.clip_norm, or use model.compute_dtype=float32",
             range(step, step + 1),

@@ -112,9 +112,8 @@ class Recent:
             self._bad = 0
             return
         named = [name for name, is_bad in zip(self._names, bad) if is_bad]
-        leaves = ", ".join(named[:5]) or "none"
-        more = f" and {len(named) - 5} more" if len(named) > 5 else ""
-        what = f"loss {loss}; leaves with a non-finite gradient: {leaves}{more}"
+        leaves = errors.some(named) or "none"
+        what = f"loss {loss}; leaves with a non-finite gradient: {leaves}"
         what += self._tell(step, float(loss), named)
         self._bad += 1
         if self._bad <= self._bad_in_a_row:
