@@ -180,6 +180,21 @@ LAYOUTS = {
 MORE = ("zero1", "tensor")
 
 
+def after_two_steps(config, devices):
+    """The assembled run, and its parameters after two steps on so many devices."""
+    mesh = experiment.make_mesh(config, jax.devices()[:devices])
+    exp = experiment.assemble(config, mesh)
+    state = exp.init()
+    for _ in range(2):
+        state, _ = exp.train_step(state, batch_of())
+    return exp, jax.tree.map(np.asarray, state.params)
+
+
+def check_close(one, other):
+    for (leaf, a), b in zip(tree.named_leaves(one), jax.tree.leaves(other)):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6, err_msg=leaf)
+
+
 @pytest.mark.parametrize(
     "name", ["fsdp", *(pytest.param(n, marks=pytest.mark.slow) for n in MORE)]
 )
@@ -188,15 +203,9 @@ def test_layouts_remat_and_parts_of_a_batch_change_nothing(source, name):
     more |= {"optimizer.layer_decay": 0.75}
     states = []
     for devices, changes in ((1, more), (4, more | LAYOUTS[name])):
-        config = config_of(source, **changes)
-        mesh = experiment.make_mesh(config, jax.devices()[:devices])
-        exp = experiment.assemble(config, mesh)
-        state = exp.init()
-        for _ in range(2):
-            state, _ = exp.train_step(state, batch_of())
-        states.append(jax.tree.map(np.asarray, state.params))
-    for (leaf, a), b in zip(tree.named_leaves(states[0]), jax.tree.leaves(states[1])):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6, err_msg=leaf)
+        _, params = after_two_steps(config_of(source, **changes), devices)
+        states.append(params)
+    check_close(*states)
 
 
 def test_rotary_models_are_changed_in_every_layout(folder):
@@ -211,15 +220,11 @@ def test_rotary_models_are_changed_in_every_layout(folder):
         (1, {}),
         (4, cut | {"microbatches": 2, "model.remat": "full"}),
     ):
-        config = config_of(folder / "rotary", **more | changes)
-        mesh = experiment.make_mesh(config, jax.devices()[:devices])
-        exp = experiment.assemble(config, mesh)
-        state = exp.init()
-        for _ in range(2):
-            state, _ = exp.train_step(state, batch_of())
-        states.append(jax.tree.map(np.asarray, state.params))
-    for (leaf, a), b in zip(tree.named_leaves(states[0]), jax.tree.leaves(states[1])):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6, err_msg=leaf)
+        exp, params = after_two_steps(
+            config_of(folder / "rotary", **more | changes), devices
+        )
+        states.append(params)
+    check_close(*states)
     graphdef, _ = models.abstract(exp.architecture)
     merged = models.merge(graphdef, exp.tuning.lora.merged(states[0]))
     found = exp.forward(jax.device_put(states[0]), batch_of()["image"])["logits"]
