@@ -6,14 +6,60 @@ A bare number, "100", counts steps. An empty string means never, or none.
 
 import functools
 import logging
-from typing import NamedTuple
 
 from ml_collections import ConfigDict
+
+from configs.base_evals import (
+    EVALUATIONS,
+    FEWSHOT,
+    SUITE,
+    FewShot,
+    add_evals,
+    classify,
+    fewshot,
+    fewshot_on,
+    fewshot_splits,
+    fewshot_suite,
+    masked,
+    set_evals,
+)
+
+__all__ = [
+    "EVALUATIONS",
+    "FEWSHOT",
+    "SUITE",
+    "FewShot",
+    "add_evals",
+    "classify",
+    "fewshot",
+    "fewshot_on",
+    "fewshot_splits",
+    "fewshot_suite",
+    "get_config",
+    "masked",
+    "note",
+    "set_evals",
+]
 
 
 def get_config() -> ConfigDict:
     """Returns the locked default configuration."""
     config = ConfigDict()
+    _run(config)
+    _model(config)
+    _data(config)
+    _optimizer(config)
+    _lora(config)
+    _mesh(config)
+    # What is evaluated, by name. Flags change, add and remove: --config.evals.val.
+    # split=test, --config.evals.few=fewshot:pets, --config.evals.val=none.
+    config.evals = ConfigDict()
+    config.evals.val = classify("validation")
+    return config.lock()
+
+
+def _run(config: ConfigDict) -> None:
+    """Adds the keys of the run as a whole, and of what it trains."""
     config.seed = 0
     config.total = "300 epochs"  # length; "0 steps": evaluate init_from and end
     config.batch_size = 4096  # examples a step, over all devices and hosts
@@ -47,6 +93,9 @@ def get_config() -> ConfigDict:
     config.masked.mask = 0.8  # of those: the mask token
     config.masked.replace = 0.1  # of those: another patch; the rest stays as it is
 
+
+def _model(config: ConfigDict) -> None:
+    """Adds those of the model."""
     config.model = ConfigDict()
     config.model.name = "B/16"  # size / patch; "checkpoint": as init_from
     config.model.image_size = (224, 224)  # pixels (height, width)
@@ -95,6 +144,9 @@ def get_config() -> ConfigDict:
     # Computed again in the backward pass: none | dots | dots_nb | full | auto
     config.model.remat = "auto"
 
+
+def _data(config: ConfigDict) -> None:
+    """Adds those of images, and of how they are prepared and changed."""
     config.data = ConfigDict()
     # TFDS name, digits, folder:PATH, parquet:GLOB, hf:NAME_OR_PATH, wds:SHARDS,
     # csv:FILE, py:MODULE:FUNCTION
@@ -130,6 +182,9 @@ def get_config() -> ConfigDict:
     # Pillow's; default: bilinear as TensorFlow's; "": that of init_from, else default
     config.data.eval.filter = ""
 
+
+def _optimizer(config: ConfigDict) -> None:
+    """Adds those of the optimizer and of its rates."""
     config.optimizer = ConfigDict()
     # With skip_bad_steps: a loss so many standard deviations above the mean of the last
     # 128 steps is bad, too; 6 for instance. 0: every finite one is good
@@ -172,6 +227,9 @@ def get_config() -> ConfigDict:
         "float32"  # of the momentum; bfloat16 halves it
     )
 
+
+def _lora(config: ConfigDict) -> None:
+    """Adds those of what is trained in the place of the model's own weights."""
     # Low-rank changes of frozen weights (LoRA): W + alpha / rank * A B. The head is
     # trained as well; optimizer.freeze says it otherwise. --dialect=peft saves them.
     config.lora = ConfigDict()
@@ -179,6 +237,9 @@ def get_config() -> ConfigDict:
     config.lora.alpha = 8.0
     config.lora.targets = ("query", "value")  # query, key, value, out, mlp
 
+
+def _mesh(config: ConfigDict) -> None:
+    """Adds those of the devices, and of how the state lies on them."""
     config.mesh = ConfigDict()
     config.mesh.data = -1  # devices along the data axis; -1: all the others leave
     # Devices that share one copy of weights and optimizer state; 0: 1 on CPUs, on
@@ -191,158 +252,8 @@ def get_config() -> ConfigDict:
     # How the state lies on them: dp | zero1 | fsdp | auto: the fastest that fits
     config.mesh.layout = "auto"
 
-    # What is evaluated, by name. Flags change, add and remove: --config.evals.val.
-    # split=test, --config.evals.few=fewshot:pets, --config.evals.val=none.
-    config.evals = ConfigDict()
-    config.evals.val = classify("validation")
-    return config.lock()
-
-
-def classify(
-    split: str = "", *, dataset: str = "", every: str = "", f1_at: float = 0.0
-) -> ConfigDict:
-    """Top-1, top-5 and loss; mAP of several labels an image with the sigmoid loss.
-
-    Args:
-        split: "" is the usual one of the dataset: test, validation or val.
-        dataset: "" is the run's.
-        every: a duration; "" is eval_every.
-        f1_at: probability from which on a class is predicted, for the F1 of several
-            labels an image; 0: no F1.
-    """
-    return ConfigDict(
-        {
-            "type": "classify",
-            "dataset": dataset,
-            "split": split,
-            "every": every,
-            "f1_at": f1_at,
-        }
-    )
-
-
-class FewShot(NamedTuple):
-    """Where a few-shot evaluation takes its shots from, and what it tests on."""
-
-    dataset: str
-    train: str
-    test: str
-
-
-# By the names that few-shot evaluations of the literature go by. Splits of big_vision's
-# suite, the rest as TFDS has them. The first 65,000 images of ImageNet hold at least 30
-# of each class.
-FEWSHOT = {
-    "imagenet": FewShot("imagenet2012", "train[:65000]", "validation"),
-    "cifar10": FewShot("cifar10", "train", "test"),
-    "cifar100": FewShot("cifar100", "train", "test"),
-    "pets": FewShot("oxford_iiit_pet", "train", "test"),
-    "flowers": FewShot("oxford_flowers102", "train", "test"),
-    "caltech": FewShot("caltech101", "train", "test"),
-    "dtd": FewShot("dtd", "train", "test"),
-    "uc_merced": FewShot("uc_merced", "train[:1000]", "train[1000:]"),
-    "birds": FewShot("caltech_birds2011", "train", "test"),
-    "cars": FewShot("cars196", "train", "test"),
-}
-SUITE = tuple(name for name in FEWSHOT if name != "cifar10")  # of pre-training
-
-
-def fewshot_splits(name: str) -> FewShot:
-    """Returns the row of `FEWSHOT` for its name or its dataset's.
-
-    The splits of any other dataset are "train" and the usual test split.
-    """
-    for short, row in FEWSHOT.items():
-        if name == short or name.split(":")[0] == row.dataset:
-            return row if name == short else row._replace(dataset=name)
-    return FewShot(name, "train", "")
-
-
-def fewshot(
-    train_split: str,
-    split: str,
-    *,
-    dataset: str = "",
-    every: str = "",
-    optional: bool = False,
-) -> ConfigDict:
-    """Few-shot linear evaluation by least squares on frozen features (paper 4.1).
-
-    Args:
-        train_split: where the shots are from.
-        split: of the test; "" as in `classify`.
-        dataset: "" is the run's.
-        every: as in `classify`.
-        optional: left out, with one line in the log, where its data is not prepared.
-    """
-    return ConfigDict(
-        {
-            "type": "fewshot",
-            "dataset": dataset,
-            "train_split": train_split,
-            "split": split,
-            "every": every,
-            "shots": (1, 5, 10, 25),
-            "seeds": 3,
-            "l2": 2.0**10,
-            "optional": optional,
-        }
-    )
-
-
-def fewshot_on(name: str, *, every: str = "", optional: bool = False) -> ConfigDict:
-    """Few-shot evaluation on a dataset with its usual splits: `fewshot_splits`."""
-    dataset, train, test = fewshot_splits(name)
-    return fewshot(train, test, dataset=dataset, every=every, optional=optional)
-
-
-def fewshot_suite(*, every: str, without: str = "") -> dict[str, ConfigDict]:
-    """The few-shot evaluations of pre-training, each where its data is prepared.
-
-    Args:
-        every: a duration.
-        without: a dataset, the run's own.
-    """
-    return {
-        f"fewshot_{name}": fewshot_on(name, every=every, optional=True)
-        for name in SUITE
-        if FEWSHOT[name].dataset != without
-    }
-
-
-def masked(split: str = "", *, dataset: str = "", every: str = "") -> ConfigDict:
-    """Masked prediction of a run with that objective, beside a constant prediction."""
-    return ConfigDict(
-        {
-            "type": "masked",
-            "dataset": dataset,
-            "split": split,
-            "every": every,
-            "seed": 0,
-        }
-    )
-
-
-# What `--config.evals.NAME=TYPE[:DATASET]` adds: TYPE -> from a dataset to its options.
-EVALUATIONS = {
-    "classify": lambda name: classify(dataset=fewshot_splits(name).dataset),
-    "fewshot": fewshot_on,
-    "masked": lambda name: masked(dataset=fewshot_splits(name).dataset),
-}
-
 
 @functools.cache
 def note(text: str) -> None:
     """Says once what a recipe's user should know of where its numbers are from."""
     logging.getLogger(__name__).warning("%s", text)
-
-
-def set_evals(config: ConfigDict, **evals: ConfigDict) -> None:
-    """Replaces the evaluations of a locked config."""
-    with config.unlocked():
-        config.evals = ConfigDict(evals)
-
-
-def add_evals(config: ConfigDict, **evals: ConfigDict) -> None:
-    """Adds evaluations to those of a locked config."""
-    set_evals(config, **dict(config.evals.items()), **evals)

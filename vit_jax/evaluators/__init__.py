@@ -1,8 +1,8 @@
 """What is measured on a model: `EVALUATORS` by name, each a factory of functions.
 
-An evaluator is a file with a factory, a row here, and a function in `configs/base.py`
-that makes its options. The options are the keyword-only parameters of the factory. A
-row is a function that imports the file, so that a run loads what it measures alone.
+An evaluator is a file with a factory, a row here, and a function that makes its options
+in `configs/base_evals.py`. The options are the keyword-only parameters of the factory.
+A row is a function that imports the file, so that a run loads what it measures alone.
 """
 
 import inspect

@@ -4,7 +4,7 @@
     --config.evals.few.shots=1,5       a key of one
     --config.evals.val=none            without it; --config.evals=none without any
 
-Types, their keys and defaults are those of `configs/base.py`.
+Types, their keys and defaults are those of `configs/base_evals.py`.
 """
 
 import re

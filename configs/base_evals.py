@@ -1,0 +1,149 @@
+"""Evaluations of a run, their options and defaults; `configs.base` hands them on."""
+
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+
+def classify(
+    split: str = "", *, dataset: str = "", every: str = "", f1_at: float = 0.0
+) -> ConfigDict:
+    """Top-1, top-5 and loss; mAP of several labels an image with the sigmoid loss.
+
+    Args:
+        split: "" is the usual one of the dataset: test, validation or val.
+        dataset: "" is the run's.
+        every: a duration; "" is eval_every.
+        f1_at: probability from which on a class is predicted, for the F1 of several
+            labels an image; 0: no F1.
+    """
+    return ConfigDict(
+        {
+            "type": "classify",
+            "dataset": dataset,
+            "split": split,
+            "every": every,
+            "f1_at": f1_at,
+        }
+    )
+
+
+class FewShot(NamedTuple):
+    """Where a few-shot evaluation takes its shots from, and what it tests on."""
+
+    dataset: str
+    train: str
+    test: str
+
+
+# By the names that few-shot evaluations of the literature go by. Splits of big_vision's
+# suite, the rest as TFDS has them. The first 65,000 images of ImageNet hold at least 30
+# of each class.
+FEWSHOT = {
+    "imagenet": FewShot("imagenet2012", "train[:65000]", "validation"),
+    "cifar10": FewShot("cifar10", "train", "test"),
+    "cifar100": FewShot("cifar100", "train", "test"),
+    "pets": FewShot("oxford_iiit_pet", "train", "test"),
+    "flowers": FewShot("oxford_flowers102", "train", "test"),
+    "caltech": FewShot("caltech101", "train", "test"),
+    "dtd": FewShot("dtd", "train", "test"),
+    "uc_merced": FewShot("uc_merced", "train[:1000]", "train[1000:]"),
+    "birds": FewShot("caltech_birds2011", "train", "test"),
+    "cars": FewShot("cars196", "train", "test"),
+}
+SUITE = tuple(name for name in FEWSHOT if name != "cifar10")  # of pre-training
+
+
+def fewshot_splits(name: str) -> FewShot:
+    """Returns the row of `FEWSHOT` for its name or its dataset's.
+
+    The splits of any other dataset are "train" and the usual test split.
+    """
+    for short, row in FEWSHOT.items():
+        if name == short or name.split(":")[0] == row.dataset:
+            return row if name == short else row._replace(dataset=name)
+    return FewShot(name, "train", "")
+
+
+def fewshot(
+    train_split: str,
+    split: str,
+    *,
+    dataset: str = "",
+    every: str = "",
+    optional: bool = False,
+) -> ConfigDict:
+    """Few-shot linear evaluation by least squares on frozen features (paper 4.1).
+
+    Args:
+        train_split: where the shots are from.
+        split: of the test; "" as in `classify`.
+        dataset: "" is the run's.
+        every: as in `classify`.
+        optional: left out, with one line in the log, where its data is not prepared.
+    """
+    return ConfigDict(
+        {
+            "type": "fewshot",
+            "dataset": dataset,
+            "train_split": train_split,
+            "split": split,
+            "every": every,
+            "shots": (1, 5, 10, 25),
+            "seeds": 3,
+            "l2": 2.0**10,
+            "optional": optional,
+        }
+    )
+
+
+def fewshot_on(name: str, *, every: str = "", optional: bool = False) -> ConfigDict:
+    """Few-shot evaluation on a dataset with its usual splits: `fewshot_splits`."""
+    dataset, train, test = fewshot_splits(name)
+    return fewshot(train, test, dataset=dataset, every=every, optional=optional)
+
+
+def fewshot_suite(*, every: str, without: str = "") -> dict[str, ConfigDict]:
+    """The few-shot evaluations of pre-training, each where its data is prepared.
+
+    Args:
+        every: a duration.
+        without: a dataset, the run's own.
+    """
+    return {
+        f"fewshot_{name}": fewshot_on(name, every=every, optional=True)
+        for name in SUITE
+        if FEWSHOT[name].dataset != without
+    }
+
+
+def masked(split: str = "", *, dataset: str = "", every: str = "") -> ConfigDict:
+    """Masked prediction of a run with that objective, beside a constant prediction."""
+    return ConfigDict(
+        {
+            "type": "masked",
+            "dataset": dataset,
+            "split": split,
+            "every": every,
+            "seed": 0,
+        }
+    )
+
+
+# What `--config.evals.NAME=TYPE[:DATASET]` adds: TYPE -> from a dataset to its options.
+EVALUATIONS = {
+    "classify": lambda name: classify(dataset=fewshot_splits(name).dataset),
+    "fewshot": fewshot_on,
+    "masked": lambda name: masked(dataset=fewshot_splits(name).dataset),
+}
+
+
+def set_evals(config: ConfigDict, **evals: ConfigDict) -> None:
+    """Replaces the evaluations of a locked config."""
+    with config.unlocked():
+        config.evals = ConfigDict(evals)
+
+
+def add_evals(config: ConfigDict, **evals: ConfigDict) -> None:
+    """Adds evaluations to those of a locked config."""
+    set_evals(config, **dict(config.evals.items()), **evals)
