@@ -10,11 +10,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from vit_jax import errors
-from vit_jax.evaluators.context import Context, Datasets
+from vit_jax.evaluators.context import Context, Datasets, Resized
 from vit_jax.settings import sections
 from vit_jax.types import Evaluator
 
-__all__ = ["EVALUATORS", "Context", "Datasets", "Evaluator", "make", "options_of"]
+__all__ = [
+    "EVALUATORS",
+    "Context",
+    "Datasets",
+    "Evaluator",
+    "Resized",
+    "make",
+    "options_of",
+]
 
 # (context, *, dataset, split, and options of its own) -> evaluator
 Factory = Callable[..., Evaluator]
@@ -50,7 +58,8 @@ def make(options: Mapping[str, Any], context: Context) -> Evaluator:
 
     Args:
         options: "type", a key of `EVALUATORS`; "dataset" and "split", "" for the usual
-            ones; and the options of that type.
+            ones; how images are prepared, see `images.prepared`, where not as in the
+            run; and the options of that type.
         context: What is evaluated.
 
     Raises:
@@ -58,9 +67,13 @@ def make(options: Mapping[str, Any], context: Context) -> Evaluator:
             an option that is missing or unknown; what the type cannot measure.
     """
     kind = options["type"]
-    given = {k: v for k, v in options.items() if k not in sections.EVAL_OF_THE_RUN}
+    own = {key: options[key] for key in sections.EVAL_IMAGES if key in options}
+    elsewhere = (*sections.EVAL_OF_THE_RUN, *own)
+    given = {k: v for k, v in options.items() if k not in elsewhere}
     _check_options(kind, given)
-    return EVALUATORS[kind]()(context, **given)
+    context, fit = context.seeing(**own)
+    evaluate = EVALUATORS[kind]()(context, **given)
+    return lambda params: evaluate(fit(params))
 
 
 def options_of(kind: str) -> list[str]:

@@ -1,14 +1,17 @@
 """What every evaluator is handed: the model, its run and how datasets are opened."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jax.sharding import Mesh
 
+from vit_jax import errors, tree
 from vit_jax.data import catalog, sources
 from vit_jax.data.preprocessing import Preprocessing
-from vit_jax.types import Forward
+from vit_jax.evaluators import images
+from vit_jax.types import Forward, Params
 
 if TYPE_CHECKING:
     from vit_jax.data import labels
@@ -37,6 +40,18 @@ class Datasets:
         )
 
 
+class Resized(NamedTuple):
+    """A model on images of another size.
+
+    Attributes:
+        forward: As `Context.forward`, with what `fit` returns.
+        fit: From the parameters of the run to those for this size.
+    """
+
+    forward: Forward
+    fit: Callable[[Params], Params]
+
+
 @dataclass(frozen=True)
 class Context:
     """What is evaluated, and on what; the same for all evaluations of a run.
@@ -54,6 +69,8 @@ class Context:
         mode: How classes are matched with outputs, a key of `labels.MODES`.
         prefix: What the names of figures begin with.
         between: Called after every batch, on all processes equally often.
+        resized: Gives the model on images of another (height, width), or raises
+            `UserError`; None: it is there at its own size alone.
     """
 
     datasets: Datasets
@@ -67,6 +84,35 @@ class Context:
     mode: str = "auto"
     prefix: str = ""
     between: Callable[[], None] | None = None
+    resized: Callable[[tuple[int, int]], Resized] | None = None
+
+    def seeing(self, **options: Any) -> "tuple[Context, Callable[[Params], Params]]":
+        """Returns the context of an evaluation with images of its own.
+
+        Args:
+            **options: As `images.prepared` takes them by keyword.
+
+        Returns:
+            The context, and what makes parameters for it of those of the run.
+
+        Raises:
+            UserError: values that cannot work, or a size that the model cannot have.
+        """
+        own = images.prepared(self.preprocessing, **options)
+        context = dataclasses.replace(self, preprocessing=own)
+        if own.image_size == self.preprocessing.image_size:
+            return context, tree.same
+        if self.resized is None:
+            raise errors.UserError(
+                f"image_size={own.image_size}: the model is there for images of "
+                f"{self.preprocessing.image_size} alone; leave it empty"
+            )
+        model = self.resized(own.image_size)
+        # What an objective measures of itself is at the size that it trains.
+        return (
+            dataclasses.replace(context, forward=model.forward, evaluation=None),
+            model.fit,
+        )
 
     def split(self, dataset: str, split: str) -> str:
         """Returns a split that there is; "" is the usual one to report figures on.

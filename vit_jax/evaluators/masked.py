@@ -86,7 +86,8 @@ def evaluator(context: Context, *, dataset: str, split: str, seed: int) -> Evalu
     if not isinstance(masked, masked_lib.Masked):
         raise errors.UserError(
             "an evaluation of type 'masked' wants a run with "
-            "objective='masked_patches'; this one has another"
+            "objective='masked_patches' at the run's own image_size; this one has "
+            "another"
         )
     source = context.open(dataset, split)
     compiled = batches.reduced(measured, context.mesh, masked=masked, seed=seed)

@@ -15,6 +15,19 @@ if TYPE_CHECKING:
     from vit_jax.learning.tuning import Tuning
 
 
+def outside(bound: passes.Bound, tuned: "Tuning | None") -> passes.Bound:
+    """Returns how evaluations call a model that is laid out, with stored parameters.
+
+    Args:
+        bound: The model, laid out.
+        tuned: Which parameters are trained; None: all, at one rate.
+    """
+    bound = bound if tuned is None else tuned.bind(bound)
+    return dataclasses.replace(
+        bound, enter=lambda params: bound.enter(bound.gather(params))
+    )
+
+
 def make(
     trained: objective.Objective,
     tx: optax.GradientTransformation,
@@ -43,10 +56,8 @@ def make(
     def gather_frozen(params: Sequence[Params]) -> Sequence[Params]:
         return [one.gather(p) for one, p in zip(bound.beside, params, strict=True)]
 
-    if tuned is not None:
-        bound = tuned.bind(bound)
     train_step = step.make_train_step(
-        trained.make_loss(bound),
+        trained.make_loss(bound if tuned is None else tuned.bind(bound)),
         tx,
         gather=layout.gather,
         scatter=layout.scatter,
@@ -55,13 +66,11 @@ def make(
     )
     if tuned is not None:
         train_step = tuned.keeping(train_step)
-    outside = dataclasses.replace(
-        bound, enter=lambda params: bound.enter(bound.gather(params))
-    )
+    evaluated = outside(bound, tuned)
     return {
         "tuning": tuned,
         "tx": tx,
         "train_step": layouts.jit_step(train_step, layout, mesh, frozen),
-        "forward": passes.make_forward(outside),
-        "evaluation": trained.make_evaluation(outside),
+        "forward": passes.make_forward(evaluated),
+        "evaluation": trained.make_evaluation(evaluated),
     }

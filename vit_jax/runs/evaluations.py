@@ -3,20 +3,28 @@
 Evaluators load when a run makes its own.
 """
 
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from vit_jax import experiment
+from vit_jax import experiment, models
 from vit_jax.data import catalog
+from vit_jax.learning import passes, program
+from vit_jax.parallel import layouts
+from vit_jax.parallel import mesh as mesh_lib
 from vit_jax.runs import workdir as workdir_lib
 from vit_jax.settings.sections import EvalSettings
-from vit_jax.types import Evaluator
+from vit_jax.types import Evaluator, Params, TrainState
+
+if TYPE_CHECKING:
+    from vit_jax import evaluators
 
 
 def available(evals: Sequence[EvalSettings], *, data_dir: str) -> list[str]:
@@ -86,6 +94,7 @@ def make(exp: experiment.Experiment, between: Callable[[], None]) -> list[Evalua
         evaluation=exp.evaluation,
         mode=exp.labels,
         between=between,
+        resized=functools.partial(resized, exp),
     )
     result = []
     for one in exp.evals:
@@ -93,6 +102,30 @@ def make(exp: experiment.Experiment, between: Callable[[], None]) -> list[Evalua
         run_ = evaluators.make(options | dict(one.options), context)
         result.append(Evaluation(one.name, one.every, run_))
     return result
+
+
+def resized(
+    exp: experiment.Experiment, image_size: tuple[int, int]
+) -> "evaluators.Resized":
+    """Returns the model of a run on images of another size, laid out as in it."""
+    from vit_jax.weights import resizing
+
+    def bind(
+        architecture: models.Architecture, shapes: Params
+    ) -> tuple[passes.Bound, Params]:
+        state = TrainState(exp.state.step, shapes, (), None)
+        layout = layouts.make(
+            *(exp.layout.name, state, exp.mesh),
+            dtype=architecture.compute_dtype,
+            microbatches=exp.microbatches,
+        )
+        graphdef, _ = models.abstract(architecture)
+        seen = exp.preprocessing
+        bound = passes.Bound(graphdef, architecture, seen.mean, seen.std)
+        bound = program.outside(bound.laid_out(layout), exp.tuning)
+        return bound, mesh_lib.with_shardings(shapes, layout.state.params)
+
+    return resizing.at_size(exp.architecture, exp.state.params, image_size, bind)
 
 
 def changed(exp: experiment.Experiment, workdir: Path) -> set[str]:

@@ -19,10 +19,13 @@ from vit_jax.checkpoints import checkpoint
 from vit_jax.data import labels
 from vit_jax.host import files as host_files
 from vit_jax.learning import losses, passes
+from vit_jax.parallel import layouts
 from vit_jax.parallel import mesh as mesh_lib
 from vit_jax.runs import evaluations, metrics, writers
 from vit_jax.runs import workdir as workdir_lib
 from vit_jax.settings import naming, packaged, recipe, sections, validation
+from vit_jax.types import Params
+from vit_jax.weights import resizing
 
 # What a run of no steps reads; the rest of a configuration is about training, or is
 # the checkpoint's to say.
@@ -160,9 +163,15 @@ def _open(
     weights.loaded.check_color(loaded.architecture)
     prepared = dataclasses.replace(loaded.preprocessing, exif=data["exif"])
     graphdef, params = models.split(loaded.model)
-    forward = passes.make_forward(
-        passes.Bound(graphdef, loaded.architecture, prepared.mean, prepared.std)
-    )
+
+    def bind(
+        architecture: models.Architecture, shapes: Params
+    ) -> tuple[passes.Bound, Params]:
+        graphdef, _ = models.abstract(architecture)
+        bound = passes.Bound(graphdef, architecture, prepared.mean, prepared.std)
+        return bound, layouts.placed("fsdp", shapes, mesh)
+
+    bound = passes.Bound(graphdef, loaded.architecture, prepared.mean, prepared.std)
     logging.info(
         "%s from %s, %d parameters, images of %dx%d",
         *(loaded.architecture.name, loaded.source),
@@ -177,13 +186,14 @@ def _open(
     )
     context = evaluators.Context(
         datasets=evaluators.Datasets(naming.of_run(data), data["data_dir"]),
-        forward=forward,
+        forward=passes.make_forward(bound),
         preprocessing=prepared,
         outputs=outputs,
         batch_size=config["batch_size"],
         mesh=mesh,
         loss=losses.PROBLEMS[loaded.problem],
         mode=config["labels"],
+        resized=lambda size: resizing.at_size(loaded.architecture, params, size, bind),
     )
     return params, {
         name: evaluators.make(config["evals"][name], context) for name in names

@@ -82,6 +82,8 @@ class EvalSettings:
 
 # Keys of an evaluation that say which, when and whether, and nothing of what it does.
 EVAL_OF_THE_RUN = ("type", "every", "optional")
+# How it prepares its images, where not as in its run: `evaluators.images.prepared`.
+EVAL_IMAGES = ("image_size", "transform", "resize", "filter")
 # What besides them every kind has; what else there is are the kind's own options.
 _DATA = ("dataset", "split")
 
