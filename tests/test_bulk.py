@@ -155,10 +155,9 @@ def test_a_row_is_the_same_bits_alone_and_among_others(checkpoint, folder, tmp_p
 class Stopped:
     """Inputs of which a look at one number is Ctrl-C, or which count their reads."""
 
-    exif = "turn"
-
     def __init__(self, found, stop=-1):
         self._found, self._stop = found, stop
+        self.exif, self.labels = found.exif, found.labels
         self.read = []
 
     def __len__(self):
@@ -167,11 +166,11 @@ class Stopped:
     def name(self, index):
         return self._found.name(index)
 
-    def content(self, index):
+    def example(self, index):
         if index == self._stop:
             raise KeyboardInterrupt
         self.read.append(index)
-        return self._found.content(index)
+        return self._found.example(index)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -307,7 +306,7 @@ def test_a_dataset_is_read_in_its_order(checkpoint, tmp_path):
     rows = entries(out)
     assert [row["image"] for row in rows] == [f"digits:{k}" for k in range(20)]
     loaded = pretrained.load(checkpoint)
-    logits = loaded.model(loaded.images([found.content(k) for k in range(20)]))
+    logits = loaded.model(loaded.images([found.example(k)["image"] for k in range(20)]))
     labels = [row["top"][0]["label"] for row in rows]
     assert labels == np.argmax(logits, axis=1).tolist()
 
@@ -336,9 +335,9 @@ def test_what_is_held_does_not_grow_with_the_images():
         def name(self, index):
             return str(index)
 
-        def content(self, index):
+        def example(self, index):
             self.count += 1
-            return pixels
+            return {"image": pixels}
 
     endless = Endless()
     transform = preprocessing.Preprocessing((8, 8)).eval_transform()

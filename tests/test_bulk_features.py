@@ -11,11 +11,13 @@ from test_bulk import BATCH, Stopped, command
 from test_predict import write_checkpoint
 
 from vit_jax import errors
+from vit_jax.data import sources
 from vit_jax.runs.bulk import (
     arrays,
     features,
     inputs,
     journal,
+    labelled,
     neighbours,
     parquet,
     vectors,
@@ -269,3 +271,25 @@ def test_the_commands(checkpoint, pictures, tmp_path, capsys):
     with own_flags("neighbours") as module:
         with pytest.raises(errors.UserError, match="want vit_jax neighbours QUERY"):
             module._main(parse("neighbours", ["neighbours", pictures[0]]))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_dataset_has_its_labels_beside(checkpoint, tmp_path, monkeypatch, suffix):
+    """In parts, after an end in the middle, with one image that cannot be read."""
+    monkeypatch.setattr(journal, "EVERY", 0.0)
+    source = sources.open_digits("test[:20]")
+    source.images[5, 0, 0, 0] = 0
+    found = inputs.Examples(source, "class")
+    shares = [inputs.Part(found, 0, 11), inputs.Part(found, 11, 20)]
+    paths = [tmp_path / f"{k}{suffix}" for k in range(2)]
+    for share, path in zip(shares, paths, strict=True):
+        with pytest.raises(errors.Preempted):
+            stopped = Stopped(share, BATCH)
+            features.run(checkpoint, stopped, path, batch_size=BATCH)
+        features.run(checkpoint, share, path, batch_size=BATCH)
+    read = labelled.read(paths)
+    assert read.labels.tolist() == source.labels.tolist()
+    loaded = pretrained.load(checkpoint)
+    images = loaded.images(list(source.images))
+    right = loaded.model.features(images)
+    np.testing.assert_allclose(read.features, right, atol=1e-5)

@@ -1,7 +1,7 @@
 """Features as NumPy's, safetensors' or Parquet files, with what they are of.
 
 Rows are in the order of the inputs. One that could not be read is NaN, null in Parquet,
-and beside its name is why.
+and beside its name is why. Those of a dataset have their labels beside them.
 """
 
 import io
@@ -32,26 +32,31 @@ class Rows:
         names: What they are of.
         problems: Why there is nothing to see, or None, for each.
         values: [n, ...], NaN where there is nothing.
+        labels: A class, or a list of several, or None, for each; None: no labels.
     """
 
     names: Sequence[str]
     problems: Sequence[str | None]
     values: np.ndarray
+    labels: Sequence[Any] | None = None
 
 
 def _ids(rows: Rows) -> bytes:
     lines = []
-    for name, problem in zip(rows.names, rows.problems, strict=True):
-        said = {"image": name} if problem is None else {"image": name, "error": problem}
-        lines.append(json.dumps(said) + "\n")
+    labels = rows.labels or [None] * len(rows.names)
+    for name, problem, label in zip(rows.names, rows.problems, labels, strict=True):
+        more = {"error": problem, "label": label}
+        said = {key: value for key, value in more.items() if value is not None}
+        lines.append(json.dumps({"image": name} | said) + "\n")
     return "".join(lines).encode()
 
 
 class Npy:
     """One array, which `numpy.load(path, mmap_mode="r")` opens, and its names."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: np.dtype):
-        """Takes the shape [n, ...] of the whole."""
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype, labels: str):
+        """Takes the shape [n, ...] of the whole; each line says itself what it has."""
+        del labels
         self._shape, self._dtype = shape, dtype
 
     def begin(self) -> dict[str, bytes]:
@@ -79,8 +84,9 @@ class Safetensors:
 
     KINDS: ClassVar = {np.dtype("float32"): "F32", np.dtype("float16"): "F16"}
 
-    def __init__(self, shape: tuple[int, ...], dtype: np.dtype):
-        """Takes the shape [n, ...] of the whole."""
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype, labels: str):
+        """Takes the shape [n, ...] of the whole; each line says itself what it has."""
+        del labels
         self._shape, self._dtype = shape, dtype
 
     def begin(self) -> dict[str, bytes]:
@@ -119,17 +125,20 @@ class Safetensors:
 
 
 class Parquet:
-    """Columns image, features (lists of one size, row after row) and error."""
+    """Columns image, features (lists of one size, row after row), label and error."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: np.dtype):
-        """Takes the shape [n, ...] of the whole."""
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype, labels: str):
+        """Takes the shape [n, ...] of the whole, and what labels there are."""
         pa = parquet.arrow()
         self._dtype = dtype
         width = int(np.prod(shape[1:]))
         number = pa.from_numpy_dtype(dtype)
+        kinds = {"class": pa.int64(), "classes": pa.list_(pa.int64())}
+        self._label = kinds[labels] if labels else None
         columns = [
             ("image", pa.string()),
             ("features", pa.list_(number, width)),
+            *([("label", self._label)] if labels else []),
             ("error", pa.string()),
         ]
         self._schema = pa.schema(columns, {"shape": json.dumps(shape[1:])})
@@ -140,13 +149,15 @@ class Parquet:
 
     def encode(self, rows: Rows) -> dict[str, bytes]:
         """Returns a message of all rows."""
+        pa = parquet.arrow()
         valid = np.array([problem is None for problem in rows.problems])
+        labels = [] if rows.labels is None else [pa.array(rows.labels, self._label)]
         columns = [
             [parquet.text(name) for name in rows.names],
             parquet.vectors(rows.values.astype(self._dtype), valid),
+            *labels,
             [parquet.text(problem) for problem in rows.problems],
         ]
-        pa = parquet.arrow()
         arrays = [
             c if isinstance(c, pa.Array) else pa.array(c, pa.string()) for c in columns
         ]
@@ -158,7 +169,7 @@ class Parquet:
             parquet.finish(parts[""], out)
 
 
-FORMATS: dict[str, Callable[[tuple[int, ...], np.dtype], Any]] = {
+FORMATS: dict[str, Callable[[tuple[int, ...], np.dtype, str], Any]] = {
     ".npy": Npy,
     ".safetensors": Safetensors,
     ".parquet": Parquet,

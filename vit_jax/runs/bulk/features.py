@@ -26,6 +26,7 @@ class Features:
         tokens: All patches; of no layer, those of the last after the final LayerNorm.
             Otherwise a layer is the mean of its patches.
         dtype: Of the file's numbers, one of `DTYPES`.
+        labels: What labels are written, as `inputs.Inputs` says it; "": none.
 
     Raises:
         errors.UserError: another dtype.
@@ -34,6 +35,7 @@ class Features:
     layer: int | None = None
     tokens: bool = False
     dtype: str = "float32"
+    labels: str = ""
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -44,12 +46,13 @@ class Features:
     @property
     def job(self) -> Mapping[str, Any]:
         """What decides the rows; see `job.Task`."""
-        return {
+        found = {
             "command": "features",
             "layer": self.layer,
             "tokens": self.tokens,
             "dtype": self.dtype,
         }
+        return found | ({"labels": self.labels} if self.labels else {})
 
     def outputs(self, bound: passes.Bound, params: Any, images: jax.Array) -> Any:
         """Returns float32 [b, d], or [b, n, d] of tokens."""
@@ -70,7 +73,16 @@ class Features:
         """Returns the rows of the images that are there."""
         found = np.array(values[: len(read.names)])
         found[[problem is not None for problem in read.problems]] = np.nan
-        return arrays.Rows(read.names, read.problems, found)
+        labels = [_plain(label) for label in read.labels] if self.labels else None
+        return arrays.Rows(read.names, read.problems, found, labels)
+
+
+def _plain(label: Any) -> int | list[int] | None:
+    """A label as JSON has it: a class, or the several of an image."""
+    if label is None:
+        return None
+    array = np.asarray(label)
+    return int(array) if not array.ndim else np.flatnonzero(array > 0.5).tolist()
 
 
 def run(
@@ -106,20 +118,29 @@ def run(
     """
     suffix = Path(out).suffix
     make = errors.lookup(arrays.FORMATS, suffix, f"--out={out}: its suffix")
-    task = Features(layer=layer, tokens=tokens, dtype=dtype)
+    Features(dtype=dtype)
     reading.check_threads(threads)
     job.check_batch_size(batch_size)
-    make((1, 1), np.dtype(dtype))  # whether its package is there
+    make((1, 1), np.dtype(dtype), "")  # whether its package is there
     place = journal.check_place(str(out), overwrite=overwrite)
+    labels = _labels(images, place, overwrite)
+    task = Features(layer=layer, tokens=tokens, dtype=dtype, labels=labels)
     ready = job.prepare(checkpoint, batch_size=batch_size)
     shape = (len(images), *ready.abstract(task).shape[1:])
     figures = job.run(
         ready,
         task,
-        make(shape, np.dtype(dtype)),
+        make(shape, np.dtype(dtype), labels),
         images,
         place,
         threads=threads,
         overwrite=overwrite,
     )
     return figures | {"shape": list(shape)}
+
+
+def _labels(images: inputs_lib.Inputs, out: Path, overwrite: bool) -> str:
+    """The labels that are written; a file that an older version began has none."""
+    earlier = None if overwrite else journal.read_job(out)
+    begun_without = earlier is not None and "labels" not in earlier["job"]
+    return "" if begun_without else images.labels

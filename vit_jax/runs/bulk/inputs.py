@@ -7,7 +7,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,14 +26,19 @@ class Inputs(Protocol):
         """As `Preprocessing.eval_transform` takes it."""
         ...
 
+    @property
+    def labels(self) -> str:
+        """What "label" of an example is: a "class", "classes" of several, "": none."""
+        ...
+
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:
         """Returns what its row is called."""
         ...
 
-    def content(self, index: int) -> Any:
-        """Reads an image, still encoded where it is.
+    def example(self, index: int) -> Mapping[str, Any]:
+        """Reads an "image", still encoded where it is, and its "label" if any.
 
         Raises:
             decode.BadImage: it cannot be read.
@@ -45,7 +50,7 @@ class Inputs(Protocol):
 class Files:
     """Image files in the order they were named in."""
 
-    exif = "turn"
+    exif, labels = "turn", ""
 
     def __init__(self, paths: Sequence[str]):
         """Takes paths as they are."""
@@ -58,9 +63,9 @@ class Files:
         """Returns the path."""
         return self._paths[index]
 
-    def content(self, index: int) -> bytes:
+    def example(self, index: int) -> Mapping[str, Any]:
         """Reads the file; see `Inputs`."""
-        return walking.read_file(self._paths[index])
+        return {"image": walking.read_file(self._paths[index])}
 
 
 class Examples:
@@ -68,9 +73,9 @@ class Examples:
 
     exif = ""
 
-    def __init__(self, source: Any):
-        """Takes a source of `data.sources`."""
-        self._source = source
+    def __init__(self, source: Any, labels: str = ""):
+        """Takes a source of `data.sources`, and what its labels are; see `Inputs`."""
+        self._source, self.labels = source, labels
 
     def __len__(self) -> int:
         return len(self._source)
@@ -79,9 +84,9 @@ class Examples:
         """Returns what the dataset calls the example."""
         return sources.describe_example(self._source, index)
 
-    def content(self, index: int) -> Any:
-        """Reads the example's image; see `Inputs`."""
-        return self._source[index]["image"]
+    def example(self, index: int) -> Mapping[str, Any]:
+        """Reads an example; see `Inputs`."""
+        return self._source[index]
 
 
 class Part:
@@ -90,7 +95,7 @@ class Part:
     def __init__(self, whole: Inputs, start: int, stop: int):
         """Takes the bounds of the part."""
         self._whole, self._start, self._stop = whole, start, stop
-        self.exif = whole.exif
+        self.exif, self.labels = whole.exif, whole.labels
 
     def __len__(self) -> int:
         return self._stop - self._start
@@ -99,9 +104,9 @@ class Part:
         """Returns the name it has in the whole."""
         return self._whole.name(self._start + index)
 
-    def content(self, index: int) -> Any:
-        """Reads an image; see `Inputs`."""
-        return self._whole.content(self._start + index)
+    def example(self, index: int) -> Mapping[str, Any]:
+        """Reads an example; see `Inputs`."""
+        return self._whole.example(self._start + index)
 
 
 def find(
@@ -131,9 +136,10 @@ def find(
             raise errors.UserError(
                 f"--dataset={dataset} and {words[0]!r}: want one of them"
             )
-        if not split:
-            split = catalog.usual_split(catalog.describe(dataset, data_dir=data_dir))
-        found: Inputs = Examples(catalog.open_source(dataset, split, data_dir=data_dir))
+        info = catalog.describe(dataset, data_dir=data_dir)
+        split = split or catalog.usual_split(info)
+        source = catalog.open_source(dataset, split, data_dir=data_dir)
+        found: Inputs = Examples(source, "classes" if info.multi_label else "class")
     else:
         found = Files(paths(words))
     if not len(found):

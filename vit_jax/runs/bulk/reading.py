@@ -6,6 +6,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -28,11 +29,13 @@ class Read:
         names: Of the rows that are there.
         problems: Why an image could not be read, or None, for each of them.
         images: uint8 [batch_size, h, w, 3]; zeros where there is none.
+        labels: Of each of them, None where nothing says it.
     """
 
     names: list[str]
     problems: list[str | None]
     images: np.ndarray
+    labels: list[Any]
 
 
 def check_threads(threads: int) -> int:
@@ -91,13 +94,16 @@ def _start(
     count = min(batch_size, len(inputs) - first)
     names = [inputs.name(first + row) for row in range(count)]
     problems: list[str | None] = [None] * count
+    labels: list[Any] = [None] * count
     images = np.empty((batch_size, *transform.image_size, 3), np.uint8)
     images[count:] = 0
 
     def fill(rows: range) -> None:
         for row in rows:
             try:
-                transform(inputs.content(first + row), out=images[row])
+                found = inputs.example(first + row)
+                labels[row] = found["label"] if "label" in found else None
+                transform(found["image"], out=images[row])
             except errors.UserError as error:
                 images[row], problems[row] = 0, f"{names[row]}: {error}"
             except (decode.BadImage, OSError) as error:
@@ -110,6 +116,6 @@ def _start(
     def finish() -> Read:
         for task in tasks:
             task.result()
-        return Read(names, problems, images)
+        return Read(names, problems, images, labels)
 
     return finish

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,12 +27,14 @@ class Vectors:
         width: Of a vector.
         chunks: Yields the rows in their order, [n, width] of floats; what could not be
             read is NaN.
+        labels: Of the rows: a class, a list of several, or None.
     """
 
     path: Path
     names: list[str]
     width: int
     chunks: Callable[[], Iterator[np.ndarray]]
+    labels: list[Any]
 
     def row(self, index: int) -> np.ndarray:
         """Returns one vector."""
@@ -68,7 +71,9 @@ def open_vectors(path: str | Path) -> Vectors:
 
 def _of_array(path: Path, array: np.ndarray, ids: bytes) -> Vectors:
     told = (documents.parse(line) for line in ids.splitlines())
-    names = [documents.checked(one, {"image": str})["image"] for one in told]
+    lines = [documents.checked(one, {"image": str}) for one in told]
+    names = [line["image"] for line in lines]
+    labels = [line["label"] if "label" in line else None for line in lines]
     if array.ndim != 2 or len(names) != len(array):
         raise errors.UserError(
             f"{path}: shape {array.shape} with {len(names)} names; want one vector an "
@@ -79,7 +84,7 @@ def _of_array(path: Path, array: np.ndarray, ids: bytes) -> Vectors:
         for start in range(0, len(array), CHUNK):
             yield array[start : start + CHUNK]
 
-    return Vectors(path, names, array.shape[1], chunks)
+    return Vectors(path, names, array.shape[1], chunks, labels)
 
 
 def _npy(path: Path) -> Vectors:
@@ -102,7 +107,9 @@ def _parquet(path: Path) -> Vectors:
     pa = parquet.arrow()
     try:
         file = pa.parquet.ParquetFile(path)
-        names = file.read(["image"])["image"].to_pylist()
+        has = [name for name in ("image", "label") if name in file.schema_arrow.names]
+        columns = {name: file.read([name])[name].to_pylist() for name in has}
+        names = columns["image"]
         width = file.schema_arrow.field("features").type.list_size
         shape = documents.parse(file.schema_arrow.metadata[b"shape"])
     except (pa.ArrowException, AttributeError, TypeError) as error:
@@ -122,7 +129,8 @@ def _parquet(path: Path) -> Vectors:
             found[there] = flat.reshape(-1, width)
             yield found
 
-    return Vectors(path, names, width, chunks)
+    labels = columns["label"] if "label" in columns else [None] * len(names)
+    return Vectors(path, names, width, chunks, labels)
 
 
 _READERS = {".npy": _npy, ".safetensors": _safetensors, ".parquet": _parquet}
