@@ -20,7 +20,9 @@ from configs.base_evals import (
     fewshot_on,
     fewshot_splits,
     fewshot_suite,
+    knn,
     masked,
+    probe,
     set_evals,
 )
 
@@ -36,8 +38,10 @@ __all__ = [
     "fewshot_splits",
     "fewshot_suite",
     "get_config",
+    "knn",
     "masked",
     "note",
+    "probe",
     "set_evals",
 ]
 

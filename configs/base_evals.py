@@ -130,11 +130,74 @@ def masked(split: str = "", *, dataset: str = "", every: str = "") -> ConfigDict
     )
 
 
+def knn(
+    train_split: str = "train", split: str = "", *, dataset: str = "", every: str = ""
+) -> ConfigDict:
+    """Classes of the nearest training examples, by the cosine of their features.
+
+    Args:
+        train_split: the examples that vote.
+        split: of the test; "" as in `classify`.
+        dataset: "" is the run's.
+        every: as in `classify`.
+    """
+    return ConfigDict(
+        {
+            "type": "knn",
+            "dataset": dataset,
+            "train_split": train_split,
+            "split": split,
+            "every": every,
+            "k": (20,),
+            "weights": "exp",  # exp(cosine / temperature) | uniform
+            "temperature": 0.07,
+        }
+    )
+
+
+def probe(
+    train_split: str = "train", split: str = "", *, dataset: str = "", every: str = ""
+) -> ConfigDict:
+    """Logistic regression of frozen features; l2 is chosen on a held-out tenth.
+
+    Args:
+        train_split: what it is trained on.
+        split: of the test; "" as in `classify`.
+        dataset: "" is the run's.
+        every: as in `classify`.
+    """
+    return ConfigDict(
+        {
+            "type": "probe",
+            "dataset": dataset,
+            "train_split": train_split,
+            "split": split,
+            "every": every,
+            "l2": (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0),
+            "max_iterations": 1000,
+        }
+    )
+
+
+def knn_on(name: str) -> ConfigDict:
+    """`knn` on a dataset with its usual splits: `fewshot_splits`."""
+    dataset, train, test = fewshot_splits(name)
+    return knn(train, test, dataset=dataset)
+
+
+def probe_on(name: str) -> ConfigDict:
+    """`probe` on a dataset with its usual splits: `fewshot_splits`."""
+    dataset, train, test = fewshot_splits(name)
+    return probe(train, test, dataset=dataset)
+
+
 # What `--config.evals.NAME=TYPE[:DATASET]` adds: TYPE -> from a dataset to its options.
 EVALUATIONS = {
     "classify": lambda name: classify(dataset=fewshot_splits(name).dataset),
     "fewshot": fewshot_on,
     "masked": lambda name: masked(dataset=fewshot_splits(name).dataset),
+    "knn": knn_on,
+    "probe": probe_on,
 }
 
 

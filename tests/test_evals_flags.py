@@ -71,6 +71,11 @@ def test_other_data_means_other_splits_and_the_rest_stays():
     assert got == FEW | {"every": "7"}  # asked for by name: optional no more
 
 
+def test_penalties_are_fractions():
+    words = ("lin=probe:pets", "lin.l2=1e-4,1")
+    assert evals(*(f"--config.evals.{w}" for w in words))["lin"]["l2"] == (1e-4, 1.0)
+
+
 def test_evaluations_are_removed():
     assert evals("--config.evals.val=none") == {}
     assert evals("--config.evals=none") == {}
@@ -90,6 +95,7 @@ WRONG = {
     ("few=fewshot:pets", "few.shots=one"): ("shots=one: want whole numbers",),
     ("few=fewshot:pets", "few.seeds=1.5"): ("seeds=1.5: want a whole number",),
     ("few=fewshot:pets", "few.l2=big"): ("l2=big: want a number",),
+    ("lin=probe:pets", "lin.l2=big"): ("l2=big: want numbers, as in 1e-4,0.1",),
     ("few=fewshot:pets", "few.optional=maybe"): ("want true or false",),
     ("val=",): ("has no value",),
     ("val=none", "val.split=test"): ("which is it?",),

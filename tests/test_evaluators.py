@@ -83,7 +83,7 @@ def test_recipes_give_every_option_and_no_other(kind):
     """What base makes opens, or is refused for what the model is."""
     options = base.EVALUATIONS[kind]("digits").to_dict()
     headless = context(outputs=labels.Side("a model", 0), evaluation=None)
-    if kind == "fewshot":
+    if kind in ("fewshot", "knn", "probe"):
         evaluators.make(options | {"split": "test", "train_split": "test"}, headless)
         return
     wanted = {"classify": "no head", "masked": "wants a run with objective"}[kind]

@@ -51,6 +51,12 @@ COMMANDS = {
     "neighbours": Command(
         "vit_jax.commands.neighbours", "Finds the images nearest to one.", USE
     ),
+    "knn": Command(
+        "vit_jax.commands.knn", "Classifies features by their neighbours.", USE
+    ),
+    "probe": Command(
+        "vit_jax.commands.probe", "Classifies features by logistic regression.", USE
+    ),
     "convert": Command(
         "vit_jax.convert", "Writes weights for timm, transformers, ... or back.", USE
     ),

@@ -87,6 +87,8 @@ def run(
     seeds: int = 3,
     l2: float = fewshot_lib.L2,
     f1_at: float = 0.0,
+    kind: str = "",
+    options_of_kind: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Evaluates a checkpoint on all devices.
 
@@ -106,6 +108,9 @@ def run(
         l2: penalty.
         f1_at: of several labels an image, the probability from which on a class is
             predicted, for its F1; 0: none.
+        kind: of evaluation, a key of `evaluators.EVALUATORS`; "": "classify", or
+            "fewshot" where that is asked for.
+        options_of_kind: what else it takes.
 
     Returns:
         The checkpoint, dataset and split, and the figures.
@@ -120,9 +125,9 @@ def run(
             f"--shots={','.join(map(str, shots))} --seeds={seeds} --l2={l2}; want "
             f"numbers from 1 to {MOST:,} and a penalty"
         )
-    options: dict[str, Any] = {"type": "fewshot" if fewshot else USUAL}
+    options: dict[str, Any] = {"type": kind or ("fewshot" if fewshot else USUAL)}
     own = {"train_split": train_split, "shots": shots, "seeds": seeds, "l2": l2}
-    own["f1_at"] = f1_at
+    own |= {"f1_at": f1_at, **(options_of_kind or {})}
     wanted = evaluators.options_of(options["type"])
     options |= {name: value for name, value in own.items() if name in wanted}
     with pretrained.open_as_evaluated(pretrained.agreed(checkpoint)) as weights:

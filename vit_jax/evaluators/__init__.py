@@ -46,10 +46,24 @@ def _masked() -> Factory:
     return masked.evaluator
 
 
+def _knn() -> Factory:
+    from vit_jax.evaluators import knn
+
+    return knn.evaluator
+
+
+def _probe() -> Factory:
+    from vit_jax.evaluators import probe
+
+    return probe.evaluator
+
+
 EVALUATORS: dict[str, Callable[[], Factory]] = {
     "classify": _classify,
     "fewshot": _fewshot,
     "masked": _masked,
+    "knn": _knn,
+    "probe": _probe,
 }
 
 

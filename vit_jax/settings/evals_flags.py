@@ -146,9 +146,16 @@ def _no_such(name: str, evals: Mapping[str, Any]) -> errors.UserError:
     )
 
 
+def _words(text: str) -> list[str]:
+    return [word for word in text.strip().strip("()[]").split(",") if word.strip()]
+
+
 def _numbers(text: str) -> tuple[int, ...]:
-    words = text.strip().strip("()[]").split(",")
-    return tuple(int(word) for word in words if word.strip())
+    return tuple(map(int, _words(text)))
+
+
+def _fractions(text: str) -> tuple[float, ...]:
+    return tuple(map(float, _words(text)))
 
 
 def _boolean(text: str) -> bool:
@@ -175,13 +182,15 @@ def _value(
             f"unknown key evals.{name}.{key}; an evaluation of type {kind} has {known}."
             f"{errors.suggest(key, options)}"
         )
-    kind_of = type(options[key])
-    if kind_of not in _READERS:
+    default = options[key]
+    if type(default) not in _READERS:
         raise errors.UserError(
-            f"evals.{name}.{key}={options[key]!r} in the recipe is nothing that a flag "
+            f"evals.{name}.{key}={default!r} in the recipe is nothing that a flag "
             "can change; want text, a number or numbers"
         )
-    read, wanted = _READERS[kind_of]
+    read, wanted = _READERS[type(default)]
+    if isinstance(default, tuple | list) and any(type(one) is float for one in default):
+        read, wanted = _fractions, "numbers, as in 1e-4,0.1"
     try:
         return read(text)
     except (ValueError, KeyError) as error:
