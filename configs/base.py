@@ -156,7 +156,7 @@ def _data(config: ConfigDict) -> None:
     # csv:FILE, py:MODULE:FUNCTION
     config.data.dataset = "imagenet2012"
     config.data.image_column = ""  # of these and of TFDS; "": the only one that can be
-    config.data.label_column = ""  # likewise; one class, or a list of them
+    config.data.label_column = ""  # likewise; of one class or several, or rule:NAME
     config.data.class_names = ""  # TXT or CSV file; "": as the data has them
     config.data.data_dir = ""  # of TFDS; "": $TFDS_DATA_DIR, else ~/tensorflow_datasets
     config.data.train_split = "train"

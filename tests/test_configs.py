@@ -7,11 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from configs import base, finetune, pretrain
+from configs import base, finetune, pretrain, tasks
 from vit_jax import errors, experiment, tree
 from vit_jax.data import catalog, inputs, splits
 from vit_jax.learning import schedules
 from vit_jax.parallel import mesh
+from vit_jax.settings import naming
 
 RECIPES = [
     *(
@@ -19,7 +20,8 @@ RECIPES = [
         for name in ("b16", "b32", "l16", "l32", "h14")
         for dataset in (None, "i1k", "i21k", "jft")
     ),
-    *(("finetune", f"B/16,{task}") for task in finetune.TASKS if "table2" not in task),
+    *(("finetune", f"B/16,{task}") for task in tasks.TABLE_4),
+    *(("finetune", f"mu/16,vtab_{task}") for task in tasks.VTAB),
     ("finetune", "L/16,imagenet_table2"),
     ("finetune", "H/14,imagenet_table2"),
     ("finetune", "H/14,pets,dev"),
@@ -78,7 +80,7 @@ def test_assembles_without_arrays(module, argument, device_mesh, tmp_path):
 
 def test_every_file_of_recipes_is_tried():
     files = {path.stem for path in Path(pretrain.__file__).parent.glob("*.py")}
-    shared = {"__init__", "base", "base_evals", "pretrain"}
+    shared = {"__init__", "base", "base_evals", "pretrain", "tasks"}
     # tests/test_masked.py, tests/test_measuring.py, tests/test_probe.py
     elsewhere = {"masked", "fewshot", "probe"}
     assert files - shared - elsewhere == {module for module, _ in RECIPES}
@@ -216,7 +218,7 @@ def test_table_4(task, model):
     words = f"{model},{task}" + (",table4" if model.startswith("BiT") else "")
     config = recipe("finetune", words)
     assert config.total == f"{steps} steps"
-    assert finetune.TASKS[task].sweep == sweep
+    assert tasks.TASKS[task].sweep == sweep
     # The authors' code: 0.03, and 0.01 for B/16 on CIFAR-10; both in the sweep.
     rate = 0.01 if (model, task) == ("B/16", "cifar10") else 0.03
     assert config.optimizer.lr == rate and rate in sweep
@@ -242,21 +244,59 @@ def test_table_2(model, size):
     assert (config.ema, config.total) == (0.9999, "20000 steps")
 
 
-# paper B.1.1 and VTAB's code: classes, training images of 800 + 200, test images.
+# VTAB's code: the builder, classes, training images of 800 + 200, test images.
+TOP, END = "train[:800]+", "validation[:200]"
 VTAB = {
-    "caltech101": (102, 6085),
-    "cifar100": (100, 10_000),
-    "dtd": (47, 1880),
-    "flowers": (102, 6149),
-    "pets": (37, 3669),
-    "sun397": (397, 21_750),
-    "svhn": (10, 26_032),
-    "camelyon": (2, 32_768),
-    "eurosat": (10, 5400),
-    "resisc45": (45, 6300),
-    "retinopathy": (5, 42_670),
-    "dmlab": (6, 22_735),
+    "caltech101": ("caltech101:3.*.*", 102, TOP + "train[2753:2953]", "test", 6085),
+    "cifar100": ("cifar100:3.*.*", 100, TOP + "train[45000:45200]", "test", 10_000),
+    "dtd": ("dtd:3.*.*", 47, TOP + END, "test", 1880),
+    "flowers": ("oxford_flowers102:2.*.*", 102, TOP + END, "test", 6149),
+    "pets": ("oxford_iiit_pet", 37, TOP + "train[2944:3144]", "test", 3669),
+    "sun397": ("sun397/tfds:4.*.*", 397, TOP + END, "test", 21_750),
+    "svhn": ("svhn_cropped:3.*.*", 10, TOP + "train[65931:66131]", "test", 26_032),
+    "camelyon": ("patch_camelyon:2.*.*", 2, TOP + END, "test", 32_768),
+    "eurosat": (
+        *("eurosat/rgb:2.*.*", 10, TOP + "train[16200:16400]", "train[80%:]"),
+        5400,
+    ),
+    "resisc45": (
+        *("resisc45:3.*.*", 45, TOP + "train[18900:19100]", "train[80%:]"),
+        6300,
+    ),
+    "retinopathy": (
+        "diabetic_retinopathy_detection/btgraham-300:3.*.*",
+        *(5, TOP + END, "test", 42_670),
+    ),
+    "clevr_count": (
+        *("clevr:3.*.*", 8, TOP + "train[63000:63200]", "validation"),
+        15_000,
+    ),
+    "clevr_distance": (
+        *("clevr:3.*.*", 6, TOP + "train[63000:63200]", "validation"),
+        15_000,
+    ),
+    "dmlab": ("dmlab:2.0.1", 6, TOP + END, "test", 22_735),
+    "dsprites_location": (
+        *("dsprites:2.*.*", 16, TOP + "train[589824:590024]", "train[90%:]"),
+        73_728,
+    ),
+    "dsprites_orientation": (
+        *("dsprites:2.*.*", 16, TOP + "train[589824:590024]", "train[90%:]"),
+        73_728,
+    ),
+    "kitti": ("kitti:3.*.*", 4, TOP + END, "test", 711),
+    "smallnorb_azimuth": (
+        *("smallnorb:2.*.*", 18, TOP + "test[:200]", "test[50%:]"),
+        12_150,
+    ),
+    "smallnorb_elevation": (
+        *("smallnorb:2.*.*", 9, TOP + "test[:200]", "test[50%:]"),
+        12_150,
+    ),
 }
+# BiT, appendix F.
+UNCROPPED = {"clevr_count", "clevr_distance", "dmlab", "kitti", "dsprites_location"}
+UNFLIPPED = {"dsprites_orientation", "smallnorb_azimuth", "dsprites_location"}
 
 
 @pytest.mark.parametrize("task", VTAB)
@@ -265,26 +305,45 @@ def test_vtab(task, tmp_path):
     config = recipe("finetune", f"B/16,vtab_{task}")
     assert (config.total, config.optimizer.lr) == ("2500 steps", 0.01)
     assert config.model.image_size == (384, 384) and config.batch_size == 512
-    crop = ("resize", 448) if task == "dmlab" else ("resize_crop", 448)
+    crop = ("resize" if task in UNCROPPED else "resize_crop", 448)
     assert (config.data.train.transform, config.data.train.resize) == crop
-    info = catalog.describe(config.data.dataset, data_dir=str(tmp_path))
+    assert config.data.flip == (task not in UNFLIPPED)
+    builder, classes, train, test, count = VTAB[task]
+    assert (config.data.dataset, config.data.train_split) == (builder, train)
+    assert config.evals.test.split == test
+    name = naming.of_run(config.data)
+    info = catalog.describe(name, data_dir=str(tmp_path))
     dev = recipe("finetune", f"B/16,vtab_{task},dev")
     whole = splits.resolve(config.data.train_split, info.splits, task)
     parts = [dev.data.train_split, dev.evals.dev.split]
     assert whole == [splits.resolve(p, info.splits, task)[0] for p in parts]
     assert [part.stop - part.start for part in whole] == [800, 200]
     (test,) = splits.resolve(config.evals.test.split, info.splits, task)
-    assert (info.num_classes, test.stop - test.start) == VTAB[task]
+    assert (info.num_classes, test.stop - test.start) == (classes, count)
+    assert tasks.VTAB[task].classes == classes
     assert all(part.split != test.split or part.stop <= test.start for part in whole)
 
 
-def test_tasks_of_vtab_are_there_or_named():
-    have = [name for name in finetune.TASKS if name.startswith("vtab_")]
-    assert have == [f"vtab_{name}" for name in VTAB]
-    assert len({*have, *finetune.NOT_THERE}) == 19
-    for name in finetune.NOT_THERE:
-        with pytest.raises(ValueError, match=f"{name}: its labels are computed"):
-            recipe("finetune", f"B/16,{name}")
+def test_vtab_has_nineteen_tasks_in_three_groups():
+    assert list(tasks.VTAB) == list(VTAB) and len(VTAB) == 19
+    groups = [task.group for task in tasks.VTAB.values()]
+    assert [groups.count(group) for group in tasks.GROUPS] == [7, 4, 8]
+
+
+@pytest.mark.parametrize(
+    ("size", "steps", "dev", "sweep"),
+    [
+        ("small", 500, "train[90%:]", SMALL),
+        ("medium", 10_000, "train[98%:]", SMALL),
+        ("large", 20_000, "train[99%:]", (0.003, 0.01, 0.03, 0.06)),
+    ],
+)
+def test_another_dataset_has_the_row_of_its_size(size, steps, dev, sweep):
+    config = recipe("finetune", f"B/16,folder:some/where,{size},dev")
+    assert config.data.dataset == "folder:some/where"
+    assert (config.total, config.evals.dev.split) == (f"{steps} steps", dev)
+    assert (config.optimizer.lr, tasks.OTHERS[size].sweep) == (0.03, sweep)
+    assert recipe("finetune", f"B/16,digits,{size}").evals.test.split == ""
 
 
 # BiT 3.3: steps by number of images; resize and crop by their size and the model.

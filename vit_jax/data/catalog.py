@@ -1,12 +1,14 @@
 """Datasets by name: one row each, and how to open them.
 
-A dataset is a TFDS name ("cifar10", "cifar10:3.0.2"), "digits", "folder:PATH", the path
-of an existing folder, or one of `forms` ("parquet:GLOB"); columns may follow, as
-`naming` has them. A prepared dataset's own files win over its row.
+A dataset is a TFDS name ("cifar10", "cifar10:3.0.2", "cifar10:3.*.*"), "digits",
+"folder:PATH", the path of an existing folder, or one of `forms` ("parquet:GLOB");
+columns may follow, as `naming` has them. A prepared dataset's own files win over its
+row.
 """
 
 import dataclasses
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +21,7 @@ from vit_jax.settings import naming
 # What the names of datasets begin with that a program handed over.
 GIVEN = "source:"
 handed_over: dict[str, "Opened"] = {}  # by these, see `handed`
-_NAME = re.compile(r"^[A-Za-z]\w*(/[\w.+-]+)?(:\d{1,9}\.\d{1,9}\.\d{1,9})?$")
+_NAME = re.compile(r"^[A-Za-z]\w*(/[\w.+-]+)?(:\d{1,9}(\.(\d{1,9}|\*)){2})?$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,16 +111,20 @@ ROWS = {
     "oxford_iiit_pet": Row(37, {"train": 3680, "test": 3669}),
     "oxford_flowers102": Row(102, {"train": 1020, "validation": 1020, "test": 6149}),
     "caltech101": Row(102, {"train": 3059, "test": 6085}),
+    "clevr": Row(0, {"train": 70000, "validation": 15000, "test": 15000}),
     "caltech_birds2011": Row(200, {"train": 5994, "test": 5794}),
     "cars196": Row(196, {"train": 8144, "test": 8041}),
     "diabetic_retinopathy_detection/btgraham-300": Row(
         5, {"train": 35126, "validation": 10906, "test": 42670}, note=_BY_HAND
     ),
+    "dsprites": Row(0, {"train": 737280}),
     "dmlab": Row(6, {"train": 65550, "validation": 22628, "test": 22735}),
     "dtd": Row(47, {"train": 1880, "validation": 1880, "test": 1880}),
     "eurosat/rgb": Row(10, {"train": 27000}),
+    "kitti": Row(0, {"train": 6347, "validation": 423, "test": 711}),
     "patch_camelyon": Row(2, {"train": 262144, "validation": 32768, "test": 32768}),
     "resisc45": Row(45, {"train": 31500}, note=_BY_HAND),
+    "smallnorb": Row(5, {"train": 24300, "test": 24300}),
     "sun397/tfds": Row(397, {"train": 76128, "validation": 10875, "test": 21750}),
     "svhn_cropped": Row(10, {"train": 73257, "test": 26032}),
     "uc_merced": Row(21, {"train": 2100}),
@@ -149,7 +155,7 @@ def describe(dataset: str, *, data_dir: str = "") -> DatasetInfo:
         name = name if name in ROWS else found.name
         return DatasetInfo(
             name=name,
-            num_classes=found.num_classes or _row_classes(name),
+            num_classes=found.num_classes or _row_classes(dataset),
             splits=found.counts(),
             label_names=found.label_names,
             multi_label=found.multi_label,
@@ -158,8 +164,15 @@ def describe(dataset: str, *, data_dir: str = "") -> DatasetInfo:
     if name not in ROWS:
         raise _not_prepared(dataset, data_dir)
     row = ROWS[name]
+    classes = _row_classes(dataset)
+    if not classes:
+        raise errors.UserError(
+            f"{name} has several labels; want one, as in "
+            f"--config.data.label_column={naming.RULE}NAME, of "
+            "vit_jax/data/label_rules.py"
+        )
     return DatasetInfo(
-        name, row.num_classes, dict(row.splits), None, row.multi_label, prepared=False
+        name, classes, dict(row.splits), None, row.multi_label, prepared=False
     )
 
 
@@ -183,7 +196,7 @@ def open_source(dataset: str, split: str, *, data_dir: str = "") -> sources.Sour
         raise _not_prepared(dataset, data_dir)
     bare = naming.split(dataset)[0]
     source: Any = found.open(splits.resolve(split, found.counts(), bare))
-    source.num_classes = source.num_classes or _row_classes(_row_name(dataset))
+    source.num_classes = source.num_classes or _row_classes(dataset)
     return source
 
 
@@ -216,7 +229,13 @@ def _row_name(dataset: str) -> str:
     return naming.split(dataset)[0].split(":")[0]
 
 
-def _row_classes(name: str) -> int:
+def _row_classes(dataset: str) -> int:
+    label = naming.split(dataset)[1].label
+    if label.startswith(naming.RULE):
+        from vit_jax.data import label_rules
+
+        return label_rules.named(label).classes
+    name = _row_name(dataset)
     return ROWS[name].num_classes if name in ROWS else 0
 
 
@@ -309,7 +328,7 @@ def _not_prepared(dataset: str, data_dir: str) -> errors.UserError:
     if name not in NOT_PREPARABLE:
         lines.append(
             "If TFDS has it, prepare it with:\n"
-            f"  vit_jax prepare {dataset} --data_dir={root}"
+            f"  vit_jax prepare {shlex.quote(dataset)} --data_dir={root}"
         )
         lines.append(
             '  or: pip install "vit_jax[prepare]" && python -c "import '

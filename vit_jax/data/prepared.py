@@ -48,9 +48,14 @@ def find(data_dir: Path, name: str, version: str) -> Path | None:
     Args:
         data_dir: TFDS's data folder.
         name: "cifar10" or "name/config".
-        version: "" for the newest.
+        version: "" for the newest, "3.*.*" for the newest of these.
     """
     found = versions(data_dir / name)
     if version:
-        found = [one for one in found if one == version]
+        parts = version.split(".")
+        found = [
+            one
+            for one in found
+            if all(a in (b, "*") for a, b in zip(parts, one.split("."), strict=True))
+        ]
     return data_dir / name / found[-1] if found else None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_jax import errors
-from vit_jax.data import catalog, prepared
+from vit_jax.data import catalog, prepared, tfds, tfds_features
 
 _MOST_INSTRUCTIONS = 500
 _OF_THE_EXTRA = ("tensorflow", "importlib_resources")
@@ -18,7 +18,7 @@ def run(name: str, *, data_dir: str = "") -> catalog.DatasetInfo:
     """Prepares a dataset where it is not yet there, and returns what is known of it.
 
     Args:
-        name: Of TFDS: "cifar10", "eurosat/rgb", "cifar10:3.0.2".
+        name: Of TFDS: "cifar10", "eurosat/rgb", "cifar10:3.0.2", "cifar10:3.*.*".
         data_dir: Where to; "" is $TFDS_DATA_DIR, else ~/tensorflow_datasets.
 
     Raises:
@@ -30,7 +30,12 @@ def run(name: str, *, data_dir: str = "") -> catalog.DatasetInfo:
     if prepared.find(root, bare, version) is None:
         _refuse_what_nobody_can(bare, root)
         _download(_builder(name, root), name, root)
-    return catalog.describe(name, data_dir=str(root))
+    try:
+        return catalog.describe(name, data_dir=str(root))
+    except tfds_features.Unread:  # of its labels a run takes one, by a name or a rule
+        directory = prepared.find(root, bare, version)
+        counts = {} if directory is None else tfds.counts(directory)
+        return catalog.DatasetInfo(bare, 0, counts, None, False, prepared=True)
 
 
 def _refuse_what_nobody_can(name: str, root: Path) -> None:

@@ -129,6 +129,16 @@ def opened(directory: Path, columns: naming.Columns) -> Any:
         )
 
 
+def counts(directory: Path) -> dict[str, int]:
+    """Returns the number of examples of each split, whatever its examples are.
+
+    Raises:
+        errors.UserError: as `read_info`, of its dataset_info.json.
+    """
+    splits = _read_json(directory / "dataset_info.json")["splits"]
+    return {one["name"]: sum(map(int, one["shardLengths"])) for one in splits}
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise errors.UserError(
@@ -206,7 +216,14 @@ class TfdsSource:
             name: _open_split(info, info.splits[name])
             for name in dict.fromkeys(part.split for part in ranges)
         }
-        self._names = frozenset({info.image.feature, info.label.feature})
+        self._rule: Any = None
+        wanted = [info.image.feature, info.label.feature]
+        if info.label.feature.startswith(naming.RULE):
+            from vit_jax.data import label_rules
+
+            self._rule = label_rules.named(info.label.feature)
+            wanted += self._rule.features
+        self._names = frozenset(wanted)
         self.num_classes = info.label.num_classes
         self.label_names = info.label_names
         self.image_shape = info.image.shape
@@ -229,7 +246,19 @@ class TfdsSource:
             raise decode.BadImage(f"a damaged record ({error})") from error
         except (KeyError, IndexError) as error:
             raise decode.BadImage("a record without an image") from error
-        return {"image": image, "label": self._label(features, index)}
+        if self._rule is None:
+            return {"image": image, "label": self._label(features, index)}
+        return self._ruled(image, features, index)
+
+    def _ruled(
+        self, image: Any, features: dict[str, example.Value], index: int
+    ) -> sources.Example:
+        from vit_jax.data import label_rules
+
+        if self._rule.brightest != 255:
+            image = label_rules.bright(image, self._rule.brightest)
+        label = label_rules.label(self._rule, features, self.name(index))
+        return {"image": image, "label": label}
 
     def _label(self, features: dict[str, example.Value], index: int) -> Any:
         label = self._info.label

@@ -127,7 +127,13 @@ def choose(
     if columns.image:
         named = [name for name in [columns.image] if name in {**tensors, **images}]
         images = {**tensors, **images}
-    if columns.label:
+    if columns.label.startswith(naming.RULE):
+        from vit_jax.data import label_rules
+
+        label_rules.check(columns.label, features, path)
+        classes_of = label_rules.named(columns.label).classes
+        candidates = [Label(columns.label, classes_of, "class")]
+    elif columns.label:
         candidates = [label for label in labels if label.feature == columns.label]
     if len(named) != 1 or len(candidates) != 1:
         raise Unread(

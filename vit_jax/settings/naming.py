@@ -13,6 +13,8 @@ from typing import Any
 
 # What the name of a dataset may begin with, before a colon; `data.forms` opens them.
 FORMS = ("csv", "hf", "parquet", "py", "wds")
+# What a label column begins with that is computed, see `data.label_rules`.
+RULE = "rule:"
 _PART = r"(image|label|names)=[^,#=]+"
 _COLUMNS = re.compile(rf"#({_PART}(,{_PART})*)$")
 # The key of `config.data` of each column.
