@@ -8,7 +8,6 @@ row.
 
 import dataclasses
 import re
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -296,43 +295,10 @@ def _find(dataset: str, data_dir: str) -> Path | None:
 
 
 def _not_prepared(dataset: str, data_dir: str) -> errors.UserError:
-    from vit_jax.data import prepared
+    from vit_jax.data import missing
 
-    dataset = naming.split(dataset)[0]
-    if not _NAME.match(dataset):
-        what = "neither a dataset's name nor an existing folder"
-        if host_files.expanded(dataset).is_file():
-            what = "a file, not a folder"
-        if dataset.startswith(GIVEN):
-            what = "of a program, which handed it to train.run as source="
-        return errors.UserError(
-            f"dataset={dataset!r} is {what}; "
-            f"wanted one of {', '.join([*ROWS, 'digits'])}, a prepared TFDS dataset, "
-            f"folder:PATH, {', '.join(f'{form}:' for form in naming.FORMS)}"
-        )
-    name, _, version = dataset.partition(":")
-    root = prepared.root(data_dir)
-    known = [*ROWS, "digits"]
-    lines = [f"dataset {dataset!r} is not prepared: looked for {root / name}/"]
-    lines[0] += f"{version or 'VERSION'}/dataset_info.json."
-    versions = prepared.versions(root / name)
-    if versions:
-        lines[0] += f" Versions there: {', '.join(versions)}."
-    elif not root.is_dir():
-        lines[0] += f" The data_dir {str(root)!r} does not exist."
-    if name in ROWS and ROWS[name].note:
-        lines.append(ROWS[name].note.format(data_dir=root, name=name.split("/")[0]))
-    if name not in ROWS:
-        hint = errors.suggest(name, known)
-        lines.append(f"It is not in the catalog ({', '.join(known)}).{hint}")
-    if name not in NOT_PREPARABLE:
-        lines.append(
-            "If TFDS has it, prepare it with:\n"
-            f"  vit_jax prepare {shlex.quote(dataset)} --data_dir={root}"
-        )
-        lines.append(
-            '  or: pip install "vit_jax[prepare]" && python -c "import '
-            f"tensorflow_datasets as tfds; tfds.builder('{dataset}', data_dir='{root}')"
-            ".download_and_prepare(file_format='array_record')\""
-        )
-    return errors.UserError("\n".join(lines))
+    notes = {name: row.note for name, row in ROWS.items()}
+    name = naming.split(dataset)[0]
+    kind = missing.HANDED if name.startswith(GIVEN) else missing.PATH
+    kind = missing.NAME if _NAME.match(name) else kind
+    return missing.error(name, data_dir, kind, notes, never=NOT_PREPARABLE)
