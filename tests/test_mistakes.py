@@ -137,7 +137,7 @@ MAIN = {
     "an unknown split": (f"{QUICK} --config.data.train_split=trian", '"train"'),
     "half a slice": (f"{QUICK} --config.data.train_split=train[:", "train[:98%]"),
     "an unknown evaluation": (
-        f"{QUICK_TINY} --config.evals.test.type=knn",
+        f"{QUICK_TINY} --config.evals.test.type=nearest",
         "fewshot",
     ),
     "an evaluation's split": (f"{QUICK_TINY} --config.evals.test.split=val", "val"),
