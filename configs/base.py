@@ -175,8 +175,11 @@ def _data(config: ConfigDict) -> None:
     config.data.train.area = (0.05, 1.0)  # inception_crop: share of the image
     config.data.train.aspect = (0.75, 4 / 3)  # inception_crop
     config.data.train.resize = 448  # resize_crop, resize_small_crop: pixels (4.1)
-    # resize, resize_small_crop: as of eval below
+    # Of all but random_crop_pad: as of eval below; random: bilinear or bicubic, as timm
     config.data.train.filter = ""
+    # On the pixels of the crop. randaug(2,15): operations and level, as big_vision;
+    # rand-m9-mstd0.5-inc1: as timm reads it; 3a: the 3-Augment of DeiT III
+    config.data.train.auto_augment = ""
     config.data.train.pad = 4  # random_crop_pad: pixels
     config.data.eval = ConfigDict()
     # resize | resize_small_crop | none; "": as init_from wants them, else resize

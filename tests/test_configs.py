@@ -9,7 +9,7 @@ import pytest
 
 from configs import base, finetune, pretrain, tasks
 from vit_jax import errors, experiment, tree
-from vit_jax.data import catalog, inputs, splits
+from vit_jax.data import catalog, splits, training
 from vit_jax.learning import schedules
 from vit_jax.parallel import mesh
 from vit_jax.settings import naming
@@ -527,7 +527,7 @@ def test_recipes_of_the_paper_read_and_resize_as_their_authors_did():
     assert plain.data.exif == "turn" and plain.data.train.resize == 448
     plain.data.train.transform = "resize_small_crop"
     plain.data.train.filter = "area"
-    transform = inputs.train_transform(
+    transform = training.train_transform(
         (224, 224), exif=plain.data.exif, **plain.data.train
     )
     assert (transform.filter, transform.turn) == ("area", True)

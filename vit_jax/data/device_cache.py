@@ -30,6 +30,12 @@ class DeviceRows:
             errors.UserError: the transform resamples, which happens on the host alone.
         """
         size = resident.common_size(source, transform.turn)
+        if transform.augments:
+            raise errors.UserError(
+                'cache="device" keeps images as they are, and cannot serve what the '
+                f"host draws anew each time (data.train.{transform.augments}); use "
+                'cache="ram", which keeps the decoded images, or "auto"'
+            )
         slices = resident.as_slices(transform, size)
         if slices is None:
             raise errors.UserError(

@@ -2,13 +2,9 @@
 
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from vit_jax import errors
 from vit_jax.data.preprocessing import Preprocessing
-
-if TYPE_CHECKING:
-    from vit_jax.data.transforms import Transform
 
 # data.eval.filter for the filter of a run without a checkpoint, where one has another.
 OURS = "default"
@@ -94,17 +90,6 @@ def _log(
         )
 
 
-# The parameters of `data.train` that each training transform takes.
-TRANSFORM_PARAMETERS = {
-    "inception_crop": ("area", "aspect"),
-    "resize": ("filter",),
-    "resize_crop": ("resize",),
-    "resize_small_crop": ("resize", "filter"),
-    "random_crop_pad": ("pad",),
-    "none": (),
-}
-
-
 def of_a_run(
     data: Mapping[str, Any],
     image_size: tuple[int, int],
@@ -128,29 +113,4 @@ def of_a_run(
         wanted=None if stored is None else stored.at(image_size),
         source=source,
         **data["eval"],
-    )
-
-
-def train_transform(
-    image_size: tuple[int, int], *, transform: str, exif: str, **options: Any
-) -> "Transform":
-    """Returns the host part of the training preprocessing.
-
-    Args:
-        image_size: (height, width) of the run, pixels.
-        transform: as `data.train.transform`.
-        exif: as `data.exif`.
-        **options: the rest of `data.train`, of which the transform takes its own.
-
-    Raises:
-        errors.UserError: unknown transform.
-    """
-    from vit_jax.data import transforms
-
-    names = errors.lookup(TRANSFORM_PARAMETERS, transform, "data.train.transform")
-    return transforms.make(
-        *("train", transform),
-        image_size=image_size,
-        exif=exif,
-        **{name: options[name] for name in names},
     )

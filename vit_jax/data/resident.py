@@ -77,8 +77,11 @@ def as_slices(
 ) -> transforms.PadCrop | None:
     """Returns the transform as windows of padded images, None if it resamples.
 
-    A "resize" of images that have the right size already leaves them alone.
+    A "resize" of images that have the right size already leaves them alone. What is
+    augmented differs each time, and has no windows that could be kept.
     """
+    if transform.augments:
+        return None
     if isinstance(transform, transforms.PadCrop):
         return transform
     if transform.name == "resize" and tuple(size) == transform.image_size:

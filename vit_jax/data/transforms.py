@@ -15,13 +15,13 @@ from typing import Any
 from vit_jax import errors
 from vit_jax.data import geometry, render
 from vit_jax.data.geometry import MAX_SIDE
-from vit_jax.data.windows import PadCrop, Resample
+from vit_jax.data.windows import RANDOM, PadCrop, Resample, Windowed
 
 # Only boxes of images more than 15 times as long as wide ever need a second attempt.
 _ATTEMPTS = 5
 
 
-Transform = Resample | PadCrop
+Transform = Windowed
 
 
 def _inception_crop(
@@ -30,6 +30,7 @@ def _inception_crop(
     area: tuple[float, float] = (0.05, 1.0),
     aspect: tuple[float, float] = (3 / 4, 4 / 3),
     antialias: bool = False,
+    filter: str = "",
 ) -> Resample:
     """A random part of the image, stretched to the output (the paper's section 3.2).
 
@@ -38,6 +39,7 @@ def _inception_crop(
     area is within `area` times the image's and which fit. (torchvision draws area and
     log aspect uniformly.) The whole image where nothing fits.
     """
+    drawn = _check_train_filter("inception_crop", filter)
     area = _interval("area", area, 1.0)
     aspect = _interval("aspect", aspect, 100.0)
 
@@ -61,7 +63,8 @@ def _inception_crop(
                 return render.Window(top, left, h, w, image_size)
         return render.Window(0, 0, height, width, image_size)
 
-    return Resample("inception_crop", image_size, 4 * _ATTEMPTS, plan, bool(antialias))
+    draws = 4 * _ATTEMPTS + drawn
+    return Resample("inception_crop", image_size, draws, plan, bool(antialias), filter)
 
 
 def _resize(
@@ -77,9 +80,14 @@ def _resize(
 
 
 def _resize_crop(
-    image_size: tuple[int, int], *, resize: int = 448, antialias: bool = False
+    image_size: tuple[int, int],
+    *,
+    resize: int = 448,
+    antialias: bool = False,
+    filter: str = "",
 ) -> Resample:
     """Resize to a square of `resize` pixels, then a random crop (BiT; section 4.1)."""
+    drawn = _check_train_filter("resize_crop", filter)
     _check_resize("resize_crop", resize, image_size)
 
     def plan(height: int, width: int, u: Sequence[float]) -> render.Window:
@@ -87,7 +95,8 @@ def _resize_crop(
         x = int(u[1] * (resize - image_size[1] + 1))
         return render.Window(0, 0, height, width, (resize, resize), y, x)
 
-    return Resample("resize_crop", image_size, 2, plan, bool(antialias))
+    name = "resize_crop"
+    return Resample(name, image_size, 2 + drawn, plan, bool(antialias), filter)
 
 
 def _resize_small_crop(
@@ -99,7 +108,7 @@ def _resize_small_crop(
 ) -> Resample:
     """Short side to `resize` pixels, aspect ratio kept, then a random crop."""
     _check_resize("resize_small_crop", resize, image_size)
-    _check_filter("resize_small_crop", filter)
+    drawn = _check_train_filter("resize_small_crop", filter)
 
     def plan(height: int, width: int, u: Sequence[float]) -> render.Window:
         resized = geometry.small(height, width, resize, geometry.ROUNDINGS["google"])
@@ -108,7 +117,7 @@ def _resize_small_crop(
         return render.Window(0, 0, height, width, resized, y, x)
 
     name = "resize_small_crop"
-    return Resample(name, image_size, 2, plan, bool(antialias), filter)
+    return Resample(name, image_size, 2 + drawn, plan, bool(antialias), filter)
 
 
 def _centred(name: str) -> Callable[..., Resample]:
@@ -252,6 +261,14 @@ def _check_resize(name: str, resize: Any, image_size: tuple[int, int]) -> None:
             f"transform {name}: resize={resize!r}; wanted a whole number of pixels in "
             f"{max(image_size)}..{MAX_SIDE}, so that the crop of {image_size} fits"
         )
+
+
+def _check_train_filter(name: str, filter: str) -> int:
+    """How many numbers the choice of the filter takes."""
+    if filter == RANDOM:
+        return 1
+    _check_filter(name, filter)
+    return 0
 
 
 def _check_filter(name: str, filter: str) -> None:

@@ -14,6 +14,10 @@ import numpy as np
 from vit_jax import errors
 from vit_jax.data import decode, render
 
+# In place of a filter: one of these, as timm draws them.
+RANDOM = "random"
+_RANDOM_FILTERS = "bilinear", "bicubic"
+
 Plan = Callable[[int, int, Sequence[float]], render.Window]
 
 
@@ -25,6 +29,8 @@ class Windowed(abc.ABC):
     image_size: tuple[int, int]  # (height, width) of the output, pixels
     draws: int  # uniform numbers that it wants
     turn: bool = dataclasses.field(default=True, kw_only=True)  # as EXIF says
+    # What is done to the pixels then, as `data.train` says it; "": nothing
+    augments: str = dataclasses.field(default="", kw_only=True)
 
     def __call__(
         self,
@@ -61,19 +67,22 @@ class Resample(Windowed):
 
     plan: Plan
     antialias: bool
-    filter: str = ""  # of render.FILTERS
+    filter: str = ""  # of render.FILTERS, or RANDOM, which the last number draws
     fill: tuple[int, int, int] = render.BLACK  # where the image does not reach
 
     def _write(
         self, opened: decode.Image, uniforms: Sequence[float], out: np.ndarray
     ) -> None:
         window = self.plan(opened.height, opened.width, uniforms)
+        filter = self.filter
+        if filter == RANDOM:
+            filter = _RANDOM_FILTERS[int(uniforms[-1] * 2)]
         render.render(
             opened,
             window,
             out,
             antialias=self.antialias,
-            filter=self.filter,
+            filter=filter,
             fill=self.fill,
         )
 

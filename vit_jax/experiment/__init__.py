@@ -16,7 +16,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from vit_jax import errors, models, weights
-from vit_jax.data import augment, catalog, inputs
+from vit_jax.data import augment, catalog, inputs, preprocessing
 from vit_jax.experiment.assembled import Experiment
 from vit_jax.learning import objective, optim, passes, program, schedules
 from vit_jax.learning import step as step_lib
@@ -197,7 +197,7 @@ def assemble(
     bound = passes.Bound(graphdef, architecture, prepared.mean, prepared.std)
     bound = bound.laid_out(layout, beside=[one.bound for one in beside])
     return Experiment(
-        **_settings(config, info, lengths),
+        **_settings(config, info, lengths, prepared),
         **program.make(
             *(trained, tx, tuned, layout, mesh, bound),
             frozen=[one.params for one in beside],
@@ -219,9 +219,14 @@ def assemble(
 
 
 def _settings(
-    config: Mapping[str, Any], info: catalog.DatasetInfo, lengths: Durations
+    config: Mapping[str, Any],
+    info: catalog.DatasetInfo,
+    lengths: Durations,
+    prepared: preprocessing.Preprocessing,
 ) -> dict[str, Any]:
     """What a run needs of its configuration as it stands there."""
+    from vit_jax.data import training  # which imports OpenCV
+
     names = "batch_size microbatches seed keep skip_bad_steps loss labels".split()
     data = config["data"]
     examples = catalog.num_examples(info, data["train_split"])
@@ -229,8 +234,11 @@ def _settings(
         "data": sections.Data.of(data),
         "durations": lengths,
         "writers": sections.writers(config),
-        "train_transform": inputs.train_transform(
-            _image_size(config), exif=data["exif"], **data["train"]
+        "train_transform": training.train_transform(
+            prepared.image_size,
+            exif=data["exif"],
+            mean=prepared.mean,
+            **data["train"],
         ),
         "evals": sections.evals_of(config, examples, lengths),
     }
