@@ -3,13 +3,15 @@
     python -m benchmarks.golden_augment timm        (timm and Pillow)
     python -m benchmarks.golden_augment tensorflow  (TensorFlow 2.13 or newer)
 
-`timm` calls timm's operations with what its own functions make of a magnitude.
+`timm` calls timm's operations with what its own functions make of a magnitude, and
+torchvision's change of hues.
 `tensorflow` states big_vision's operations in TensorFlow's, because what they need
 (tensorflow_addons) is gone: their definitions are written out below, the sampling is
 the kernel that tensorflow_addons called. Both go to `tests/golden/augment/`.
 """
 
 import io
+import itertools
 import json
 import math
 import sys
@@ -98,6 +100,17 @@ def of_timm() -> Iterator[tuple[dict[str, Any], np.ndarray]]:
                     before.append(pixels)
                     said = {"name": name, "level": level, "sign": sign}
                     yield said | {"filter": filter}, pixels
+
+
+def of_torchvision() -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+    """The one change of its colour jitter that timm has no operation of."""
+    from PIL import Image
+    from torchvision.transforms import functional
+
+    for level, sign in ((1.3, 1.0), (1.3, -1.0), (10.0, 1.0)):
+        turned = functional.adjust_hue(Image.fromarray(scene()), sign * level / 20)
+        said = {"name": "Hue", "level": level, "sign": sign, "filter": "bilinear"}
+        yield said, np.asarray(turned)
 
 
 class TensorFlow:
@@ -263,5 +276,8 @@ def of_tensorflow() -> Iterator[tuple[dict[str, Any], np.ndarray]]:
 
 
 if __name__ == "__main__":
-    which = {"timm": of_timm, "tensorflow": of_tensorflow}
+    which: dict[str, Callable[[], Iterator[tuple[dict[str, Any], np.ndarray]]]] = {
+        "timm": lambda: itertools.chain(of_timm(), of_torchvision()),
+        "tensorflow": of_tensorflow,
+    }
     write(sys.argv[1], which[sys.argv[1]]())

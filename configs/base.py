@@ -180,6 +180,11 @@ def _data(config: ConfigDict) -> None:
     # On the pixels of the crop. randaug(2,15): operations and level, as big_vision;
     # rand-m9-mstd0.5-inc1: as timm reads it; 3a: the 3-Augment of DeiT III
     config.data.train.auto_augment = ""
+    # Spread of brightness, contrast and saturation: one number or three; a fourth: hue
+    config.data.train.color_jitter = ()
+    config.data.train.erase = 0.0  # share of images of which a box is erased
+    config.data.train.erase_mode = "pixel"  # noise | rand: of a box | const: the mean
+    config.data.train.erase_count = 1  # boxes of one image at most
     config.data.train.pad = 4  # random_crop_pad: pixels
     config.data.eval = ConfigDict()
     # resize | resize_small_crop | none; "": as init_from wants them, else resize

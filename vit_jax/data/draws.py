@@ -43,6 +43,17 @@ def uniforms(seed: int, positions: np.ndarray, count: int) -> np.ndarray:
     return (_mix(rows[:, None] + lanes) >> np.uint64(11)) * 2.0**-53
 
 
+def words(key: int, count: int) -> np.ndarray:
+    """Returns uint64 [count] of random bits, a function of the key.
+
+    Args:
+        key: Below 2**63, not negative; a number that was drawn, for instance.
+        count: How many; the first `k` do not depend on it.
+    """
+    lanes = np.arange(1, count + 1, dtype=np.uint64) * _STEP
+    return _mix(_mix(lanes + np.uint64(key)) + np.uint64(key))
+
+
 def shuffled(seed: int, positions: np.ndarray, size: int) -> np.ndarray:
     """Returns which example each position reads: int64 [b] in [0, size).
 

@@ -18,13 +18,18 @@ TRANSFORM_PARAMETERS = {
 }
 
 
+# What asks for work on a crop's pixels, and what says more of it.
+_AUGMENTS = ("auto_augment", "color_jitter", "erase")
+_BESIDE = ("erase_mode", "erase_count", "filter")
+
+
 def train_transform(
     image_size: tuple[int, int],
     *,
     transform: str,
     exif: str,
     mean: tuple[float, float, float] = _HALF,
-    auto_augment: str = "",
+    std: tuple[float, float, float] = _HALF,
     **options: Any,
 ) -> transforms.Transform:
     """Returns the host part of the training preprocessing.
@@ -34,7 +39,7 @@ def train_transform(
         transform: as `data.train.transform`.
         exif: as `data.exif`.
         mean: of the run's images, in units of 0..255.
-        auto_augment: as `data.train.auto_augment`.
+        std: the same.
         **options: the rest of `data.train`, of which the transform takes its own.
 
     Raises:
@@ -47,11 +52,11 @@ def train_transform(
         exif=exif,
         **{name: options[name] for name in names},
     )
-    if not auto_augment:
+    if not any(options[name] for name in _AUGMENTS):
         return crop
     from vit_jax.data.policies import choosing, steps  # which few runs need
 
     chosen = choosing.steps(
-        auto_augment=auto_augment, filter=options["filter"], mean=mean
+        mean=mean, std=std, **{name: options[name] for name in (*_AUGMENTS, *_BESIDE)}
     )
     return steps.augmented(crop, chosen)

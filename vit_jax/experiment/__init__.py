@@ -238,6 +238,7 @@ def _settings(
             prepared.image_size,
             exif=data["exif"],
             mean=prepared.mean,
+            std=prepared.std,
             **data["train"],
         ),
         "evals": sections.evals_of(config, examples, lengths),
