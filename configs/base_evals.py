@@ -5,27 +5,68 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 
+def evaluation(
+    kind: str,
+    split: str = "",
+    *,
+    dataset: str = "",
+    every: str = "",
+    optional: bool = False,
+    **own: object,
+) -> ConfigDict:
+    """What every evaluation has, whatever it measures, and keys of its own.
+
+    Its images are prepared as the run's are at evaluation, but for what these say:
+
+        image_size  pixels (height, width); learned positions are resampled
+        transform   as data.eval.transform; resize_crop: of a square, the centre
+        resize      pixels; 0 where it crops: 8/7 of image_size, 256 for 224
+        filter      as data.eval.filter
+
+    Args:
+        kind: a key of `EVALUATIONS`.
+        split: "" is the usual one of the dataset: test, validation or val.
+        dataset: "" is the run's.
+        every: a duration; "" is eval_every.
+        optional: left out, with one line in the log, where its data is not prepared.
+        **own: keys of this kind.
+    """
+    return ConfigDict(
+        {
+            "type": kind,
+            "dataset": dataset,
+            "split": split,
+            "every": every,
+            "optional": optional,
+            "image_size": (),
+            "transform": "",
+            "resize": 0,
+            "filter": "",
+            **own,
+        }
+    )
+
+
+def prepared(one: ConfigDict, **images: object) -> ConfigDict:
+    """An evaluation with other images: `transform="resize_crop"` and the like."""
+    changed = ConfigDict(one).lock()  # a key that it does not have is an error
+    changed.update(images)
+    return changed
+
+
 def classify(
     split: str = "", *, dataset: str = "", every: str = "", f1_at: float = 0.0
 ) -> ConfigDict:
     """Top-1, top-5 and loss; mAP of several labels an image with the sigmoid loss.
 
     Args:
-        split: "" is the usual one of the dataset: test, validation or val.
-        dataset: "" is the run's.
-        every: a duration; "" is eval_every.
+        split: as in `evaluation`, like the next two.
+        dataset: see there.
+        every: see there.
         f1_at: probability from which on a class is predicted, for the F1 of several
             labels an image; 0: no F1.
     """
-    return ConfigDict(
-        {
-            "type": "classify",
-            "dataset": dataset,
-            "split": split,
-            "every": every,
-            "f1_at": f1_at,
-        }
-    )
+    return evaluation("classify", split, dataset=dataset, every=every, f1_at=f1_at)
 
 
 class FewShot(NamedTuple):
@@ -77,23 +118,21 @@ def fewshot(
 
     Args:
         train_split: where the shots are from.
-        split: of the test; "" as in `classify`.
+        split: of the test; "" as in `evaluation`.
         dataset: "" is the run's.
-        every: as in `classify`.
-        optional: left out, with one line in the log, where its data is not prepared.
+        every: as in `evaluation`.
+        optional: as in `evaluation`.
     """
-    return ConfigDict(
-        {
-            "type": "fewshot",
-            "dataset": dataset,
-            "train_split": train_split,
-            "split": split,
-            "every": every,
-            "shots": (1, 5, 10, 25),
-            "seeds": 3,
-            "l2": 2.0**10,
-            "optional": optional,
-        }
+    return evaluation(
+        "fewshot",
+        split,
+        dataset=dataset,
+        every=every,
+        optional=optional,
+        train_split=train_split,
+        shots=(1, 5, 10, 25),
+        seeds=3,
+        l2=2.0**10,
     )
 
 
@@ -106,12 +145,19 @@ def fewshot_on(name: str, *, every: str = "", optional: bool = False) -> ConfigD
 def fewshot_suite(*, every: str, without: str = "") -> dict[str, ConfigDict]:
     """The few-shot evaluations of pre-training, each where its data is prepared.
 
+    As big_vision's: images resized to a square of 256 pixels, bilinear between
+    neighbours, whose central 224 are seen.
+
     Args:
         every: a duration.
         without: a dataset, the run's own.
     """
     return {
-        f"fewshot_{name}": fewshot_on(name, every=every, optional=True)
+        f"fewshot_{name}": prepared(
+            fewshot_on(name, every=every, optional=True),
+            transform="resize_crop",
+            filter="default",
+        )
         for name in SUITE
         if FEWSHOT[name].dataset != without
     }
@@ -119,15 +165,7 @@ def fewshot_suite(*, every: str, without: str = "") -> dict[str, ConfigDict]:
 
 def masked(split: str = "", *, dataset: str = "", every: str = "") -> ConfigDict:
     """Masked prediction of a run with that objective, beside a constant prediction."""
-    return ConfigDict(
-        {
-            "type": "masked",
-            "dataset": dataset,
-            "split": split,
-            "every": every,
-            "seed": 0,
-        }
-    )
+    return evaluation("masked", split, dataset=dataset, every=every, seed=0)
 
 
 def knn(
@@ -137,21 +175,19 @@ def knn(
 
     Args:
         train_split: the examples that vote.
-        split: of the test; "" as in `classify`.
+        split: of the test; "" as in `evaluation`.
         dataset: "" is the run's.
-        every: as in `classify`.
+        every: as in `evaluation`.
     """
-    return ConfigDict(
-        {
-            "type": "knn",
-            "dataset": dataset,
-            "train_split": train_split,
-            "split": split,
-            "every": every,
-            "k": (20,),
-            "weights": "exp",  # exp(cosine / temperature) | uniform
-            "temperature": 0.07,
-        }
+    return evaluation(
+        "knn",
+        split,
+        dataset=dataset,
+        every=every,
+        train_split=train_split,
+        k=(20,),
+        weights="exp",  # exp(cosine / temperature) | uniform
+        temperature=0.07,
     )
 
 
@@ -162,20 +198,18 @@ def probe(
 
     Args:
         train_split: what it is trained on.
-        split: of the test; "" as in `classify`.
+        split: of the test; "" as in `evaluation`.
         dataset: "" is the run's.
-        every: as in `classify`.
+        every: as in `evaluation`.
     """
-    return ConfigDict(
-        {
-            "type": "probe",
-            "dataset": dataset,
-            "train_split": train_split,
-            "split": split,
-            "every": every,
-            "l2": (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0),
-            "max_iterations": 1000,
-        }
+    return evaluation(
+        "probe",
+        split,
+        dataset=dataset,
+        every=every,
+        train_split=train_split,
+        l2=(1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0),
+        max_iterations=1000,
     )
 
 

@@ -445,6 +445,9 @@ def test_pre_training_has_few_shot_evaluations(module, argument, every, tmp_path
     for options in few.values():
         assert options.optional and options.every == every
         assert {1, 5, 10} <= set(options.shots) and options.l2 == 2**10
+        # resize(256)|central_crop(224), by tf.image.resize's default.
+        assert (options.transform, options.filter) == ("resize_crop", "default")
+        assert (options.resize, options.image_size) == (0, ())
         info = catalog.describe(options.dataset, data_dir=str(tmp_path))
         shots, test = (
             splits.resolve(options[key], info.splits, options.dataset)[0]

@@ -41,6 +41,14 @@ ADDED = {
     | {"dataset": "", "train_split": "train[:65000]", "split": "validation"},
     ("few=classify:pets",): VAL | {"dataset": "oxford_iiit_pet", "split": ""},
     ("few=masked",): base.masked().to_dict(),
+    (
+        "few=classify",
+        "few.image_size=384",
+        "few.transform=resize_crop",
+    ): base.classify().to_dict() | {"image_size": (384,), "transform": "resize_crop"},
+    ("few=fewshot:pets", "few.image_size=32x48", "few.filter=area", "few.resize=60"): (
+        FEW | {"image_size": (32, 48), "filter": "area", "resize": 60}
+    ),
 }
 
 

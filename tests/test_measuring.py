@@ -110,9 +110,26 @@ def test_another_image_size_is_another_run(weights, device_mesh, tmp_path):
         measuring.run(other, tmp_path, device_mesh)
 
 
+def test_an_evaluation_sees_images_of_its_own_size_as_a_run_of_it(
+    weights, device_mesh, tmp_path
+):
+    config = recipe(weights, **{"batch_size": 64})
+    few = dict(shots=(1,), seeds=1, filter="bilinear", transform="resize_crop")
+    own = base.prepared(config.evals.digits, image_size=(24, 32), **few)
+    base.set_evals(config, own=own, run=base.prepared(config.evals.digits, **few))
+    both = measuring.run(config, tmp_path / "both", device_mesh)
+    with config.unlocked():
+        config.model.image_size = (24, 32)
+    alone = measuring.run(config, tmp_path / "alone", device_mesh)
+    assert both["own/1shot"] == alone["run/1shot"] == alone["own/1shot"]
+    assert both["own/1shot"] != both["run/1shot"]
+
+
 @pytest.mark.parametrize(
     "changes, words",
     [
+        ({"evals.digits.image_size": (20, 20)}, "patch"),
+        ({"evals.digits.transform": "resize_crops"}, 'mean "resize_crop"'),
         ({"optimizer.lr": 0.5}, "optimizer.lr=0.5"),
         ({"model.pool": "mean"}, "model.pool='mean'"),
         ({"data.mean": (0.0, 0.0, 0.0)}, "data.mean"),
@@ -154,6 +171,9 @@ def test_optional_data_is_left_out_and_a_misspelt_one_is_an_error(
     said = [r.message for r in caplog.records if "left out" in r.message]
     assert len(said) == 1 and "fewshot_pets (oxford_iiit_pet)" in said[0]
     assert all(row.dataset in said[0] for row in map(base.FEWSHOT.get, base.SUITE))
+    command = said[0].split("to prepare it: ")[1]
+    assert command.startswith("vit_jax prepare caltech_birds2011 caltech101 cars196 ")
+    assert command.endswith(f"uc_merced --data_dir={tmp_path / 'none'}")
     alone = recipe(weights, **{"data.data_dir": str(tmp_path / "none")})
     base.set_evals(alone, pets=base.fewshot_on("pets", optional=True))
     with pytest.raises(errors.UserError, match="none of pets has its data"):

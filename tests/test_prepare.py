@@ -59,6 +59,16 @@ def test_what_is_prepared_is_read_and_left_alone_the_second_time(tmp_path, capsy
     assert shard.stat().st_mtime_ns == before
 
 
+def test_of_several_those_that_cannot_be_prepared_are_named(tmp_path, capsys, caplog):
+    with commands.own_flags("prepare") as command:
+        argv = ["prepare", "of_hands", "tiny_pictures", f"--data_dir={tmp_path}"]
+        with pytest.raises(errors.UserError, match="1 of 2 are not prepared: of_hands"):
+            command._main(commands.parse("prepare", argv))
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["dataset"] == "tiny_pictures"
+    assert "Put a.zip there." in caplog.text
+
+
 @pytest.mark.parametrize(
     "name, shown",
     [

@@ -37,7 +37,7 @@ COMMANDS = {
         "vit_jax.commands.supervise", "Runs a command again until it is done.", TRAIN
     ),
     "prepare": Command(
-        "vit_jax.commands.prepare", "Downloads and prepares a TFDS dataset.", TRAIN
+        "vit_jax.commands.prepare", "Downloads and prepares TFDS datasets.", TRAIN
     ),
     "evaluate": Command(
         "vit_jax.evaluate", "Measures a checkpoint on a split of a dataset.", USE

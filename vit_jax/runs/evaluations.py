@@ -5,7 +5,8 @@ Evaluators load when a run makes its own.
 
 import functools
 import logging
-from collections.abc import Callable, Sequence
+import shlex
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
 def available(evals: Sequence[EvalSettings], *, data_dir: str) -> list[str]:
     """Leaves out optional evaluations whose data is not prepared, with one line.
 
-    An evaluation that is not optional stays, and fails where its data is opened. All
-    processes leave out what any of them lacks, since they evaluate together.
+    The line has the command that prepares it. An evaluation that is not optional stays,
+    and fails where its data is opened. All processes leave out what any of them lacks,
+    since they evaluate together.
 
     Args:
         evals: of the run.
@@ -50,14 +52,26 @@ def available(evals: Sequence[EvalSettings], *, data_dir: str) -> list[str]:
             for one in evals
         ]
     )
-    left_out = [
-        f"{one.name} ({one.dataset})" for one, lacks in zip(evals, missing) if lacks
-    ]
-    if left_out and jax.process_index() == 0:
+    lacking = {one.name: one.dataset for one, lacks in zip(evals, missing) if lacks}
+    if lacking and jax.process_index() == 0:
         logging.info(
-            "evaluations left out, their data is not prepared: %s", ", ".join(left_out)
+            "evaluations left out, their data is not prepared: %s; to prepare it: %s",
+            ", ".join(f"{name} ({dataset})" for name, dataset in lacking.items()),
+            how_to_prepare(lacking.values(), data_dir=data_dir),
         )
-    return [one.name for one, lacks in zip(evals, missing) if not lacks]
+    return [one.name for one in evals if one.name not in lacking]
+
+
+def how_to_prepare(datasets: Iterable[str], *, data_dir: str) -> str:
+    """Returns the command that prepares datasets, as far as any can.
+
+    Args:
+        datasets: as `data.catalog` takes them.
+        data_dir: of TFDS, or "".
+    """
+    names = [n for n in dict.fromkeys(datasets) if n not in catalog.NOT_PREPARABLE]
+    where = [f"--data_dir={data_dir}"] if data_dir else []
+    return shlex.join(["vit_jax", "prepare", *names, *where])
 
 
 @dataclass

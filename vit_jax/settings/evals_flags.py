@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vit_jax import errors
-from vit_jax.settings import packaged
+from vit_jax.settings import packaged, sections
 
 NONE = "none"
 _FLAG = re.compile(
@@ -25,6 +25,7 @@ _WANTED = (
 )
 # Keys whose defaults depend on the data that is evaluated.
 OF_THE_DATA = {"dataset", "split", "train_split", "optional"}
+IMAGES = set(sections.EVAL_IMAGES)
 
 
 @dataclass
@@ -115,7 +116,7 @@ def _changed(
     if not old or (kind, dataset) != (old["type"], old["dataset"]):
         # What the recipe chose stays where it still means the same.
         kept = {"every"} | ({"split"} if old and dataset == old["dataset"] else set())
-        kept |= set(old) - OF_THE_DATA if old and kind == old["type"] else set()
+        kept |= set(old) - OF_THE_DATA if old and kind == old["type"] else IMAGES
         options = _defaults(name, kind, dataset, run_dataset)
         options |= {key: old[key] for key in kept & set(old)}
     for key, text in one.keys.items():
@@ -147,7 +148,8 @@ def _no_such(name: str, evals: Mapping[str, Any]) -> errors.UserError:
 
 
 def _words(text: str) -> list[str]:
-    return [word for word in text.strip().strip("()[]").split(",") if word.strip()]
+    words = re.split("[,x]", text.strip().strip("()[]"))
+    return [word for word in words if word.strip()]
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -168,7 +170,7 @@ _READERS: dict[type, tuple[Callable[[str], Any], str]] = {
     bool: (_boolean, "true or false"),
     int: (int, "a whole number"),
     float: (float, "a number"),
-    tuple: (_numbers, "whole numbers, as in 1,5"),
+    tuple: (_numbers, "whole numbers, as in 1,5 or 224x224"),
     list: (_numbers, "whole numbers, as in 1,5"),
 }
 
