@@ -171,6 +171,20 @@ def _data(config: ConfigDict) -> None:
     config.data.damaged = "use"  # JPEGs that libjpeg warns of: use | corrupt
     config.data.exif = "turn"  # photographs as they say | stored, as TensorFlow reads
     config.data.flip = True  # random horizontal flip
+    # On the device as well, for images that are kept there (cache): one of 13 changes
+    # an image, in the manner of TrivialAugment; 1: as strong as RandAugment's. 0: none
+    config.data.device_trivial = 0.0
+    config.data.device_erase = 0.0  # share of images with a rectangle of noise
+    # Images and labels of the global batch mixed with each other, on the device
+    config.data.mix = ConfigDict()
+    config.data.mix.mixup = 0.0  # p of Beta(p, p) that the weight is from; 0: none
+    config.data.mix.cutmix = 0.0  # the same of the share outside of the box; 0: none
+    # big_vision: one weight of 1/2 and more, with the row before; timm: with the row as
+    # far from the other end, mixup and cutmix, and what follows
+    config.data.mix.form = "big_vision"
+    config.data.mix.switch = 0.5  # with both, the share of cutmix
+    config.data.mix.share = 1.0  # of what is mixed at all
+    config.data.mix.each = "batch"  # batch | image: what has a weight of its own
     # (x - mean) / std, x in 0..255; (): as init_from wants them, else (127.5,) * 3
     config.data.mean = ()
     config.data.std = ()

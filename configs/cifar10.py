@@ -1,15 +1,27 @@
-"""CIFAR-10 from scratch on a laptop: a small ViT, ten minutes on two CPU cores."""
+"""CIFAR-10 from scratch: `configs/cifar10.py` on a laptop, `configs/cifar10.py:gpu`.
+
+Without an argument a ViT of 4 blocks, ten minutes on two CPU cores. `gpu` is a ViT of
+10.7 million parameters for one H100 or H200, which is to reach 93 % of the test images
+in less than six minutes; it has been run on no GPU yet. Its images stay on the device,
+where they are changed inside the step too: the input costs the host a few bytes a row.
+What is known of such ViTs: 93.6 % after 100 epochs with AutoAugment, Mixup, CutMix,
+random erasing and batches of 128 (arXiv 2112.13492, 2.8 million parameters), 93.6 %
+after 300 (arXiv 2104.05704, ViT-Lite-7/4, 3.7 million). Length, batch and rate are our
+own choice, to fit the time.
+"""
 
 from ml_collections import ConfigDict
 
 from configs import base
 
 
-def get_config() -> ConfigDict:
-    """Returns a ViT of 4 blocks on 32x32 images with patches of 4 pixels."""
+def get_config(variant: str | None = None) -> ConfigDict:
+    """Returns the recipe for a laptop, or that for "gpu"."""
+    if variant not in (None, "", "gpu"):
+        raise ValueError(f"configs/cifar10.py:{variant}: want no argument, or gpu")
     config = base.get_config()
-    config.total = "3 epochs"
     config.batch_size = 32
+    config.total = "3 epochs"
     config.loss = "softmax"
     config.log_every = "200 steps"
     config.eval_every = "50%"
@@ -35,4 +47,40 @@ def get_config() -> ConfigDict:
     config.optimizer.decay = "kernels"
     config.optimizer.clip_norm = 1.0
     base.set_evals(config, test=base.classify("test"))
+    if variant == "gpu":
+        _gpu(config)
     return config
+
+
+def _gpu(config: ConfigDict) -> None:
+    """Changes the recipe to that of one fast GPU."""
+    config.total = "200 epochs"
+    config.batch_size = 512
+    config.label_smoothing = 0.1
+    config.ema = 0.9995  # the last 2,000 of 19,531 steps, about
+    config.log_every = "500 steps"
+    config.eval_every = "50%"  # and at the end
+    config.save_every = ""  # at the end
+
+    config.model.width = 384
+    config.model.depth = 6
+    config.model.mlp_width = 1536
+    config.model.heads = 6
+    config.model.posemb = "sincos_2d"
+    config.model.drop_path = 0.1
+    config.model.compute_dtype = "bfloat16"
+    config.model.remat = "none"
+
+    config.data.cache = "device"
+    config.data.train.transform = "random_crop_pad"
+    config.data.train.pad = 4
+    config.data.device_trivial = 1.0
+    config.data.device_erase = 0.25
+    config.data.mix.form = "timm"
+    config.data.mix.mixup = 0.8
+    config.data.mix.cutmix = 1.0
+    config.data.mix.each = "image"
+
+    config.optimizer.lr = 1e-3
+    config.optimizer.warmup = "5%"
+    config.optimizer.weight_decay = 0.05

@@ -40,6 +40,7 @@ RECIPES = [
     ("vit_g14", "G"),
     ("quickstart", None),
     ("cifar10", None),
+    ("cifar10", "gpu"),
 ]
 # Of a family that is there already; their programs take seconds to trace.
 MORE_RECIPES = [

@@ -44,10 +44,34 @@ def random_flip(batch: Batch, key: jax.Array) -> Batch:
     return batch | {"image": flip(batch["image"], key)}
 
 
+def _changes(name: str) -> Callable[[Any, int], Augmentation]:
+    """A row of `device_changes.CHANGES`, which most runs do not load."""
+
+    def make(value: Any, classes: int) -> Augmentation:
+        del classes
+        from vit_jax.data import device_changes
+
+        return device_changes.CHANGES[name](value)
+
+    return make
+
+
+def _mix(value: Any, classes: int) -> Augmentation | None:
+    if not (value["mixup"] or value["cutmix"]):
+        return None
+    from vit_jax.data import mixing  # which many runs do not need
+
+    return mixing.make(value, classes)
+
+
 # Key of `config.data` -> from its value and the number of classes to what is applied
-# where the value is set. A batch may leave with labels as vectors [b, classes].
-AUGMENTATIONS: dict[str, Callable[[Any, int], Augmentation]] = {
+# where the value is set, or None. A batch may leave with labels as vectors [b, classes]
+# and images that are no whole numbers, so mixing comes last.
+AUGMENTATIONS: dict[str, Callable[[Any, int], Augmentation | None]] = {
     "flip": lambda value, classes: random_flip,
+    "device_trivial": _changes("device_trivial"),
+    "device_erase": _changes("device_erase"),
+    "mix": _mix,
 }
 
 
@@ -58,8 +82,9 @@ def chosen(settings: Mapping[str, Any], num_classes: int) -> list[Augmentation]:
         settings: The value of every key of `AUGMENTATIONS`; false, 0 or "" is none.
         num_classes: The width of labels as vectors.
     """
-    return [
+    made = (
         make(settings[name], num_classes)
         for name, make in AUGMENTATIONS.items()
         if settings[name]
-    ]
+    )
+    return [one for one in made if one is not None]
