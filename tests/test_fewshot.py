@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from vit_jax import errors
-from vit_jax.evaluators import fewshot
+from vit_jax.evaluators import fewshot, least_squares
 
 SHOTS = (1, 5, 10, 25)
 
@@ -79,6 +79,42 @@ def test_a_sweep_is_the_accuracy_at_each_penalty():
     l2s = [1.0, 100.0, 2.0**10]
     sweep = fewshot.sweep(*data, l2s=l2s, **options)
     assert list(sweep) == [fewshot.accuracy(*data, l2=l2, **options) for l2 in l2s]
+
+
+@pytest.mark.parametrize("width, shots", [(16, 20), (200, 5)])
+def test_many_penalties_are_combinations_of_few_solutions(width, shots, monkeypatch):
+    """190 penalties from one factorisation and a dozen products with the features."""
+    data = make_data(width=width, classes=20, test=1001)
+    options = dict(num_classes=20, shots=shots, seed=0)
+    made = []
+    factorise = least_squares.factorise
+
+    def counted(*args):
+        made.append(args)
+        return factorise(*args)
+
+    monkeypatch.setattr(least_squares, "factorise", counted)
+    l2s = np.logspace(-10, 19, 190, base=2)
+    sweep = fewshot.sweep(*data, l2s=l2s, **options)
+    assert len(made) == 1
+    few, _ = least_squares._few_solutions(factorise(*made[0]), l2s)
+    assert few.shape[1] <= 16
+    one_by_one = [fewshot.accuracy(*data, l2=l2, **options) for l2 in l2s[::7]]
+    np.testing.assert_allclose(sweep[::7], one_by_one, atol=1.01 / 1001)
+    assert len(set(sweep)) > 5
+
+
+def test_small_penalties_do_not_drown_in_the_bias():
+    """Its eigenvalue is 10,000 times the examples, beyond what float32 tells."""
+    train, labels, test, test_labels = make_data(width=64, classes=5, test=2000)
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(64, 64)))[0]
+    turn *= (1.0 + np.arange(64))[:, None] ** -2  # as features of models are
+    train, test = ((x @ turn).astype(np.float32) for x in (train, test))
+    data = train, labels, test, test_labels
+    for l2 in (0.125, 1.0):
+        actual = fewshot.accuracy(*data, num_classes=5, shots=25, seed=1, l2=l2)
+        expected = dense_accuracy(data, classes=5, shots=25, seed=1, l2=l2)
+        assert actual == pytest.approx(expected, abs=1.01 / 2000)
 
 
 def test_device_arrays_and_host_arrays_agree():

@@ -11,20 +11,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vit_jax import errors
 from vit_jax.data import catalog
-from vit_jax.evaluators import features
+from vit_jax.evaluators import features, least_squares
 from vit_jax.evaluators.context import Context
 from vit_jax.types import Evaluator, Params
 
-BIAS = 100.0  # the constant feature: so large that the bias is hardly penalised
-EPSILON = 1e-5  # added to the standard deviation of a feature
 L2 = 2.0**10
-
-Factors = dict[str, jax.Array]
 
 
 def choose_support(
@@ -40,52 +35,6 @@ def choose_support(
         rng.permutation(np.flatnonzero(labels == c))[:shots] for c in range(num_classes)
     ]
     return np.concatenate(chosen)
-
-
-def _standardise(x: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
-    """Scales features [n, d] and appends the constant one: [n, d + 1]."""
-    return jnp.pad((x - mean) / std, ((0, 0), (0, 1)), constant_values=BIAS)
-
-
-@jax.jit(static_argnames="num_classes")
-def _factorise(features: jax.Array, labels: jax.Array, num_classes: int) -> Factors:
-    """Everything of the solution that does not depend on the penalty.
-
-    W(l2) = left diag(1 / (eigenvalues + l2)) right, from X'X or, with fewer examples
-    than features, from XX', whichever is smaller.
-    """
-    mean = features.mean(axis=0, keepdims=True)
-    std = features.std(axis=0, keepdims=True) + EPSILON
-    x = _standardise(features, mean, std)
-    y = 2.0 * jax.nn.one_hot(labels, num_classes) - 1.0
-    # Chips that round the factors of a matrix product lose the small eigenvalues.
-    with jax.default_matmul_precision("highest"):
-        if x.shape[0] >= x.shape[1]:
-            eigenvalues, left = jnp.linalg.eigh(x.T @ x)
-            right = left.T @ (x.T @ y)
-        else:
-            eigenvalues, vectors = jnp.linalg.eigh(x @ x.T)
-            left, right = x.T @ vectors, vectors.T @ y
-    return {
-        "eigenvalues": eigenvalues,
-        "left": left,
-        "right": right,
-        "mean": mean,
-        "std": std,
-    }
-
-
-@jax.jit
-def _test_accuracy(
-    factors: Factors, features: jax.Array, labels: jax.Array, l2: jax.Array | float
-) -> jax.Array:
-    """Returns the share of test examples [m, d] that are right at penalty `l2`."""
-    x = _standardise(features, factors["mean"], factors["std"])
-    scale = (1.0 / (factors["eigenvalues"] + l2))[None, :]
-    with jax.default_matmul_precision("highest"):
-        weights = (factors["left"] * scale) @ factors["right"]
-        scores = x @ weights
-    return (jnp.argmax(scores, axis=1) == labels).mean()
 
 
 def _checked(
@@ -165,9 +114,11 @@ def sweep(
     support = choose_support(
         train_labels, num_classes=num_classes, shots=shots, seed=seed
     )
-    factors = _factorise(train_features[support], train_labels[support], num_classes)
+    factors = least_squares.factorise(
+        train_features[support], train_labels[support], num_classes
+    )
     test = jax.device_put((test_features, test_labels))
-    return np.array([_test_accuracy(factors, *test, l2) for l2 in l2s])
+    return least_squares.accuracies(factors, *test, l2s)
 
 
 def accuracy(
