@@ -157,7 +157,7 @@ def _data(config: ConfigDict) -> None:
     """Adds those of images, and of how they are prepared and changed."""
     config.data = ConfigDict()
     # TFDS name, digits, folder:PATH, parquet:GLOB, hf:NAME_OR_PATH, wds:SHARDS,
-    # csv:FILE, py:MODULE:FUNCTION
+    # csv:FILE, py:MODULE:FUNCTION, real:FILE, imagenetv2:FOLDER, objectnet:FOLDER
     config.data.dataset = "imagenet2012"
     config.data.image_column = ""  # of these and of TFDS; "": the only one that can be
     config.data.label_column = ""  # likewise; of one class or several, or rule:NAME

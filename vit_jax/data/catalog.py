@@ -97,10 +97,19 @@ _BY_HAND = (
     "{data_dir}/downloads/manual."
 )
 
+_VALIDATION_TAR = _TARS.replace("ILSVRC2012_img_train.tar and ", "")
+
 # Counts of the paper's section 4.1 and of TFDS; the second part is of few-shot
 # evaluation and of VTAB.
 ROWS = {
     "imagenet2012": Row(1000, {"train": 1281167, "validation": 50000}, note=_TARS),
+    # ReaL, of which 3,163 images have no label and are left out of its figures.
+    "imagenet2012_real": Row(
+        1000, {"validation": 50000}, multi_label=True, note=_VALIDATION_TAR
+    ),
+    "imagenet_v2/matched-frequency": Row(1000, {"test": 10000}),
+    "imagenet_v2/threshold-0.7": Row(1000, {"test": 10000}),
+    "imagenet_v2/topimages": Row(1000, {"test": 10000}),
     "imagenet21k": Row(21843, {"train": 14197122}, multi_label=True, note=_IMAGENET21K),
     "jft": Row(18291, {"train": 303000000}, multi_label=True, note=_JFT),
     # "Scaling Vision Transformers", section 3: about three billion images.
@@ -263,7 +272,7 @@ def _present(dataset: str, data_dir: str) -> Opened | None:
     if dataset.partition(":")[0] in naming.FORMS and ":" in dataset:
         from vit_jax.data import forms
 
-        return forms.opened(dataset)
+        return forms.opened(dataset, data_dir)
     bare, columns = naming.split(dataset)
     if bare in handed_over:
         return handed_over[bare]

@@ -284,6 +284,22 @@ class TfdsSource:
             hot[value] = 1
         return hot
 
+    def text(self, index: int, feature: str) -> str:
+        """Returns a feature of an example that is one text.
+
+        Raises:
+            decode.BadImage: its record is damaged, or has none.
+        """
+        split, at = self._ranges.locate(index)
+        try:
+            record = self._files[split].read(at)
+            (value,) = example.parse(record, frozenset({feature}))[feature]
+            return value.decode()
+        except (records.DamagedRecord, example.MalformedExample) as error:
+            raise decode.BadImage(f"a damaged record ({error})") from error
+        except (KeyError, ValueError, AttributeError) as error:
+            raise decode.BadImage(f"a record without a text {feature!r}") from error
+
     def name(self, index: int) -> str:
         """Returns "shard file:record", for reports."""
         split, at = self._ranges.locate(index)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 # What the name of a dataset may begin with, before a colon; `data.forms` opens them.
-FORMS = ("csv", "hf", "parquet", "py", "wds")
+FORMS = ("csv", "hf", "imagenetv2", "objectnet", "parquet", "py", "real", "wds")
 # What a label column begins with that is computed, see `data.label_rules`.
 RULE = "rule:"
 _PART = r"(image|label|names)=[^,#=]+"

@@ -5,7 +5,6 @@ from typing import Any, Protocol
 
 from vit_jax import errors
 from vit_jax.data import decode, sources, splits
-from vit_jax.data.forms import labelling
 
 
 class Images(Protocol):
@@ -27,6 +26,30 @@ class Images(Protocol):
         ...
 
 
+class Labels(Protocol):
+    """The labels of a table, as `labelling.Labelling` has them."""
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        ...
+
+    @property
+    def label_names(self) -> tuple[str, ...] | None:
+        """Their names, None where nobody names them."""
+        ...
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an example may have several."""
+        ...
+
+    @property
+    def splits(self) -> Mapping[str, Any]:
+        """The labels of each split, by index."""
+        ...
+
+
 class Table:
     """A dataset of one of the forms: its splits, classes and images."""
 
@@ -34,7 +57,7 @@ class Table:
         self,
         name: str,
         images: Mapping[str, Images],
-        labels: labelling.Labelling,
+        labels: Labels,
         *,
         holds: Callable[[], bool] = lambda: True,
     ):
@@ -70,7 +93,7 @@ class TableSource:
         self,
         table: Table,
         images: Mapping[str, Images],
-        labels: labelling.Labelling,
+        labels: Labels,
         ranges: Sequence[splits.Range],
     ):
         """Takes what `splits.resolve` returned for the table's counts."""
