@@ -290,13 +290,41 @@ def abstract(model, architecture):
 ACTS = {"GELU": "erf", "GELUTanh": "tanh", "SiLU": "erf", "QuickGELU": "quick"}
 
 
+# What the zoo is read by, and some of it that is refused.
+READ = (
+    *("deit3_base_patch16_224", "vit_base_patch14_reg4_dinov2"),
+    *("vit_base_patch16_siglip_224", "vit_huge_patch14_224"),
+    *("vit_base_patch32_clip_quickgelu_224", "vit_base_r50_s16_224"),
+    *("deit_tiny_distilled_patch16_224", "vit_base_patch16_rpn_224"),
+)
+REFUSED = ("vit_relpos_base_patch16_224",)
+
+
+def test_models_of_the_zoo_are_read_as_they_are_or_refused(timm):
+    read, refused = of_the_zoo(timm, [*READ, *REFUSED])
+    assert (read, refused) == (list(READ), list(REFUSED))
+
+
+@pytest.mark.slow
 def test_the_whole_zoo_is_read_as_it_is_or_refused(timm):
-    """timm's own modules say what their tensors and configs leave out."""
+    names = timm.list_models(["vit_*", "deit*", "flexivit*", "test_vit*"])
+    read, _ = of_the_zoo(timm, names)
+    assert set(READ) <= set(read)
+    for part in ("_pe_", "reg4_map", "resnet50d", "relpos"):
+        assert not [name for name in read if part in name]
+    assert len(read) > 130
+
+
+def of_the_zoo(timm, names):
+    """Those that are read as timm's own modules are, and those that are refused.
+
+    The modules say what their tensors and configs leave out.
+    """
     import torch
     from timm.models.vision_transformer import ResPostBlock, VisionTransformer
 
     entry, read, refused = DIALECTS["timm"], [], []
-    for name in timm.list_models(["vit_*", "deit*", "flexivit*", "test_vit*"]):
+    for name in names:
         if any(part in name for part in ("_7b_", "_sapiens2", "gigantic")):
             continue
         if timm_rotary.is_known(name):  # see test_peers_rotary
@@ -326,13 +354,7 @@ def test_the_whole_zoo_is_read_as_it_is_or_refused(timm):
         assert arch.stem_norm == ("norm_pre.weight" in model.state_dict()), name
         assert (arch.positioned == 0) == (model.no_embed_class or not arch.prefix)
         read.append(name)
-    assert {"deit3_base_patch16_224", "vit_base_patch14_reg4_dinov2"} <= set(read)
-    assert {"vit_base_patch16_siglip_224", "vit_huge_patch14_224"} <= set(read)
-    assert {"vit_base_patch32_clip_quickgelu_224", "vit_base_r50_s16_224"} <= set(read)
-    assert "deit_tiny_distilled_patch16_224" in read
-    for part in ("_pe_", "reg4_map", "resnet50d", "relpos"):
-        assert not [name for name in read if part in name]
-    assert len(read) > 130
+    return read, refused
 
 
 @pytest.mark.parametrize(
@@ -416,6 +438,10 @@ def test_bits_both_ways(timm, tmp_path, caplog):
     files.write(weights, tmp_path / "b")
     assert "timm has no named BiT like this" in caplog.text
     assert same_tensors(tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.slow
+def test_a_named_bit_is_timms_own(timm, tmp_path):
     named = random_bit("BiT-R50x1")
     files.write(named, tmp_path / "c")
     back = timm.create_model(f"local-dir:{tmp_path}/c", pretrained=True)
