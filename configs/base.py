@@ -164,6 +164,7 @@ def _data(config: ConfigDict) -> None:
     config.data.class_names = ""  # TXT or CSV file; "": as the data has them
     config.data.data_dir = ""  # of TFDS; "": $TFDS_DATA_DIR, else ~/tensorflow_datasets
     config.data.train_split = "train"
+    config.data.repeats = 1  # of an image in a batch, each augmented anew (DeiT: 3)
     config.data.cache = "auto"  # none | ram | device | auto
     config.data.threads = 0  # decoding threads; 0: one a core
     # Unreadable images beyond it stop the run: a share; above 1 their number

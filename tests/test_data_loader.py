@@ -102,6 +102,32 @@ def test_every_epoch_reads_everything_once_across_batch_borders():
         assert sorted(epoch) == list(range(50))
 
 
+@pytest.mark.parametrize("repeats, distinct", [(3, 8), (5, 5), (24, 1)])
+def test_repeated_images_are_each_augmented_anew(photographs, repeats, distinct):
+    """Each image so often in every batch; over processes, and from any step."""
+    options = {"batch_size": 24, "repeats": repeats}
+    source, plain = train(photographs, CROP, **options), train(toys(30), **options)
+    seen = []
+    for step in (0, 1, 2):
+        labels = plain.batch(step)["label"]
+        assert len(set(labels)) == distinct
+        assert {list(labels).count(one) for one in labels} <= {repeats, repeats - 1}
+        assert labels[0] != labels[1] or distinct == 1  # whoever mixes neighbours
+        seen += list(dict.fromkeys(labels))
+        whole = source.batch(step)
+        assert len({image.tobytes() for image in whole["image"]}) == 24
+        parts = [
+            train(photographs, CROP, process_index=k, process_count=2, **options)
+            for k in range(2)
+        ]
+        for key, values in whole.items():
+            joined = np.concatenate([part.batch(step)[key] for part in parts])
+            np.testing.assert_array_equal(joined, values)
+    assert len(set(seen)) == 3 * distinct  # an epoch has each image once
+    with pytest.raises(errors.UserError, match="data.repeats=0"):
+        train(toys(3), repeats=0)
+
+
 @pytest.mark.parametrize("count, batch_size", [(1, 1), (1, 8), (3, 16), (5, 5)])
 def test_datasets_smaller_than_the_batch(count, batch_size):
     batch = train(toys(count), batch_size=batch_size).batch(7)

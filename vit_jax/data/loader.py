@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vit_jax import errors
-from vit_jax.data import draws, reader, resident, sources, transforms
+from vit_jax.data import draws, orders, reader, resident, sources, transforms
 
 if TYPE_CHECKING:
     from jax.sharding import NamedSharding
@@ -37,6 +37,7 @@ def train_loader(
     process_index: int = 0,
     process_count: int = 1,
     rows: np.ndarray | None = None,
+    repeats: int = 1,
     threads: int = 0,
     cache: str = "auto",
     max_corrupt: float = 0.01,
@@ -54,6 +55,7 @@ def train_loader(
         process_count: Into how many shares it is cut.
         rows: That this process reads, ascending, as `mesh.local_rows` has them; None:
             [p * b/P, (p + 1) * b/P) for process p of P.
+        repeats: How often an image is in a batch, each time with draws of its own.
         threads: That decode; 0 is one a core.
         cache: "none"; "ram" keeps the decoded images in host memory; "device" keeps
             them on the devices of `sharding`, and batches come out as global arrays;
@@ -67,9 +69,15 @@ def train_loader(
     Raises:
         errors.UserError: an argument that cannot work, or a cache that does not fit.
     """
-    local = _local_rows(batch_size, process_index, process_count, rows)
     if len(source) < 1:
         raise errors.UserError("the training split holds no example")
+    local = orders.rows_of(
+        *(orders.of(source, seed), batch_size),
+        process_index=process_index,
+        process_count=process_count,
+        rows=rows,
+        repeats=repeats,
+    )
     choice = resident.choose(cache, source, transform, sharding, process_count)
     corrupt = reader.CorruptLog(source, max_corrupt, damaged)
     pool = concurrent.futures.ThreadPoolExecutor(_threads(threads), "decode")
@@ -78,9 +86,7 @@ def train_loader(
     except BaseException:
         pool.shutdown(cancel_futures=True)
         raise
-    return TrainLoader(
-        reading, transform, len(source), seed, batch_size, local, corrupt, pool
-    )
+    return TrainLoader(reading, transform, local, seed, corrupt, pool)
 
 
 def _rows(
@@ -118,21 +124,17 @@ class TrainLoader:
 
     def __init__(
         self,
-        rows: Any,
+        reading: Any,
         transform: transforms.Transform,
-        size: int,
+        rows: orders.Rows,
         seed: int,
-        batch_size: int,
-        local: np.ndarray,
         corrupt: reader.CorruptLog,
         pool: concurrent.futures.ThreadPoolExecutor,
     ):
-        self._rows = rows
+        self._reading = reading
         self._draws = transform.draws
-        self._size = size
+        self._rows = rows
         self._seed = seed
-        self._batch_size = batch_size
-        self._local = local
         self._corrupt = corrupt
         self._pool = pool
 
@@ -159,11 +161,9 @@ class TrainLoader:
 
     def _start(self, step: int) -> Callable[[], Batch]:
         assert step >= 0, step
-        # Python's integers: 1e12 steps of a numpy int32 would wrap around.
-        positions = int(step) * self._batch_size + self._local
-        examples = draws.shuffled(self._seed, positions, self._size)
+        positions, examples = self._rows.at(step)
         uniforms = draws.uniforms(self._seed, positions, self._draws)
-        return self._rows.start(examples, uniforms)
+        return self._reading.start(examples, uniforms)
 
 
 def eval_loader(
@@ -195,7 +195,7 @@ def eval_loader(
     Raises:
         errors.UserError: an argument that cannot work.
     """
-    local = _local_rows(batch_size, process_index, process_count, rows)
+    local = orders.local_rows(batch_size, process_index, process_count, rows)
     if len(source) < 1:
         raise errors.UserError("the evaluation split holds no example")
     return EvalLoader(
@@ -325,24 +325,3 @@ def _threads(threads: int) -> int:
     if not isinstance(threads, int) or not 0 <= threads <= 1024:
         raise errors.UserError(f"threads={threads!r}; wanted 0 (one a core) to 1024")
     return threads or os.cpu_count() or 1
-
-
-def _local_rows(
-    batch_size: int, process_index: int, process_count: int, rows: np.ndarray | None
-) -> np.ndarray:
-    """The rows of each batch that this process reads.
-
-    Raises:
-        errors.UserError: the processes cannot have equal shares.
-    """
-    if batch_size < 1 or batch_size % process_count:
-        raise errors.UserError(
-            f"batch_size={batch_size} cannot be cut into {process_count} equal shares, "
-            f"one a process; wanted a multiple of {process_count}"
-        )
-    assert 0 <= process_index < process_count, (process_index, process_count)
-    share = batch_size // process_count
-    if rows is None:
-        rows = process_index * share + np.arange(share)
-    assert len(rows) == share, (len(rows), share)
-    return np.asarray(rows, np.int64)

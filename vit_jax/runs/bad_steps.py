@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.experimental import multihost_utils
 
 from vit_jax import errors, experiment
 from vit_jax.checkpoints import disk
-from vit_jax.data import draws, sources
+from vit_jax.data import orders, sources
 from vit_jax.host import files as host_files
 from vit_jax.runs import workdir as workdir_lib
 
@@ -29,8 +28,9 @@ _NONE: dict[str, Any] = {"times": 0, "offsets": []}
 
 def examples(exp: experiment.Experiment, source: Any, batch: int) -> list[str]:
     """Returns what the examples of a batch are called, over all processes."""
-    positions = batch * exp.batch_size + np.arange(exp.batch_size)
-    indices = draws.shuffled(exp.seed, positions, len(source))
+    order = orders.of(source, exp.seed)
+    rows = orders.rows_of(order, exp.batch_size, repeats=exp.data.repeats)
+    _, indices = rows.at(batch)
     return [sources.describe_example(source, int(index)) for index in indices]
 
 

@@ -114,6 +114,7 @@ def train_batches(exp: experiment.Experiment, source: Any) -> "TrainLoader":
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         rows=mesh_lib.local_rows(exp.mesh, exp.batch_size),
+        repeats=data.repeats,
         threads=data.threads,
         cache=data.cache,
         max_corrupt=data.max_corrupt,

@@ -17,7 +17,8 @@ class Data:
         dataset: as `data.catalog` takes it, with the columns to read.
         data_dir: of TFDS, or "".
         train_split: what is trained on.
-        cache: see `loader.train_loader`, like the next two.
+        repeats: see `loader.train_loader`, like all that follow.
+        cache: see there.
         threads: see there.
         max_corrupt: see there.
         damaged: see there.
@@ -26,6 +27,7 @@ class Data:
     dataset: str
     data_dir: str
     train_split: str
+    repeats: int
     cache: str
     threads: int
     max_corrupt: float

@@ -1,0 +1,97 @@
+"""Which example each row of each batch reads, as a function of the step.
+
+Nothing is sequential: any step is reached at once, and several processes that know
+their rows agree on what the batch holds.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from vit_jax import errors
+from vit_jax.data import draws
+
+# From positions in the run, int64 [b], to examples of the source, int64 [b].
+Order = Callable[[np.ndarray], np.ndarray]
+
+
+def of(source: Any, seed: int) -> Order:
+    """Returns the order of a source: epochs, each example once in each."""
+    size = len(source)
+    return lambda positions: draws.shuffled(seed, positions, size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """The rows of every batch that one process reads.
+
+    With repeats an image is in a batch several times, at rows far from each other:
+    mixing with the next row mixes other images. Where the batch is no multiple, the
+    last images come once less.
+
+    Attributes:
+        order: Of the examples.
+        batch_size: Over all processes.
+        local: int64 [b], which rows.
+        repeats: How often an image comes in one batch.
+    """
+
+    order: Order
+    batch_size: int
+    local: np.ndarray
+    repeats: int = 1
+
+    def at(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns what the draws of each row depend on, and its example: int64 [b]."""
+        # Python's integers: 1e12 steps of a numpy int32 would wrap around.
+        positions = int(step) * self.batch_size + self.local
+        distinct = -(-self.batch_size // self.repeats)
+        places = int(step) * distinct + self.local % distinct
+        return positions, self.order(places)
+
+
+def rows_of(
+    order: Order,
+    batch_size: int,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+    rows: np.ndarray | None = None,
+    repeats: int = 1,
+) -> Rows:
+    """Returns the rows that a process reads; see `loader.train_loader`.
+
+    Raises:
+        errors.UserError: repeats that cannot be, or the processes cannot have equal
+            shares.
+    """
+    local = local_rows(batch_size, process_index, process_count, rows)
+    if not isinstance(repeats, int) or not 1 <= repeats <= batch_size:
+        raise errors.UserError(
+            f"data.repeats={repeats!r}; wanted how often an image is in a batch of "
+            f"{batch_size}, 1 or more"
+        )
+    return Rows(order, batch_size, local, repeats)
+
+
+def local_rows(
+    batch_size: int, process_index: int, process_count: int, rows: np.ndarray | None
+) -> np.ndarray:
+    """Returns the rows of each batch that this process reads.
+
+    Raises:
+        errors.UserError: the processes cannot have equal shares.
+    """
+    if batch_size < 1 or batch_size % process_count:
+        raise errors.UserError(
+            f"batch_size={batch_size} cannot be cut into {process_count} equal shares, "
+            f"one a process; wanted a multiple of {process_count}"
+        )
+    assert 0 <= process_index < process_count, (process_index, process_count)
+    share = batch_size // process_count
+    if rows is None:
+        rows = process_index * share + np.arange(share)
+    assert len(rows) == share, (len(rows), share)
+    return np.asarray(rows, np.int64)
