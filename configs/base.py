@@ -25,6 +25,7 @@ from configs.base_evals import (
     masked,
     prepared,
     probe,
+    regress,
     set_evals,
 )
 
@@ -46,6 +47,7 @@ __all__ = [
     "note",
     "prepared",
     "probe",
+    "regress",
     "set_evals",
 ]
 
@@ -77,8 +79,10 @@ def _run(config: ConfigDict) -> None:
     config.skip_bad_steps = 0
     # Times that it goes back to the checkpoint before them instead, and past their data
     config.roll_back = 0
-    config.objective = "classification"  # classification | masked_patches (B.1.2)
-    config.loss = "sigmoid"  # sigmoid (summed over classes) | softmax
+    # classification | masked_patches (B.1.2) | regression
+    config.objective = "classification"
+    # sigmoid (summed over classes) | softmax; of regression: squared | absolute
+    config.loss = "sigmoid"
     config.label_smoothing = 0.0
     config.ema = 0.0  # factor of the Polyak average, evaluated and saved; 0: none
     config.init_from = ""  # checkpoint to fine-tune: whatever vit_jax.load takes
@@ -160,7 +164,8 @@ def _data(config: ConfigDict) -> None:
     # csv:FILE, py:MODULE:FUNCTION, real:FILE, imagenetv2:FOLDER, objectnet:FOLDER
     config.data.dataset = "imagenet2012"
     config.data.image_column = ""  # of these and of TFDS; "": the only one that can be
-    config.data.label_column = ""  # likewise; of one class or several, or rule:NAME
+    # likewise; of one class or several, or rule:NAME, or number:COLUMN (regression)
+    config.data.label_column = ""
     config.data.class_names = ""  # TXT or CSV file; "": as the data has them
     config.data.data_dir = ""  # of TFDS; "": $TFDS_DATA_DIR, else ~/tensorflow_datasets
     config.data.train_split = "train"

@@ -225,6 +225,13 @@ def probe_on(name: str) -> ConfigDict:
     return probe(train, test, dataset=dataset)
 
 
+def regress(split: str = "", *, dataset: str = "", every: str = "") -> ConfigDict:
+    """Squared and absolute error and R2 of objective=regression; as `classify`."""
+    return ConfigDict(
+        {"type": "regress", "dataset": dataset, "split": split, "every": every}
+    )
+
+
 # What `--config.evals.NAME=TYPE[:DATASET]` adds: TYPE -> from a dataset to its options.
 EVALUATIONS = {
     "classify": lambda name: classify(dataset=fewshot_splits(name).dataset),
@@ -232,6 +239,7 @@ EVALUATIONS = {
     "masked": lambda name: masked(dataset=fewshot_splits(name).dataset),
     "knn": knn_on,
     "probe": probe_on,
+    "regress": lambda name: regress(dataset=fewshot_splits(name).dataset),
 }
 
 

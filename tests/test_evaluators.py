@@ -86,7 +86,11 @@ def test_recipes_give_every_option_and_no_other(kind):
     if kind in ("fewshot", "knn", "probe"):
         evaluators.make(options | {"split": "test", "train_split": "test"}, headless)
         return
-    wanted = {"classify": "no head", "masked": "wants a run with objective"}[kind]
+    wanted = {
+        "classify": "no head",
+        "masked": "wants a run with objective",
+        "regress": "has classes and no numbers",
+    }[kind]
     with pytest.raises(errors.UserError, match=wanted):
         evaluators.make(options | {"split": "test"}, headless)
 

@@ -29,7 +29,8 @@ from vit_jax.weights import loaded as loaded_lib
 
 SHOTS = (1, 5, 10, 25)
 MOST = 10**6  # shots and seeds
-USUAL = "classify"  # figures of other kinds of evaluation are named after their kind
+USUAL = "classify"
+UNNAMED = (USUAL, "regress")  # figures of other kinds are named after their kind
 SPLITS = ("split", "train_split")
 
 
@@ -108,8 +109,8 @@ def run(
         l2: penalty.
         f1_at: of several labels an image, the probability from which on a class is
             predicted, for its F1; 0: none.
-        kind: of evaluation, a key of `evaluators.EVALUATORS`; "": "classify", or
-            "fewshot" where that is asked for.
+        kind: of evaluation, a key of `evaluators.EVALUATORS`; "": "fewshot" where that
+            is asked for, "regress" where labels are numbers, else "classify".
         options_of_kind: what else it takes.
 
     Returns:
@@ -125,15 +126,21 @@ def run(
             f"--shots={','.join(map(str, shots))} --seeds={seeds} --l2={l2}; want "
             f"numbers from 1 to {MOST:,} and a penalty"
         )
-    options: dict[str, Any] = {"type": kind or ("fewshot" if fewshot else USUAL)}
-    own = {"train_split": train_split, "shots": shots, "seeds": seeds, "l2": l2}
+    own: dict[str, Any] = {
+        "train_split": train_split,
+        "shots": shots,
+        "seeds": seeds,
+        "l2": l2,
+    }
     own |= {"f1_at": f1_at, **(options_of_kind or {})}
-    wanted = evaluators.options_of(options["type"])
-    options |= {name: value for name, value in own.items() if name in wanted}
     with pretrained.open_as_evaluated(pretrained.agreed(checkpoint)) as weights:
         dataset, data_dir, config = _data(checkpoint, weights.config, dataset, data_dir)
         info = catalog.describe(dataset, data_dir=data_dir)
-        options["split"] = split or default_split(info, config)
+        kind = kind or ("fewshot" if fewshot else USUAL)
+        kind = "regress" if kind == USUAL and info.numeric else kind
+        wanted = evaluators.options_of(kind)
+        options = {name: value for name, value in own.items() if name in wanted}
+        options |= {"type": kind, "split": split or default_split(info, config)}
         loaded_lib.check_color(weights.architecture)
         _check_memory(batch_size, weights.architecture.image_size)
         evaluate = _evaluator(
@@ -177,7 +184,7 @@ def _evaluator(
         mesh=mesh_lib.make_mesh(),
         loss=losses.PROBLEMS[weights.problem],
         mode=labels,
-        prefix="" if options["type"] == USUAL else f"{options['type']}_",
+        prefix="" if options["type"] in UNNAMED else f"{options['type']}_",
     )
     return evaluators.make({**options, "dataset": dataset}, context)
 

@@ -25,7 +25,10 @@ _NAME = re.compile(r"^[A-Za-z]\w*(/[\w.+-]+)?(:\d{1,9}(\.(\d{1,9}|\*)){2})?$")
 
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
-    """What is known of a dataset; `splits` counts the examples of each split."""
+    """What is known of a dataset; `splits` counts the examples of each split.
+
+    A `numeric` one has labels that are numbers, `num_classes` of them an example.
+    """
 
     name: str
     num_classes: int
@@ -33,6 +36,7 @@ class DatasetInfo:
     label_names: tuple[str, ...] | None
     multi_label: bool
     prepared: bool
+    numeric: bool = False
 
 
 class Opened(Protocol):
@@ -56,6 +60,11 @@ class Opened(Protocol):
     @property
     def multi_label(self) -> bool:
         """Whether an example may have several."""
+        ...
+
+    @property
+    def numeric(self) -> bool:
+        """Whether labels are numbers and no classes; `num_classes` of them each."""
         ...
 
     def counts(self) -> dict[str, int]:
@@ -168,6 +177,7 @@ def describe(dataset: str, *, data_dir: str = "") -> DatasetInfo:
             label_names=found.label_names,
             multi_label=found.multi_label,
             prepared=True,
+            numeric=found.numeric,
         )
     if name not in ROWS:
         raise _not_prepared(dataset, data_dir)

@@ -34,7 +34,7 @@ class Folder:
     in all splits. What is left out is logged: how many, and the first few names.
     """
 
-    multi_label = False
+    multi_label = numeric = False
 
     def __init__(self, root: Path, *, name: str = ""):
         """Lists the folder; `name` is what the dataset is called, "" its path.

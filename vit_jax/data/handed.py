@@ -29,7 +29,7 @@ def opened(
     said: dict[str, Any] = {}
     if info is not None:
         said = {"num_classes": info.num_classes, "label_names": info.label_names}
-        said["multi_label"] = info.multi_label
+        said |= {"multi_label": info.multi_label, "numeric": info.numeric or None}
     members = source if isinstance(source, Mapping) else {"train": source}
     found = objects.Objects(f"{catalog.GIVEN}{name}", members, columns, **said)
     if info is not None and info.splits and dict(info.splits) != found.counts():

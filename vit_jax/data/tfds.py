@@ -54,7 +54,12 @@ class Info:
     @property
     def multi_label(self) -> bool:
         """Whether an example may have several labels."""
-        return self.label.kind != "class"
+        return self.label.kind not in ("class", "numbers")
+
+    @property
+    def numeric(self) -> bool:
+        """Whether labels are numbers and no classes."""
+        return self.label.kind == "numbers"
 
     def open(self, ranges: Sequence[Range]) -> "TfdsSource":
         """Opens the examples of ranges of splits; see `TfdsSource`."""
@@ -272,7 +277,7 @@ class TfdsSource:
                     " wanted one class"
                 )
             return int(values[0])
-        if label.kind == "vector":
+        if label.kind in ("vector", "numbers"):
             return np.asarray(values, np.float32)
         hot = np.zeros(label.num_classes, np.float32)
         for value in values:

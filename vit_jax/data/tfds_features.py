@@ -28,7 +28,9 @@ class Label:
 
     feature: str
     num_classes: int  # 0: not recorded
-    kind: str  # "class", "classes" (a list of indices) or "vector" (one number a class)
+    # "class", "classes" (a list of indices), "vector" (one number a class) or "numbers"
+    # (of a regression; num_classes of them)
+    kind: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +135,8 @@ def choose(
         label_rules.check(columns.label, features, path)
         classes_of = label_rules.named(columns.label).classes
         candidates = [Label(columns.label, classes_of, "class")]
+    elif columns.numeric:
+        candidates = _numbers(columns.plain.label, features)
     elif columns.label:
         candidates = [label for label in labels if label.feature == columns.label]
     if len(named) != 1 or len(candidates) != 1:
@@ -194,6 +198,17 @@ def _label(name: str, feature: dict[str, Any]) -> Label | None:
     if len(dims) == 1 and dims[0] > 0:
         return Label(name, dims[0], "vector")
     return None
+
+
+def _numbers(name: str, features: dict[str, Any]) -> list[Label]:
+    """The feature of this name, where it is a number or a list of fixed length."""
+    feature = features[name] if name in features else {}
+    if _TENSOR not in feature:
+        return []
+    dims = _dimensions(feature[_TENSOR])
+    width = math.prod(dims)
+    good = len(dims) <= 1 and width > 0 and "string" not in feature[_TENSOR]["dtype"]
+    return [Label(name, width, "numbers")] if good else []
 
 
 def _num_classes(feature: dict[str, Any]) -> int:

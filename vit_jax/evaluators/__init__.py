@@ -58,12 +58,19 @@ def _probe() -> Factory:
     return probe.evaluator
 
 
+def _regress() -> Factory:
+    from vit_jax.evaluators import regress
+
+    return regress.evaluator
+
+
 EVALUATORS: dict[str, Callable[[], Factory]] = {
     "classify": _classify,
     "fewshot": _fewshot,
     "masked": _masked,
     "knn": _knn,
     "probe": _probe,
+    "regress": _regress,
 }
 
 

@@ -135,7 +135,8 @@ def _loss(context: Context) -> str:
         raise errors.UserError(
             f"{context.outputs.what} is a regression: its outputs are numbers and no "
             "classes, so it has no top-1; vit_jax.predict prints the numbers, and a "
-            "few-shot evaluation (--fewshot) measures its features"
+            "few-shot evaluation (--fewshot) measures its features; where labels are "
+            "numbers too, an evaluation of type regress has errors and R2"
         )
     errors.lookup(losses.LOSSES, context.loss, "loss")
     return context.loss

@@ -59,8 +59,9 @@ def check_single_label(info: catalog.DatasetInfo, what: str) -> None:
         info: The dataset.
         what: Wants that.
     """
-    if info.multi_label or not info.num_classes:
+    if info.multi_label or info.numeric or not info.num_classes:
         has = "several labels an image" if info.multi_label else "no number of classes"
+        has = "numbers as labels" if info.numeric else has
         raise errors.UserError(
             f"{what} wants one label an image and to know the classes; {info.name} "
             f"has {has}. Choose another dataset"

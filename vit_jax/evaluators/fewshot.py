@@ -14,7 +14,6 @@ import jax
 import numpy as np
 
 from vit_jax import errors
-from vit_jax.data import catalog
 from vit_jax.evaluators import features, least_squares
 from vit_jax.evaluators.context import Context
 from vit_jax.types import Evaluator, Params
@@ -177,7 +176,7 @@ def evaluator(
             not finite.
     """
     info = context.datasets.describe(dataset)
-    _check_single_label(info)
+    features.check_single_label(info, "few-shot evaluation")
     _check_settings(shots, [l2], seeds)
     test_source = context.open(dataset, split)
     train_source = context.open(dataset, train_split)
@@ -207,12 +206,3 @@ def evaluator(
         return named | {"examples": len(test[1])}
 
     return evaluate
-
-
-def _check_single_label(info: catalog.DatasetInfo) -> None:
-    if info.multi_label or not info.num_classes:
-        has = "several labels an image" if info.multi_label else "no number of classes"
-        raise errors.UserError(
-            f"few-shot evaluation wants one label an image and to know the classes; "
-            f"{info.name} has {has}. Choose another dataset"
-        )

@@ -24,11 +24,21 @@ class Classification:
         info: The dataset that is trained on.
         loss: A key of `losses.LOSSES`.
         label_smoothing: How much of it; 0 is off, its meaning is the loss's own.
+
+    Raises:
+        UserError: labels that are numbers.
     """
 
     info: catalog.DatasetInfo
     loss: str
     label_smoothing: float
+
+    def __post_init__(self) -> None:
+        if self.info.numeric:
+            raise errors.UserError(
+                f"the labels of {self.info.name} are numbers and no classes; want "
+                "--config.objective=regression --config.loss=squared"
+            )
 
     def outputs(self, architecture: models.Architecture) -> models.Architecture:
         """Returns the model with a head over classes and none over patches."""

@@ -15,10 +15,10 @@ def labels_of(info: catalog.DatasetInfo, rows: int) -> jax.ShapeDtypeStruct:
     """Returns the labels of a dataset's batch: int32 [rows], float32 [rows, classes].
 
     Args:
-        info: The dataset; one of several labels an image has them as vectors.
+        info: The dataset; one of several labels an image, or of numbers, has vectors.
         rows: The number of examples.
     """
-    if info.multi_label:
+    if info.multi_label or info.numeric:
         return jax.ShapeDtypeStruct((rows, info.num_classes), jnp.float32)
     return jax.ShapeDtypeStruct((rows,), jnp.int32)
 
@@ -82,7 +82,9 @@ LOSSES: dict[str, Loss] = {
 }
 
 
-# What outputs are -> the loss that trains such; None: numbers, which none here does.
+OF_NUMBERS = ("squared", "absolute")  # of objective=regression
+
+# What outputs are -> the loss of their classes; None: numbers, see `regression.LOSSES`.
 PROBLEMS: dict[str, str | None] = {
     "single_label": "softmax",
     "multi_label": "sigmoid",
@@ -91,11 +93,16 @@ PROBLEMS: dict[str, str | None] = {
 
 
 def problem_of(loss: str) -> str:
-    """Returns the key of `PROBLEMS` that a key of `LOSSES` trains.
+    """Returns the key of `PROBLEMS` that a loss trains.
+
+    Args:
+        loss: A key of `LOSSES`, or one of a regression.
 
     Raises:
         UserError: unknown loss.
     """
+    if loss in OF_NUMBERS:
+        return "regression"
     errors.lookup(LOSSES, loss, "loss")
     return next(problem for problem, name in PROBLEMS.items() if name == loss)
 

@@ -81,9 +81,16 @@ def _masked_patches(info: catalog.DatasetInfo, **options: Any) -> Objective:
     return masked.MaskedPatches(info, **options)
 
 
+def _regression(info: catalog.DatasetInfo, **options: Any) -> Objective:
+    from vit_jax.learning import regression
+
+    return regression.Regression(info, **options)
+
+
 OBJECTIVES: dict[str, Row] = {
     "classification": Row(_classification, ("loss", "label_smoothing")),
     "masked_patches": Row(_masked_patches, ("masked",)),
+    "regression": Row(_regression, ("loss",)),
 }
 
 

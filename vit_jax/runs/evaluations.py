@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 
 from vit_jax import experiment, models
 from vit_jax.data import catalog
-from vit_jax.learning import passes, program
+from vit_jax.learning import losses, passes, program
 from vit_jax.parallel import layouts
 from vit_jax.parallel import mesh as mesh_lib
 from vit_jax.runs import workdir as workdir_lib
@@ -104,7 +104,7 @@ def make(exp: experiment.Experiment, between: Callable[[], None]) -> list[Evalua
         ),
         batch_size=exp.batch_size // exp.microbatches,
         mesh=exp.mesh,
-        loss=exp.loss,
+        loss=losses.PROBLEMS[losses.problem_of(exp.loss)],
         evaluation=exp.evaluation,
         mode=exp.labels,
         between=between,

@@ -13,6 +13,8 @@ from typing import Any
 
 # What the name of a dataset may begin with, before a colon; `data.forms` opens them.
 FORMS = ("csv", "hf", "imagenetv2", "objectnet", "parquet", "py", "real", "wds")
+# What a label column begins with that holds numbers and no classes, for a regression.
+NUMBER = "number:"
 # What a label column begins with that is computed, see `data.label_rules`.
 RULE = "rule:"
 _PART = r"(image|label|names)=[^,#=]+"
@@ -37,6 +39,16 @@ class Columns:
 
     def __bool__(self) -> bool:
         return bool(self.image or self.label or self.names)
+
+    @property
+    def numeric(self) -> bool:
+        """Whether labels are numbers and no classes."""
+        return self.label.startswith(NUMBER)
+
+    @property
+    def plain(self) -> "Columns":
+        """The same columns without what says that labels are numbers."""
+        return replace(self, label=self.label.removeprefix(NUMBER))
 
 
 def split(name: str) -> tuple[str, Columns]:

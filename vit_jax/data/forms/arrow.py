@@ -129,6 +129,19 @@ def labels(column: Any, what: str) -> labelling.Raw:
     return labelling.Raw(_flat(flat, what), _offsets(column))
 
 
+def numbers(column: Any, what: str) -> labelling.Raw:
+    """Returns a column of numbers, or of lists of as many, as labels of a regression.
+
+    Args:
+        column: A chunked array.
+        what: Its name, for messages.
+
+    Raises:
+        errors.UserError: anything else.
+    """
+    return labelling.raw_numbers(column.to_pylist(), lambda row: f"{what}, row {row}")
+
+
 def _offsets(column: Any) -> np.ndarray:
     from pyarrow import compute
 

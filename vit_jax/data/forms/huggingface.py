@@ -77,7 +77,7 @@ def of_splits(
     noted = {name: _noted(feature) for name, feature in first.features.items()}
     kinds = arrow.kinds(first.features.arrow_schema, noted)
     described = {name: str(feature)[:40] for name, feature in first.features.items()}
-    image, label = picking.choose(kinds, columns, dataset, described=described)
+    image, label = picking.choose(kinds, columns.plain, dataset, described=described)
     for split, rows in splits.items():
         if lacking := {image, label} - set(rows.column_names):
             raise errors.UserError(
@@ -88,8 +88,9 @@ def of_splits(
         split: RowImages(_encoded(rows, image), image, f"{dataset}:{split}")
         for split, rows in splits.items()
     }
+    read = arrow.numbers if columns.numeric else arrow.labels
     raws = {
-        split: arrow.labels(_column(rows, label), f"{dataset}:{split}: {label!r}")
+        split: read(_column(rows, label), f"{dataset}:{split}: {label!r}")
         for split, rows in splits.items()
     }
     labels = labelling.Labelling(
@@ -98,6 +99,7 @@ def of_splits(
         name=lambda split, index: images[split].name(index),
         declared=arrow.class_names(noted[label]),
         names_file=columns.names,
+        numeric=columns.numeric,
     )
     return table.Table(dataset, images, labels)
 

@@ -41,6 +41,7 @@ class _Labels:
     label_names: tuple[str, ...] | None
     multi_label: bool
     num_classes: int = CLASSES
+    numeric: bool = False
 
 
 class _Several:

@@ -93,6 +93,33 @@ def raw(values: Sequence[Any], name: Callable[[int], str]) -> Raw:
     return Raw(_flat(flat, owner), offsets)
 
 
+def raw_numbers(values: Sequence[Any], name: Callable[[int], str]) -> Raw:
+    """Returns numbers, or lists of as many each, as labels of a regression.
+
+    Args:
+        values: One an example; numbers, texts of them, or lists.
+        name: Of an example, for messages.
+
+    Raises:
+        errors.UserError: anything else, or a number that is not finite.
+    """
+    rows: list[np.ndarray] = []
+    for index, value in enumerate(values):
+        several = isinstance(value, list | tuple | np.ndarray)
+        try:
+            row = np.array(value if several else [value], np.float32)
+        except (TypeError, ValueError):
+            row = np.array([np.nan])
+        if (
+            row.ndim != 1
+            or not np.isfinite(row).all()
+            or len(row) != len(rows[0] if rows else row)
+        ):
+            raise _mixed(name(index), value, "a finite number, or as many as the first")
+        rows.append(row)
+    return Raw(np.stack(rows)) if rows else Raw(np.zeros((0, 1), np.float32))
+
+
 def _flat(values: Sequence[Any], name: Callable[[int], str]) -> np.ndarray:
     text = bool(len(values)) and isinstance(values[0], str)
     for index, value in enumerate(values):
@@ -138,6 +165,7 @@ class Labelling:
         num_classes: How many there are.
         label_names: Theirs, None where labels are numbers and nobody names them.
         multi_label: Whether an example may have several.
+        numeric: Whether they are numbers and no classes.
         splits: The labels of each split.
     """
 
@@ -149,6 +177,7 @@ class Labelling:
         name: Callable[[str, int], str],
         declared: Names | None = None,
         names_file: str = "",
+        numeric: bool = False,
     ):
         """Numbers the classes.
 
@@ -161,6 +190,7 @@ class Labelling:
             name: Of an example, by split and index.
             declared: Names of the classes, as the dataset's own features have them.
             names_file: See `read_names`; "" for none.
+            numeric: Labels are numbers, vectors as `raw_numbers` returns them.
 
         Raises:
             errors.UserError: no example, a label that is none of the classes, names
@@ -184,7 +214,8 @@ class Labelling:
                 f"{names_file} names {len(names or ())} classes, {dataset} has "
                 f"{len(declared)}"
             )
-        self.multi_label = kind != "class"
+        self.numeric = numeric
+        self.multi_label = kind != "class" and not numeric
         if kind == "vector":
             numbered, count = filled, self._vector_width(filled)
         elif any(one.values.dtype == object for one in filled.values()):

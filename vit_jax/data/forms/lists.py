@@ -8,6 +8,7 @@ import csv
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from vit_jax import errors
 from vit_jax.data import decode, walking
@@ -57,7 +58,8 @@ def open_table(spec: str, columns: naming.Columns, dataset: str) -> table.Table:
     rows = _rows(path, dataset)
     header = [name for name in rows[0] if name] if rows else []
     file = _column(columns.image, _FILES, header, f"{dataset}: image_column")
-    label = _column(columns.label, ("label", "labels"), header, f"{dataset}: label")
+    label = columns.plain.label
+    label = _column(label, ("label", "labels"), header, f"{dataset}: label")
     grouped: dict[str, list[int]] = {}
     for number, row in enumerate(rows):
         split = row["split"] if "split" in row else files.ONLY_SPLIT
@@ -83,18 +85,22 @@ def open_table(spec: str, columns: naming.Columns, dataset: str) -> table.Table:
     raws = {}
     for split, numbers in grouped.items():
         cells = [rows[number][label] for number in numbers]
-        values = [
+        values: list[Any] = [
             [int(one) if whole else one for one in _several(cell)]
             if several
             else (int(cell) if whole else cell or None)
             for cell in cells
         ]
-        raws[split] = labelling.raw(values, images[split].name)
+        if columns.numeric:
+            values = [_several(cell) for cell in cells]
+        read = labelling.raw_numbers if columns.numeric else labelling.raw
+        raws[split] = read(values, images[split].name)
     labels = labelling.Labelling(
         raws,
         dataset=dataset,
         name=lambda split, index: images[split].name(index),
         names_file=columns.names,
+        numeric=columns.numeric,
     )
     return table.Table(
         *(dataset, images, labels),

@@ -32,6 +32,7 @@ class Objects:
         num_classes: int = 0,
         label_names: Sequence[str] | None = None,
         multi_label: bool | None = None,
+        numeric: bool | None = None,
     ):
         """Looks at the first example of each.
 
@@ -42,6 +43,8 @@ class Objects:
             num_classes: 0 where the objects say it.
             label_names: None where the objects say them, or nobody.
             multi_label: None where the first label shows it.
+            numeric: Whether labels are numbers and no classes; None where the column
+                says it.
 
         Raises:
             errors.UserError: a stream, no example, no number of classes, examples that
@@ -55,10 +58,14 @@ class Objects:
             raise errors.UserError(f"{name} holds no example")
         split, first = next(iter(filled.items()))
         example = _first(first, f"{name}:{split}")
-        self._keys = _keys(example, columns, f"{name}:{split}")
+        self._keys = _keys(example, columns.plain, f"{name}:{split}")
         label = _pick(example, self._keys)[1]
+        self.numeric = columns.numeric if numeric is None else numeric
+        if self.numeric:
+            num_classes = num_classes or np.size(label)
         shown = isinstance(label, list | tuple) or np.ndim(label) > 0
-        self.multi_label = shown if multi_label is None else multi_label
+        several = shown if multi_label is None else multi_label
+        self.multi_label = several and not self.numeric
         names = labelling.read_names(columns.names) if columns.names else label_names
         names = names if names is not None else _said(first, ("label_names", "classes"))
         self.label_names = None if names is None else tuple(map(str, names))
@@ -101,7 +108,7 @@ class ObjectSource:
         """Takes what `splits.resolve` returned for the counts."""
         self.num_classes, self.label_names = made.num_classes, made.label_names
         self._members, self._keys, self._name = members, keys, made.name
-        self._multi = made.multi_label
+        self._multi, self._numeric = made.multi_label, made.numeric
         self._ids = {name: at for at, name in enumerate(made.label_names or ())}
         self._ranges = sources.Ranges(ranges)
 
@@ -131,6 +138,8 @@ class ObjectSource:
         return f"{self._name}:{split}:{at}"
 
     def _label(self, label: Any, index: int) -> Any:
+        if self._numeric:
+            return np.array(label, np.float32).reshape(-1)
         if isinstance(label, str):
             label = self._number(label, index)
         if not self._multi:

@@ -273,7 +273,7 @@ def open_table(spec: str, columns: naming.Columns, dataset: str) -> table.Table:
     noted = arrow.features(schema)
     described = {field.name: str(field.type)[:40] for field in schema}
     image, label = picking.choose(
-        arrow.kinds(schema, noted), columns, dataset, described=described
+        arrow.kinds(schema, noted), columns.plain, dataset, described=described
     )
     for path in paths:
         names = told[path].schema.to_arrow_schema().names
@@ -288,11 +288,15 @@ def open_table(spec: str, columns: naming.Columns, dataset: str) -> table.Table:
         for split, part in splits.items()
     }
     labels = labelling.Labelling(
-        {split: _labels(part, label) for split, part in splits.items()},
+        {
+            split: _labels(part, label, numeric=columns.numeric)
+            for split, part in splits.items()
+        },
         dataset=dataset,
         name=lambda split, index: images[split].name(index),
         declared=arrow.class_names(noted[label]) if label in noted else None,
         names_file=columns.names,
+        numeric=columns.numeric,
     )
     return table.Table(dataset, images, labels, holds=lambda: _holds(marks))
 
@@ -311,7 +315,7 @@ def _metadata(path: str) -> Any:
         raise _damaged(path, error) from error
 
 
-def _labels(paths: Sequence[str], column: str) -> labelling.Raw:
+def _labels(paths: Sequence[str], column: str, *, numeric: bool) -> labelling.Raw:
     pyarrow = _pyarrow()
     parts = []
     for path in paths:
@@ -322,7 +326,8 @@ def _labels(paths: Sequence[str], column: str) -> labelling.Raw:
             raise _damaged(path, error) from error
     chunks = [chunk for part in parts for chunk in part.chunks]
     joined = pyarrow.chunked_array(chunks, type=parts[0].type)
-    return arrow.labels(joined, f"{os.path.basename(paths[0])}: column {column!r}")
+    read = arrow.numbers if numeric else arrow.labels
+    return read(joined, f"{os.path.basename(paths[0])}: column {column!r}")
 
 
 def _damaged(path: str, error: Exception) -> errors.UserError:

@@ -45,6 +45,11 @@ class Labels(Protocol):
         ...
 
     @property
+    def numeric(self) -> bool:
+        """Whether they are numbers and no classes."""
+        ...
+
+    @property
     def splits(self) -> Mapping[str, Any]:
         """The labels of each split, by index."""
         ...
@@ -73,7 +78,7 @@ class Table:
         self._labels = labels
         self.num_classes = labels.num_classes
         self.label_names = labels.label_names
-        self.multi_label = labels.multi_label
+        self.multi_label, self.numeric = labels.multi_label, labels.numeric
 
     def counts(self) -> dict[str, int]:
         """Returns the number of examples of each split."""

@@ -76,6 +76,11 @@ def open_table(spec: str, columns: naming.Columns, dataset: str) -> table.Table:
     Raises:
         errors.UserError: no shard, a damaged one, a sample without image or label.
     """
+    if columns.numeric:
+        raise errors.UserError(
+            f"{dataset}: labels that are numbers are read from csv:, parquet:, hf:, "
+            "py: and TFDS"
+        )
     paths = files.expand(spec, dataset, ".tar")
     marks = {path: files.fingerprint(path) for path in paths}
     splits = files.by_split(paths, dataset)

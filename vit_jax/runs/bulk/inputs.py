@@ -139,7 +139,8 @@ def find(
         info = catalog.describe(dataset, data_dir=data_dir)
         split = split or catalog.usual_split(info)
         source = catalog.open_source(dataset, split, data_dir=data_dir)
-        found: Inputs = Examples(source, "classes" if info.multi_label else "class")
+        labels = "classes" if info.multi_label else "class"
+        found: Inputs = Examples(source, "" if info.numeric else labels)
     else:
         found = Files(paths(words))
     if not len(found):
