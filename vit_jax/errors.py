@@ -32,6 +32,10 @@ class UserError(ValueError):
         super().__init__(shown(message))
 
 
+class StorageError(UserError):
+    """The files of a run cannot be written; what is still good is said."""
+
+
 class NonFiniteError(UserError):
     """The loss or a gradient stopped being finite.
 

@@ -44,6 +44,12 @@ _PARAMETERS = flags.DEFINE_bool(
 _PROFILE = flags.DEFINE_bool(
     "profile", False, "Trace a few steps into WORKDIR/profile."
 )
+_ON_STORAGE_ERROR = flags.DEFINE_enum(
+    "on_storage_error",
+    "stop",
+    ["stop", "continue"],
+    "Where nothing can be written: end, or try again.",
+)
 distributed.define_flags()
 watchdog.define_flags()
 for _module in (distributed, watchdog):
@@ -110,6 +116,7 @@ def _main(argv: list[str]) -> int:
             *(_CONFIG.value, workdir, mesh),
             profile=_PROFILE.value,
             parameters=_PARAMETERS.value,
+            on_storage_error=_ON_STORAGE_ERROR.value,
         )
         for name, value in figures.items():
             if name.endswith("/top1"):

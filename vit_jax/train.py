@@ -159,9 +159,10 @@ def _alone_in(
         yield
 
 
-def _check_writers(exp: experiment.Experiment, workdir: Path) -> None:
-    from vit_jax.runs import writers  # which load when a run is made
+def _check_writers(exp: experiment.Experiment, workdir: Path, policy: str) -> None:
+    from vit_jax.runs import storage, writers  # which load when a run is made
 
+    errors.lookup(storage.POLICIES, policy, "on_storage_error")
     writers.check(exp.writers, workdir)
 
 
@@ -173,11 +174,12 @@ def _train(
     *,
     profile: bool,
     parameters: bool,
+    on_storage_error: str,
 ) -> dict[str, float | None]:
     """Trains as `run`, to the end or a row of bad steps."""
     began = extension.began(config, workdir)
     exp = experiment.assemble(config, mesh, start=began)
-    _check_writers(exp, workdir)
+    _check_writers(exp, workdir, on_storage_error)
     exp = exp.evaluating(evaluations.available(exp.evals, data_dir=exp.data.data_dir))
     total = exp.durations.total
     checkpoints = manager.shared(workdir, keep=exp.keep)
@@ -206,6 +208,7 @@ def _train(
         run_ = companions.Run(
             *(exp, workdir, checkpoints, evaluators, start, requests),
             batch=lambda step: (source, batch_of(step - 1)),
+            on_storage_error=on_storage_error,
         )
         tracing = profiling.Trace(workdir / "profile", profile, total - start)
         try:
@@ -226,6 +229,7 @@ def run(
     profile: bool = False,
     parameters: bool = False,
     stall_timeout: float = 0.0,
+    on_storage_error: str = "stop",
     source: Any = None,
     info: catalog.DatasetInfo | None = None,
 ) -> dict[str, float | None]:
@@ -243,6 +247,8 @@ def run(
         parameters: log every parameter, in place of a summary.
         stall_timeout: seconds without a step after which the process ends with 42;
             0: never. See `watchdog`.
+        on_storage_error: what to do where the workdir cannot be written: "stop" with
+            an error, or "continue" and try again at the next save, see `storage`.
         source: the dataset, in the place of `config.data.dataset`: see
             `data.handed`. Evaluations that name no dataset find their splits in it.
         info: what it does not say itself, its name and classes for instance.
@@ -258,6 +264,7 @@ def run(
     validation.check_workdir(workdir, "workdir", profile=profile)
     config = recipe.plain(config)
     options: dict[str, Any] = {"profile": profile, "parameters": parameters}
+    options["on_storage_error"] = on_storage_error
     if source is not None:
         options |= {"stall_timeout": stall_timeout}
         return _run_on(source, info, config, workdir, mesh, options)

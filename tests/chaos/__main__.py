@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from chaos import runs
 
-HARNESSES = ("stops", "hangs", "kills", "jobset")
+HARNESSES = ("stops", "storage", "hangs", "kills", "jobset")
 REPORT = runs.REPOSITORY / "benchmarks" / "chaos.md"
 
 

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,15 @@ class Held:
 class Run:
     """The processes of one run, without anybody who starts them again."""
 
-    def __init__(self, folder: Path, count: int, *flags: str, held: Held | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        count: int,
+        *flags: str,
+        held: Held | None = None,
+        workdir: Path | None = None,
+        environ: Mapping[str, str] | None = None,
+    ):
         """Starts them.
 
         Args:
@@ -70,9 +78,11 @@ class Run:
             count: How many processes, one device each.
             *flags: Of the command, beside the recipe and the workdir.
             held: Where one of them waits.
+            workdir: Theirs; None: "run" in the folder.
+            environ: Added to their environment.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        self.workdir, self.marker = folder / "run", folder / "marker"
+        self.workdir, self.marker = workdir or folder / "run", folder / "marker"
         self.marker.unlink(missing_ok=True)
         port, self.began = free_port(), time.monotonic()
         self.logs = [folder / f"log{index}" for index in range(count)]
@@ -85,6 +95,7 @@ class Run:
             }
             more = several if count > 1 else {}
             more |= held.variable(self.marker) if held else {}
+            more |= environ or {}
             with log.open("wb") as file:
                 process = subprocess.Popen(
                     words(self.workdir, *flags),

@@ -1,15 +1,14 @@
 """Saves the states of a run, and restores the newest that verifies."""
 
+import contextlib
 import logging
-import shutil
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
 from vit_jax import errors, tree
@@ -54,54 +53,20 @@ def _leaves(items: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _differences(
-    folder: Path, items: dict[str, Any], there: Sequence[str]
-) -> list[str]:
-    """One line for each leaf whose name, shape or type on disk is not the run's."""
-    stored = {item: disk.shapes(folder, item) for item in items if item in there}
-    ours, theirs = (
-        {
-            name: (tuple(leaf.shape), np.dtype(leaf.dtype).name)
-            for name, leaf in _leaves(some).items()
-        }
-        for some in (items, {i: tree.from_named(s) for i, s in stored.items()})
-    )
-    return [
-        f"{name}: checkpoint {_shape(theirs.get(name), ours.get(name))}, "
-        f"this run {_shape(ours.get(name), theirs.get(name))}"
-        for name in ours | theirs
-        if theirs.get(name) != ours.get(name)
-    ]
+def _none_written() -> futures.Future[None]:
+    ended: futures.Future[None] = futures.Future()
+    ended.set_result(None)
+    return ended
 
 
-def _shape(one: Any, other: Any) -> str:
-    """A shape, or a type where that is what differs."""
-    if one is None:
-        return "has none"
-    return str(one[other is not None and one[0] == other[0]])
-
-
-def _free(directory: Path) -> str:
-    if files.address(directory):
-        return ""
-    return f" ({shutil.disk_usage(directory).free / 2**20:,.0f} MiB free there)"
-
-
-@contextmanager
-def _clear_write_errors(directory: Path) -> Iterator[None]:
-    """Turns a failed write into one error that says what is still good."""
+def _await(manager: ocp.CheckpointManager, ended: futures.Future[None]) -> None:
+    """Waits for a write: orbax raises its error once, in whichever thread asks."""
     try:
-        yield
-    except Exception as error:  # orbax passes on whatever its backends raise
-        good = disk.available(directory)
-        kept = f"step {good[-1]}" if good else "none"
-        reason = disk.reason(error)
-        raise errors.UserError(
-            f"a checkpoint could not be written to {directory}{_free(directory)}: "
-            f"{reason}\n"
-            f"newest good checkpoint: {kept}; free some space or mend the folder, then "
-            "run the same command again: it goes on from there"
-        ) from error
+        manager.wait_until_finished()
+        manager.check_for_errors()
+        ended.set_result(None)
+    except Exception as error:
+        ended.set_exception(error)
 
 
 def _agreed(step: int, answers: list[list[str]]) -> str:
@@ -136,7 +101,7 @@ class Checkpoints:
     """Saves and restores the training state of one workdir.
 
     Saving is asynchronous: `save` returns when the arrays are copied to the host, and
-    an error of a write shows at the next `save` or `close`.
+    an error of a write shows at the next `check`, `save` or `close`.
     """
 
     def __init__(self, workdir: Path, *, keep: int = 2):
@@ -145,6 +110,7 @@ class Checkpoints:
         self._keep = keep
         self._manager: ocp.CheckpointManager | None = None
         self._preparing: threading.Thread | None = None
+        self._written = _none_written()  # done when the last write has ended
 
     def prepare(self, like: TrainState) -> None:
         """Has what a save of such a state runs compiled beside the first steps."""
@@ -155,6 +121,7 @@ class Checkpoints:
     def _open(self) -> ocp.CheckpointManager:
         """Opens the writer, only once there is something to write."""
         if self._manager is None:
+            self.directory.mkdir(parents=True, exist_ok=True)
             handlers = {item: disk.handler() for item in ("params", "ema", "optimizer")}
             self._manager = ocp.CheckpointManager(
                 self.directory,
@@ -167,18 +134,43 @@ class Checkpoints:
             )
         return self._manager
 
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turns a failed write into one error; what comes next opens a new writer."""
+        try:
+            yield
+        except Exception as error:  # orbax passes on whatever its backends raise
+            from vit_jax.checkpoints import failing  # which few runs need
+
+            failed, self._manager = self._manager, None
+            self._written = _none_written()
+            failing.leave(failed)
+            raise failing.not_written(self.directory, error) from error
+
+    def check(self) -> None:
+        """Raises `StorageError` where a write that has ended failed; waits for none."""
+        if self._written.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Waits for the write under way; raises `StorageError` where it failed."""
+        with self._writing():
+            self._written.result()
+
     def save(self, state: TrainState, description: checkpoint.Description) -> None:
         """Starts writing `state` as the checkpoint of `description.step`.
 
         Raises:
-            UserError: this or the previous write failed (no space left, read-only).
+            StorageError: this or the previous write failed (no space, read-only).
             NonFiniteError: a leaf is not finite; nothing is written.
         """
         items = _items(state)
         leaves = _leaves(items)
         sums = digest.on_device(leaves)
         if bad := [name for name, one in sums.items() if not one.finite]:
-            raise self._not_finite(description.step, bad)
+            from vit_jax.checkpoints import failing  # which few runs need
+
+            raise failing.not_finite(self.directory, description.step, bad)
         known = {n: record.Leaf.of(leaves[n], one.digest) for n, one in sums.items()}
         args: dict[str, Any] = {
             name: ocp.args.PyTreeSave(item) for name, item in items.items()
@@ -186,24 +178,18 @@ class Checkpoints:
         args["description"] = ocp.args.JsonSave(
             record.sealed(description.to_dict(), known)
         )
-        with _clear_write_errors(self.directory):
-            self.directory.mkdir(parents=True, exist_ok=True)
+        with self._writing():
             manager = self._open()
-            manager.check_for_errors()
+            self.directory.mkdir(exist_ok=True)  # in a workdir that must be there
+            self._written.result()
             saved = manager.save(
                 description.step, args=ocp.args.Composite(**args), force=True
             )
         assert saved, f"step {description.step} was already there"
-
-    def _not_finite(self, step: int, leaves: list[str]) -> errors.NonFiniteError:
-        newest = disk.available(self.directory)
-        return errors.NonFiniteError(
-            f"step {step}: its update left leaves that are not finite: "
-            f"{errors.some(leaves)}.\nIt was not saved: the newest checkpoint "
-            f"is {f'of step {newest[-1]}' if newest else 'none'}. Lower optimizer.lr, "
-            "set optimizer.clip_norm, or use model.compute_dtype=float32",
-            range(step, step + 1),
-        )
+        self._written = futures.Future()
+        threading.Thread(
+            target=_await, args=(manager, self._written), daemon=True
+        ).start()
 
     def latest(self) -> int | None:
         """Returns the newest step that was committed, or None; process 0 says which.
@@ -289,7 +275,9 @@ class Checkpoints:
         there = verify.items(folder, found)
         for item in there:
             verify.check_shapes(folder, found, item)
-        if lines := _differences(folder, items, there):
+        from vit_jax.checkpoints import differing  # which no new run needs
+
+        if lines := differing.lines(folder, _leaves(items), there):
             raise errors.UserError(
                 errors.listing(
                     f"{folder} holds another model or optimizer than this run:",
@@ -325,14 +313,12 @@ class Checkpoints:
         """Waits for the writes under way.
 
         Raises:
-            UserError: one of them failed.
+            StorageError: one of them failed.
         """
         if self._preparing is not None:
             self._preparing.join()
+        self.wait()
         if self._manager is not None:
-            with _clear_write_errors(self.directory):
-                self._manager.wait_until_finished()
-                self._manager.check_for_errors()
             self._manager.close()
             self._manager = None
 

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -44,6 +45,7 @@ class Run:
         start: steps done before.
         requests: to stop; the same that the evaluations look at.
         batch: from a step to the source and the number of the batch it is taken on.
+        on_storage_error: a key of `storage.POLICIES`.
     """
 
     def __init__(
@@ -55,17 +57,18 @@ class Run:
         start: int,
         requests: stopping.Requests,
         batch: Callable[[int], tuple[Any, int]],
+        *,
+        on_storage_error: str = "stop",
     ):
-        from vit_jax.runs import writers  # which load when a run is made
+        from vit_jax.runs import storage  # which loads when a run is made
 
         self.exp, self.workdir, self.checkpoints = exp, workdir, checkpoints
         self.start, self.total = start, exp.durations.total
-        self.writer = writers.Writers(
-            *(workdir, exp.writers),
-            start_step=start,
-            config=exp.config,
-            enabled=jax.process_index() == 0,
+        self._storage = storage.of_run(
+            *(workdir, exp.config, checkpoints, exp.writers, start),
+            policy=on_storage_error,
         )
+        self.writer = self._storage.writer
         self.clock = metrics.Clock(
             batch_size=exp.batch_size,
             total_steps=self.total,
@@ -165,6 +168,10 @@ class Run:
             self._tell(step, metrics.shown(named))
         elif jax.process_index() == 0:
             logging.info(metrics.progress_line(step, self.total, named))
+        if due:
+            every = self.exp.durations.save_every or self.total
+            following = min(step - step % every + every, self.total)
+            self._storage.look(self._saved, following)
 
     def _when(self, step: int) -> dict[str, float]:
         return {
@@ -215,14 +222,20 @@ class Run:
         self.recent.read(step)
         moving = jax.transfer_guard("allow")
         with self.phases.within(phases.SAVE), moving, self.clock.paused():
-            self.writer.keep()
-            self.checkpoints.save(state, self.describe(step))
+            begin = functools.partial(self._begin_save, step, state)
+            if not self._storage.saves(step, self._saved, begin):
+                return
         self._saved = step
         self.phases.mark(step)
+
+    def _begin_save(self, step: int, state: TrainState) -> None:
+        self.writer.keep()
+        self.checkpoints.save(state, self.describe(step))
 
     def preempted(self, step: int, state: TrainState) -> errors.Preempted:
         """Saves, and returns what ends a run that was asked to stop."""
         self.save(step, state)
+        self._storage.check()
         done = f"saved step {step} of {self.total}" if step else "before the first step"
         return errors.Preempted(f"asked to stop; {done}. {stopping.AGAIN}")
 
@@ -243,6 +256,7 @@ class Run:
         self.phases.enter(phases.SAVE, "what is not on disk yet")
         try:
             self.checkpoints.close()
+            self._storage.check()
             if self.phases.account is not None:
                 figures = self.phases.account() | self._when(self._saved)
                 self.writer.write(self._saved, figures)

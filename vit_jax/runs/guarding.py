@@ -12,6 +12,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -122,6 +123,8 @@ def _leave(code: int) -> int:
         client = distributed.global_state.client
         assert client is not None, "only a process that joined leaves"
         client.wait_at_barrier(agreeing.END, 1000 * patience)
+        if code and distributed.global_state.process_id == 0:
+            time.sleep(0.5)  # whoever keeps the store goes last
     except Exception as error:  # jaxlib's own, of a lost process or a timeout
         lost = _lost_processes(str(error))
         if lost and code in (errors.EXIT_DONE, 1):

@@ -1,12 +1,10 @@
 """Figures of a run: metrics.jsonl, throughput and progress lines."""
 
 import contextlib
-import json
 import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from vit_jax import errors
@@ -48,40 +46,6 @@ def lines(workdir: str | os.PathLike) -> list[dict[str, Any]]:
         if isinstance(values, dict) and type(values.get("step")) is int:
             found.append(values)
     return found
-
-
-class Jsonl:
-    """Writes figures of the run to metrics.jsonl, each line at once.
-
-    The file holds one object a line: "step", then names and values; a value that is
-    not finite is null. It is what a run that goes on reads.
-    """
-
-    def __init__(self, workdir: str | os.PathLike, *, start_step: int):
-        """Opens the file and removes what was written after `start_step`.
-
-        Args:
-            workdir: folder, made where it is missing.
-            start_step: updates done in the checkpoint that the run continues; lines
-                with a later step go, so that nothing is there twice. 0 starts anew.
-        """
-        path = Path(workdir) / FILE_NAME
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_file():
-            kept = [x for x in lines(workdir) if start_step and x["step"] <= start_step]
-            text = "".join(json.dumps(x) + "\n" for x in kept)
-            host_files.write_whole(path, text)
-        self._file = open(path, "a")
-
-    def write(self, step: int, figures: Mapping[str, Any]) -> None:
-        """Appends one line; figures are numbers or scalar arrays."""
-        numbers = {name: json_number(value) for name, value in figures.items()}
-        self._file.write(json.dumps({"step": int(step), **numbers}) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
 
 
 class Clock:

@@ -2,7 +2,8 @@
 
 A row is functions that import the writer's file, so that a run loads what it writes
 to alone. Writers of files end the run when they fail, since what is full or gone takes
-its checkpoints next; those of services never do, see `service`.
+its checkpoints next, or have their lines wait, see `storage`; those of services never
+do, see `service`.
 """
 
 import contextlib
@@ -56,11 +57,19 @@ class Row(NamedTuple):
         check: Raises `UserError` where it cannot work, before anything expensive.
         check_place: Raises `UserError` where it wants a workdir that lasts on this
             machine, which one in a bucket does not.
+        rereads: A new one has the lines of metrics.jsonl at once.
     """
 
     open: Callable[[Target], Writer]
     check: Callable[[], None] = lambda: None
     check_place: Callable[[], None] = lambda: None
+    rereads: bool = False
+
+
+def _jsonl(target: Target) -> Writer:
+    from vit_jax.runs.writers import jsonl
+
+    return jsonl.Jsonl(target.workdir, start_step=target.start_step)
 
 
 def _tensorboard(target: Target) -> Writer:
@@ -111,9 +120,10 @@ def _check_mlflow_place() -> None:
     mlflow_run.check_place()
 
 
+_JSONL = Row(_jsonl)
 WRITERS = {
     "tensorboard": Row(_tensorboard),
-    "csv": Row(_csv),
+    "csv": Row(_csv, rereads=True),
     "wandb": Row(_wandb, _check_wandb, _check_wandb_place),
     "mlflow": Row(_mlflow, _check_mlflow, _check_mlflow_place),
 }
@@ -132,6 +142,19 @@ def check(names: Sequence[str], workdir: str | os.PathLike = "") -> None:
             row.check()
             if files.address(workdir):
                 row.check_place()
+
+
+def failed(path: Path, error: OSError) -> errors.StorageError:
+    """Returns the error that metrics.jsonl, or what goes with it, cannot be written."""
+    from vit_jax.checkpoints import failing
+
+    good = failing.good(path.parent / failing.FOLDER)
+    return errors.StorageError(
+        f"cannot write {path}: {error.strerror or error}\n"
+        f"newest good checkpoint: {good}; free space or make the folder writable, then "
+        "start the same command again: it continues from what is there. Or choose "
+        "another workdir"
+    )
 
 
 class Writers:
@@ -168,9 +191,11 @@ class Writers:
                 if files.address(workdir):
                     folder = self._copying(folder, names)
                 target = Target(folder, start_step, config)
-                self._writers.append(metrics.Jsonl(folder, start_step=start_step))
-                for name in names:
-                    self._writers.append(WRITERS[name].open(target))
+                for row in (_JSONL, *(WRITERS[name] for name in names)):
+                    self._writers.append(self._opened(row, target))
+
+    def _opened(self, row: Row, target: Target) -> Writer:
+        return row.open(target)
 
     def write(self, step: int, figures: Mapping[str, Any]) -> None:
         """Writes figures by name, numbers or scalar arrays.
@@ -218,8 +243,4 @@ class Writers:
             yield
         except OSError as error:
             self._writers = []
-            raise errors.UserError(
-                f"cannot write {self._path}: {error.strerror or error}. Free space or "
-                "make the folder writable, then start the same command again: it "
-                "continues from the last checkpoint. Or choose another workdir"
-            ) from error
+            raise failed(self._path, error) from error
