@@ -6,7 +6,7 @@ BiT's (arXiv 1912.11370, appendix F) where a part of an image, or the image mirr
 would have another label.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Task(NamedTuple):
@@ -51,7 +51,7 @@ class Task(NamedTuple):
     group: str = ""
 
 
-def _row(dataset: str, percent: int, test: str, rule: str, **changes: object) -> Task:
+def _row(dataset: str, percent: int, test: str, rule: str, **changes: Any) -> Task:
     """A row whose dev split is the last percents of train, its rates SMALL_SWEEP."""
     steps, warmup = HYPERRULE[rule]  # Table 4's are as long
     cut = f"{100 - percent}%"
@@ -67,7 +67,7 @@ def _vtab(
     classes: int,
     val: str,
     test: str = "test",
-    **changes: object,
+    **changes: Any,
 ) -> Task:
     """A task of VTAB-1k: 800 images of train, 200 to choose by, both to train on."""
     splits = (f"train[:800]+{val}", "train[:800]", val, test)

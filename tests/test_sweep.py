@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent import futures
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ import pytest
 from commands import own_flags
 
 from vit_jax import errors
+from vit_jax.commands import point_queue, sweep_table
 from vit_jax.commands import sweep as sweep_lib
-from vit_jax.commands import sweep_table
 
 # Trains nothing: notes that it ran, and ends as a file PLAN in the sweep's folder says.
 STUB = """
@@ -49,7 +50,7 @@ NAMES = ["lr=0.1_seed=0", "lr=0.1_seed=1", "lr=0.3_seed=0", "lr=0.3_seed=1"]
 def swept(tmp_path, monkeypatch):
     """Runs the stub over a grid: its exit code, and the rows by name."""
     # No code between fork and exec here, where JAX has threads; the command has none.
-    monkeypatch.setattr(sweep_lib, "IN_CHILD", None)
+    monkeypatch.setattr(point_queue, "IN_CHILD", None)
     (tmp_path / "stub.py").write_text(STUB)
 
     def run(plan, grid=GRID, retries=1, fixed=("--config.total=3 steps",)):
@@ -183,6 +184,31 @@ def test_a_run_does_not_outlive_a_sweep_that_is_killed(swept, tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert swept({})[0] == 0
+    assert starts(tmp_path) == [1, 2, 1, 1]
+
+
+def test_two_processes_share_the_points_and_one_takes_over(
+    swept, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(point_queue, "POLL", 0.02)
+    other = waiting(tmp_path)  # it has the second point
+    path = tmp_path / sweep_lib.FILE
+
+    def stop_it():
+        statuses: list[str] = []
+        while statuses.count("done") < 3:  # all others
+            points = json.loads(path.read_text())["points"]
+            statuses = [row["status"] for row in points]
+            time.sleep(0.02)
+        assert statuses[1] == "running" and starts(tmp_path) == [1, 1, 1, 1]
+        os.kill(other.pid, signal.SIGTERM)
+        assert other.wait(60) == 42
+
+    with futures.ThreadPoolExecutor(1) as pool:
+        stopped = pool.submit(stop_it)
+        code, rows = swept({NAMES[1]: ["wait", 0]})
+        stopped.result(60)
+    assert code == 0 and {row["status"] for row in rows.values()} == {"done"}
     assert starts(tmp_path) == [1, 2, 1, 1]
 
 

@@ -33,6 +33,11 @@ COMMANDS = {
     "sweep": Command(
         "vit_jax.commands.sweep", "Trains at all points of a grid, and tables.", TRAIN
     ),
+    "transfer": Command(
+        "vit_jax.commands.transfer",
+        "Fine-tunes as the paper measures it, and tables.",
+        TRAIN,
+    ),
     "supervise": Command(
         "vit_jax.commands.supervise", "Runs a command again until it is done.", TRAIN
     ),

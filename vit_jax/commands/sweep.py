@@ -3,56 +3,31 @@
 Trains once for every combination of the grids' values, one after another, each as its
 own `python -m vit_jax.main` in DIR/POINT, with its log beside it. The same command
 again goes on: what is done is not run again, what was stopped goes on, what failed is
-tried again. DIR/sweep.json and DIR/sweep.md have the figures, and their mean and
-deviation over values of `seed`. Exit codes are training's; 42: run it again.
+tried again. The same command beside it, on another GPU or host, shares the points.
+DIR/sweep.json and DIR/sweep.md have the figures, and their mean and deviation over
+values of `seed`. Exit codes are training's; 42: run it again.
 """
 
-import contextlib
 import hashlib
 import itertools
-import json
-import logging
 import math
 import re
 import shlex
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from absl import flags
 
 from vit_jax import cli, errors
 from vit_jax.cli import tables, words
-from vit_jax.commands import sweep_table
-from vit_jax.host import files as host_files
+from vit_jax.commands import point_queue, sweep_table
+from vit_jax.commands.point_queue import Point
 from vit_jax.settings import durations, packaged, recipe, validation
 
-PROGRAM = (sys.executable, "-m", "vit_jax.main")
 FILE, TABLE = "sweep.json", "sweep.md"
-# A run must not outlive us: the next call would start it a second time.
-IN_CHILD = cli.end_with_parent if sys.platform == "linux" else None
 MOST_POINTS = 2000
 LONGEST_NAME = 120  # of a folder
-LONGEST_ERROR = 300
-NEW = {"status": "waiting", "exit_code": None, "error": "", "seconds": 0.0}
-
-
-class Point(NamedTuple):
-    """One run of a sweep.
-
-    Attributes:
-        name: Of its folder.
-        values: Of the keys of the grid.
-        arguments: Of the command that trains, without its workdir.
-    """
-
-    name: str
-    values: dict[str, str]
-    arguments: list[str]
 
 
 def parse_grid(words: Sequence[str]) -> dict[str, list[str]]:
@@ -109,13 +84,13 @@ def points(
         chosen = dict(zip(grid, values, strict=True))
         words = [f"--config.{key}={value}" for key, value in chosen.items()]
         found.append(Point(name, chosen, [f"--config={config}", *fixed, *words]))
-        _check(found[-1].arguments)
+        check(found[-1].arguments)
     if len({point.name for point in found}) < len(found):
         raise errors.UserError("two points have folders of one name; want other values")
     return found
 
 
-def _check(arguments: Sequence[str]) -> None:
+def check(arguments: Sequence[str]) -> None:
     """Raises `UserError` for what training would refuse before it opens anything."""
     for name in [name for name in flags.FLAGS if name.startswith("config.")]:
         delattr(flags.FLAGS, name)  # of the point before
@@ -125,13 +100,10 @@ def _check(arguments: Sequence[str]) -> None:
         validation.check_values(config)
 
 
-def command(point: Point, workdir: Path, program: Sequence[str] = PROGRAM) -> list[str]:
-    """Returns the words that train a point."""
-    return [*program, *point.arguments, f"--workdir={workdir / point.name}"]
+class Sweep(point_queue.Queue):
+    """The points of a grid; those of earlier calls stay in the table."""
 
-
-class Sweep:
-    """The points of a sweep and what is known of each, in its folder."""
+    FILE = FILE
 
     def __init__(
         self,
@@ -139,141 +111,27 @@ class Sweep:
         workdir: Path,
         *,
         retries: int,
-        program: Sequence[str] = PROGRAM,
+        program: Sequence[str] = point_queue.PROGRAM,
     ):
-        """Reads what earlier calls left.
+        """Reads what earlier calls left; see `Queue`, `wanted` are the points."""
+        self._wanted = wanted
+        super().__init__(workdir, retries=retries, program=program)
 
-        Args:
-            wanted: The points to run; those of earlier calls stay in the table.
-            workdir: The folder, made where it is missing.
-            retries: Starts after the first, of a point that ends with 42 or is killed.
-            program: What trains.
+    def plan(self) -> Sequence[Point]:
+        """Returns the points."""
+        return self._wanted
 
-        Raises:
-            UserError: The folder is another sweep's.
-        """
-        self._wanted, self._workdir, self._program = wanted, workdir, program
-        self._retries = retries
-        self._child: subprocess.Popen | None = None
-        self._stopped = False
-        path = workdir / FILE
-        known = sweep_table.read(path) if path.exists() else []
-        self.rows: dict[str, dict[str, Any]] = {row["name"]: row for row in known}
-        for point in wanted:
-            row = self.rows.setdefault(
-                point.name,
-                {**point._asdict(), **NEW, "figures": {}},
-            )
-            if row["arguments"] != point.arguments:
-                raise errors.UserError(
-                    f"{workdir} has another sweep: {point.name} is "
-                    f"{shlex.join(map(str, row['arguments']))} there, and "
-                    f"{shlex.join(point.arguments)} here; want another --workdir"
-                )
+    def total(self) -> int:
+        """Returns how many they are."""
+        return len(self._wanted)
 
-    def run(self) -> int:
-        """Runs what is not done; returns 0, or the code of the first that failed."""
-        codes, total = [], len(self._wanted)
-        with self._passing_on(), cli.progress("points", total) as tell:
-            for number, point in enumerate(self._wanted, start=1):
-                if tell is not None:
-                    tell(number - 1, point.name)
-                row = self.rows[point.name]
-                where = f"{number} of {total}: {point.name}"
-                if row["status"] == "done":
-                    logging.info("%s is done already", where)
-                    continue
-                logging.info("%s, log in %s", where, self._log(point))
-                if code := self._run(point, row):
-                    codes.append(code)
-                logging.info("%s %s", where, sweep_table.told(row))
-                self._write()
-                if self._stopped:
-                    return errors.EXIT_RETRY
-        return codes[0] if codes else errors.EXIT_DONE
+    def record(self) -> dict[str, Any]:
+        """Returns means and deviations over seeds."""
+        return {"over_seeds": sweep_table.over_seeds(list(self.rows.values()))}
 
-    def _run(self, point: Point, row: dict[str, Any]) -> int:
-        row |= {"status": "running", "error": ""}
-        self._write()
-        code, out, err = errors.EXIT_RETRY, "", ""
-        for _ in range(1 + self._retries):
-            began = time.monotonic()
-            code, out, err = self._start(point)
-            row["seconds"] += round(time.monotonic() - began, 1)
-            if self._stopped or not (code == errors.EXIT_RETRY or code < 0):
-                break
-        row["exit_code"] = code
-        if code == errors.EXIT_DONE:
-            try:
-                figures = json.loads(out.splitlines()[-1])
-                figures.pop("workdir")
-            except (ValueError, IndexError, KeyError, AttributeError):
-                row |= {"status": "failed", "error": "it printed no figures"}
-                return errors.EXIT_BAD_INPUT
-            row |= {"status": "done", "figures": figures}
-        elif self._stopped:
-            row["status"] = "stopped"
-        else:
-            row |= {"status": "failed", "error": _error(code, err)}
-        return code
-
-    def _start(self, point: Point) -> tuple[int, str, str]:
-        """Runs a point's command to its end: its code, output, and what it said."""
-        if self._stopped:
-            return errors.EXIT_RETRY, "", ""
-        log = self._log(point)
-        with open(log, "a") as said:
-            began = said.tell()
-            self._child = subprocess.Popen(
-                command(point, self._workdir, self._program),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=said,
-                text=True,
-                start_new_session=True,  # Ctrl-C reaches us alone, and we pass it on
-                preexec_fn=IN_CHILD,
-            )
-            out, _ = self._child.communicate()
-        with open(log) as said:
-            said.seek(began)
-            return self._child.returncode, out, said.read()
-
-    def _log(self, point: Point) -> Path:
-        return self._workdir / f"{point.name}.log"
-
-    def _write(self) -> None:
-        rows = list(self.rows.values())
-        record = {"points": rows, "over_seeds": sweep_table.over_seeds(rows)}
-        for name, text in {
-            FILE: json.dumps(record, indent=2),
-            TABLE: sweep_table.page(rows),
-        }.items():
-            host_files.write_whole(self._workdir / name, text)
-
-    @contextlib.contextmanager
-    def _passing_on(self) -> Iterator[None]:
-        """Has a request to stop reach the run, which saves, and then end this."""
-
-        def stop(number: int, frame: object) -> None:
-            self._stopped = True
-            if self._child is not None and self._child.poll() is None:
-                self._child.send_signal(signal.SIGTERM)
-
-        asked = (signal.SIGTERM, signal.SIGINT)
-        before = {number: signal.signal(number, stop) for number in asked}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def _error(code: int, said: str) -> str:
-    """The error of a run in one line, from its log."""
-    how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-    _, found, text = said.rpartition("error: ")
-    lines = text.splitlines() if found else said.splitlines()[-1:]
-    return f"{how}: {' '.join(lines)[:LONGEST_ERROR]}".rstrip(": ")
+    def pages(self) -> dict[str, str]:
+        """Returns the tables."""
+        return {TABLE: sweep_table.page(list(self.rows.values()))}
 
 
 def default_workdir(config: str) -> Path:
@@ -319,7 +177,11 @@ def _main(argv: list[str]) -> int:
     retries, dry_run = given.retries, given.dry_run
     wanted = points(config, parse_grid(given.grid), fixed)
     if dry_run:
-        print("\n".join(shlex.join(command(point, workdir)) for point in wanted))
+        print(
+            "\n".join(
+                shlex.join(point_queue.command(point, workdir)) for point in wanted
+            )
+        )
         return errors.EXIT_DONE
     try:
         workdir.mkdir(parents=True, exist_ok=True)

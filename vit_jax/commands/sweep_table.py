@@ -60,7 +60,7 @@ def over_seeds(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 def page(rows: Sequence[Row]) -> str:
     """Returns the tables in Markdown."""
-    text, *more = (_markdown(lines) for lines in tables(rows))
+    text, *more = (markdown(lines) for lines in tables(rows))
     return "".join([text, *(f"\n{OVER_SEEDS}:\n\n{table}" for table in more)])
 
 
@@ -125,7 +125,8 @@ def _spread(figures: Mapping[str, Mapping[str, Any]], name: str) -> str:
     return f"{_number(one['mean'])}{spread} ({one['n']})"
 
 
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """Returns a table in Markdown from its lines, the headings first."""
     heads, *rows = lines
     lines = [heads, ["---"] * len(heads), *rows]
     cells = [[cell.replace("|", "\\|") for cell in line] for line in lines]

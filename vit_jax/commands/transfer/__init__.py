@@ -1,0 +1,1 @@
+"""The paper's protocol of transfer: what it runs, and its tables."""
