@@ -81,10 +81,13 @@ def _run(config: ConfigDict) -> None:
     config.roll_back = 0
     # classification | masked_patches (B.1.2) | regression
     config.objective = "classification"
-    # sigmoid (summed over classes) | softmax; of regression: squared | absolute
+    # sigmoid (summed over classes) | softmax | bce (a mean; targets above 0 are 1); of
+    # regression: squared | absolute
     config.loss = "sigmoid"
     config.label_smoothing = 0.0
     config.ema = 0.0  # factor of the Polyak average, evaluated and saved; 0: none
+    # Lower at first, (1 + n) / (10 + n) after n steps, so that it forgets the start
+    config.ema_warmup = False
     config.init_from = ""  # checkpoint to fine-tune: whatever vit_jax.load takes
     config.keep_head = False  # keep its head when the number of classes is the same
     # How its classes and those of evaluations are matched with the data's: auto: by
@@ -133,6 +136,7 @@ def _model(config: ConfigDict) -> None:
     config.model.dropout = 0.0
     config.model.attention_dropout = 0.0
     config.model.drop_path = 0.0  # stochastic depth: rate of the last block
+    config.model.patch_dropout = 0.0  # share of the patches that a step leaves out
     config.model.norm = "pre"  # pre | post
     config.model.norm_epsilon = 1e-6
     config.model.final_norm = "tokens"  # tokens | pooled | none
@@ -225,7 +229,7 @@ def _optimizer(config: ConfigDict) -> None:
     # With skip_bad_steps: a loss so many standard deviations above the mean of the last
     # 128 steps is bad, too; 6 for instance. 0: every finite one is good
     config.optimizer.skip_spikes = 0.0
-    config.optimizer.name = "adam"  # adam | sgd | adafactor
+    config.optimizer.name = "adam"  # adam | lamb | muon | sgd | adafactor
     config.optimizer.lr = 1e-3  # peak
     config.optimizer.schedule = "linear"  # constant | linear | cosine | rsqrt | stairs
     config.optimizer.warmup = "10_000 steps"
@@ -255,8 +259,8 @@ def _optimizer(config: ConfigDict) -> None:
     config.optimizer.clip_norm = 0.0  # global gradient norm; 0: no clipping
     config.optimizer.beta1 = 0.9
     config.optimizer.beta2 = 0.999  # adafactor: the highest it takes
-    config.optimizer.epsilon = 1e-8  # adam
-    config.optimizer.momentum = 0.9  # sgd
+    config.optimizer.epsilon = 1e-8  # adam, lamb
+    config.optimizer.momentum = 0.9  # sgd, muon (0.95 there)
     config.optimizer.factor_from = 32  # adafactor: axes as long are factored
     config.optimizer.update_clip = 0.0  # adafactor: RMS of a leaf's update; 0: any
     config.optimizer.accumulator_dtype = (

@@ -127,7 +127,7 @@ def test_every_option_has_its_rows(options):
     assert check_as_by_index(models.abstract(small(**options))[1]) > 100
 
 
-@pytest.mark.parametrize("name", ["adam", "sgd", "adafactor"])
+@pytest.mark.parametrize("name", ["adam", "sgd", "adafactor", "muon"])
 def test_the_state_of_every_optimizer_lies_with_its_parameters(name):
     params = models.abstract(small(pool="map", posemb="learned_2d"))[1]
     tx = optim.make_optimizer(name, schedule=lambda count: 0.1, factor_from=8)

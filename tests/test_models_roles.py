@@ -22,7 +22,7 @@ def small(family):
 def test_the_fields_of_a_run_and_of_a_task_are_what_a_checkpoint_leaves_open():
     assert set(roles.names(models.VitArchitecture, RUN)) == {
         *("image_size", "head_bias", "crop", "posemb_std", "posemb_resample"),
-        *("dropout", "attention_dropout", "drop_path"),
+        *("dropout", "attention_dropout", "drop_path", "patch_dropout"),
         *("compute_dtype", "attention", "logits_dtype", "unroll", "remat"),
     }
     assert set(roles.names(models.VitArchitecture, TASK)) == {

@@ -565,3 +565,34 @@ def test_images_of_the_wrong_channels_are_refused():
     assert model(images((2, 32, 32, 1))).shape == (2, 10)
     with pytest.raises(errors.UserError, match=r"wants \[batch, 32, 32, 1\]"):
         model(images())
+
+
+def test_patch_dropout_leaves_out_a_share_of_each_images_patches():
+    """In training alone; what is kept is as it was, the tokens before come first."""
+    arch = small(patch_dropout=0.4, registers=2, pool="token")
+    model = noisy(arch)
+    tokens = model.embed(images())
+    seen = np.asarray(model._without_some(tokens, jax.random.key(0)))
+    kept = int(arch.patches * 0.6)
+    assert seen.shape == (2, arch.prefix + kept, arch.width) and 0 < kept < arch.patches
+    np.testing.assert_array_equal(seen[:, : arch.prefix], tokens[:, : arch.prefix])
+    rows = []
+    for image, before in zip(seen[:, arch.prefix :], np.asarray(tokens)):
+        same = (image[:, None] == before[None, arch.prefix :]).all(axis=2)
+        assert (same.sum(axis=1) == 1).all() and (same.sum(axis=0) <= 1).all()
+        rows.append(frozenset(np.flatnonzero(same.any(axis=0))))
+    assert len(set(rows)) == 2  # each image its own
+    plain = noisy(small(registers=2, pool="token"))
+    np.testing.assert_array_equal(model(images()), plain(images()))
+    trained = model(images(), deterministic=False, rngs=nnx.Rngs(dropout=0))
+    assert not np.allclose(trained, plain(images()))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"rope": "axial"}, {"posemb_at": "every"}, {"pool": "none"}],
+)
+def test_patch_dropout_wants_blocks_without_places(options):
+    (name,) = options
+    with pytest.raises(errors.UserError, match=f"patch_dropout=0.5 .*{name}="):
+        small(patch_dropout=0.5, **options)

@@ -80,6 +80,20 @@ def test_smoothing_moves_off_and_on_for_sigmoids_and_mixes_for_softmax():
     )
 
 
+def test_bce_is_a_mean_over_classes_of_all_that_was_mixed_in():
+    """DeiT III: a target of 0.2 is as good as 1; smoothing would be of all classes."""
+    mixed = 0.8 * MULTI + 0.2 * np.roll(MULTI, 1, axis=0)
+    present = (mixed > 0).astype(np.float32)
+    a = loss_of("bce", mixed)["loss"]
+    assert a == pytest.approx(loss_of("sigmoid", present)["loss"] / 5, rel=1e-6)
+    probabilities = 1 / (1 + np.exp(-LOGITS))
+    chosen = np.where(present > 0, probabilities, 1 - probabilities)
+    assert a == pytest.approx(-np.log(chosen).mean(), rel=1e-5)
+    with pytest.raises(errors.UserError, match="label_smoothing=0.1 with loss='bce'"):
+        loss_of("bce", mixed, label_smoothing=0.1)
+    assert losses.problem_of("bce") == losses.problem_of("sigmoid") == "multi_label"
+
+
 def test_accuracy_counts_any_of_the_labels():
     best = LOGITS.argmax(1)
     single = loss_of("softmax", INTS)["accuracy"]
@@ -95,7 +109,7 @@ def test_bfloat16_logits_are_scored_in_float32():
 
 
 def test_an_unknown_loss_names_the_choices():
-    with pytest.raises(errors.UserError, match="known: sigmoid, softmax"):
+    with pytest.raises(errors.UserError, match="known: bce, sigmoid, softmax"):
         loss_of("hinge", INTS)
 
 

@@ -344,7 +344,9 @@ def test_a_rate_rule_without_effect_is_an_error(pattern, message):
 
 
 def test_choices_that_cannot_be():
-    with pytest.raises(errors.UserError, match="known: adafactor, adam, sgd"):
-        optim.make_optimizer("lamb", schedule=optax.constant_schedule(1.0))
+    with pytest.raises(
+        errors.UserError, match="known: adafactor, adam, lamb, muon, sgd"
+    ):
+        optim.make_optimizer("lion", schedule=optax.constant_schedule(1.0))
     with pytest.raises(errors.UserError, match="accumulator_dtype"):
         adam(accumulator_dtype="float8")

@@ -72,7 +72,7 @@ def test_rates_by_layer_are_exact_powers(name, options):
             np.testing.assert_array_equal(got, -np.full_like(got, expected), leaf)
 
 
-@pytest.mark.parametrize("name", ["adam", "sgd", "adafactor"])
+@pytest.mark.parametrize("name", ["adam", "sgd", "adafactor", "lamb", "muon"])
 def test_a_layer_learns_as_a_run_of_its_rate(name):
     """Layer by layer the step is that of the optimizer at the rate 0.75^k."""
     sizes = {"mlp/up/kernel": (3, 8, 12), "norm1/scale": (3, 8)}

@@ -76,6 +76,19 @@ def test_polyak_average():
     np.testing.assert_allclose(state.ema["w"], expected, rtol=1e-6)
 
 
+def test_polyak_average_with_a_warm_up():
+    """(1 + n) / (10 + n) after n steps, where that is less than the factor."""
+    average = w = np.arange(5.0, dtype=np.float32)
+    for n in (1, 2, 3):
+        w = w - 0.05 * 2 * ROWS.T @ (ROWS @ w - 1.0) / len(ROWS)
+        factor = min(0.22, (1 + n) / (10 + n))
+        average = factor * average + (1 - factor) * w
+    state, _ = run(steps=3, ema_decay=0.22, ema_warmup=True)
+    np.testing.assert_allclose(state.ema["w"], average, rtol=1e-5)
+    plain, _ = run(steps=3, ema_decay=0.22)
+    assert not np.allclose(state.ema["w"], plain.ema["w"], rtol=1e-4)
+
+
 def test_randomness_is_a_function_of_seed_and_step():
     def noisy(params, batch, key):
         return jnp.sum(params["w"] * jax.random.normal(key, (5,))), {}

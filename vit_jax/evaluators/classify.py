@@ -108,7 +108,7 @@ def evaluator(
     source = context.open(dataset, split)
     if order is not None:
         source = labels_lib.Relabelled(source, order, context.outputs.count)
-    if info.multi_label and loss == "sigmoid":
+    if info.multi_label and losses.problem_of(loss) == "multi_label":
         multilabel.check_memory(context.outputs.count, len(source))
     compiled = batches.reduced(_of_batch, context.mesh, loss=loss)
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vit_jax import errors, host
+from vit_jax.learning import losses
 from vit_jax.types import Batch
 
 BYTES = 5  # of a class and image: a float32 and a bool
@@ -24,7 +25,7 @@ BYTES = 5  # of a class and image: a float32 and a bool
 
 def applies(labels: jax.Array, loss: str) -> bool:
     """Returns whether rows have several labels, and outputs are one sigmoid each."""
-    return labels.ndim == 2 and loss == "sigmoid"
+    return labels.ndim == 2 and losses.problem_of(loss) == "multi_label"
 
 
 def check_threshold(f1_at: float, *, multi_label: bool, loss: str) -> None:
@@ -33,7 +34,7 @@ def check_threshold(f1_at: float, *, multi_label: bool, loss: str) -> None:
         raise errors.UserError(
             f"f1_at={f1_at}; want a probability below 1, as in 0.5, or 0: no F1"
         )
-    if f1_at and not (multi_label and loss == "sigmoid"):
+    if f1_at and not (multi_label and losses.problem_of(loss) == "multi_label"):
         raise errors.UserError(
             f"f1_at={f1_at} wants data with several labels an image and outputs that "
             f"are one sigmoid each; the data has {'several' if multi_label else 'one'},"

@@ -252,6 +252,7 @@ def _of_steps(config: Mapping[str, Any], info: catalog.DatasetInfo) -> dict[str,
         "seed": config["seed"],
         "microbatches": config["microbatches"],
         "ema_decay": config["ema"],
+        "ema_warmup": config["ema_warmup"],
         "verdict": step_lib.verdict(*bad),
         "augmentations": augment.chosen(config["data"], info.num_classes),
     }

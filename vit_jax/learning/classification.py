@@ -95,17 +95,24 @@ def make_loss(
         num_classes: The width of the logits.
 
     Raises:
-        UserError: unknown loss.
+        UserError: unknown loss, or one without the smoothing that is asked for.
     """
     chosen = errors.lookup(losses.LOSSES, loss, "loss")
+    if label_smoothing and chosen.smooth is None:
+        raise errors.UserError(
+            f"label_smoothing={label_smoothing} with loss={loss!r}, which takes every "
+            "target above 0 for 1: want 0.0"
+        )
 
     def loss_fn(
         params: Params, batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, Metrics]:
         logits = apply(params, batch["image"], key)
         labels = losses.multi_hot(batch["label"], num_classes)
-        smoothed = chosen.smooth(labels, label_smoothing) if label_smoothing else labels
-        value = chosen.per_example(logits, smoothed).mean()
+        targets = labels
+        if label_smoothing and chosen.smooth is not None:
+            targets = chosen.smooth(labels, label_smoothing)
+        value = chosen.per_example(logits, targets).mean()
         accuracy = losses.is_hit(logits, labels).mean(dtype=jnp.float32)
         return value, {"loss": value, "accuracy": accuracy}
 

@@ -51,6 +51,20 @@ def softmax_xent(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy(logits.astype(jnp.float32), labels)
 
 
+def bce(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Returns one binary cross-entropy a class, their mean, as float32 [b].
+
+    DeiT III's (arXiv 2204.07118): every class that was mixed in is one of the image's,
+    so targets above 0 are 1; labels that were smoothed have none that is not.
+
+    Args:
+        logits: Scores [b, classes].
+        labels: Targets [b, classes], each 0..1.
+    """
+    present = (labels > 0).astype(jnp.float32)
+    return sigmoid_xent(logits, present) / logits.shape[-1]
+
+
 def smooth_off_on(labels: jax.Array, amount: float) -> jax.Array:
     """Moves 0 to `amount` and 1 to `1 - amount` (ImageNet with sigmoids: 1e-4)."""
     return labels * (1.0 - 2.0 * amount) + amount
@@ -67,24 +81,28 @@ class Loss:
 
     Attributes:
         per_example: The loss of each row, from logits and labels [b, classes].
-        smooth: The label smoothing that goes with it, by an amount.
+        smooth: The label smoothing that goes with it, by an amount; None: it has none.
         probabilities: What the logits it trains say, as probabilities.
+        problem: The key of `PROBLEMS` that it trains.
     """
 
     per_example: Callable[[jax.Array, jax.Array], jax.Array]
-    smooth: Callable[[jax.Array, float], jax.Array]
+    smooth: Callable[[jax.Array, float], jax.Array] | None
     probabilities: Callable[[jax.Array], jax.Array]
+    problem: str
 
 
 LOSSES: dict[str, Loss] = {
-    "sigmoid": Loss(sigmoid_xent, smooth_off_on, jax.nn.sigmoid),
-    "softmax": Loss(softmax_xent, smooth_uniform, jax.nn.softmax),
+    "bce": Loss(bce, None, jax.nn.sigmoid, "multi_label"),
+    "sigmoid": Loss(sigmoid_xent, smooth_off_on, jax.nn.sigmoid, "multi_label"),
+    "softmax": Loss(softmax_xent, smooth_uniform, jax.nn.softmax, "single_label"),
 }
 
 
 OF_NUMBERS = ("squared", "absolute")  # of objective=regression
 
-# What outputs are -> the loss of their classes; None: numbers, see `regression.LOSSES`.
+# What outputs are -> the loss that is reported of their classes; None: numbers, see
+# `regression.LOSSES`.
 PROBLEMS: dict[str, str | None] = {
     "single_label": "softmax",
     "multi_label": "sigmoid",
@@ -103,8 +121,7 @@ def problem_of(loss: str) -> str:
     """
     if loss in OF_NUMBERS:
         return "regression"
-    errors.lookup(LOSSES, loss, "loss")
-    return next(problem for problem, name in PROBLEMS.items() if name == loss)
+    return errors.lookup(LOSSES, loss, "loss").problem
 
 
 def is_hit(logits: jax.Array, labels: jax.Array) -> jax.Array:

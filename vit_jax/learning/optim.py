@@ -32,8 +32,6 @@ DECAY: dict[str, tree.Rules[float]] = {
 }
 
 TRAINED, FROZEN = "trained", "frozen"
-# Leaves that stack one array a layer on their first axis.
-STACKED = r"^(lora/)?blocks/"
 ACCUMULATOR_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -53,62 +51,24 @@ def _sgd(
     return optax.trace(momentum, accumulator_dtype=accumulator_dtype)
 
 
-def _by_layer(tx: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Treats each layer of a stacked leaf as a leaf of its own."""
+def _lazy(name: str) -> Callable[..., optax.GradientTransformation]:
+    """A function of `per_layer`, which most runs do not load."""
 
-    def each(function: Callable[..., Any]) -> Callable[..., Any]:
-        def mapped(params: Any, *rest: Any) -> Any:
-            if not jax.tree.leaves(params):  # no leaf is stacked
-                return function(params, *rest)
-            return jax.vmap(function)(params, *rest)
+    def make(**options: Any) -> optax.GradientTransformation:
+        from vit_jax.learning import per_layer
 
-        return mapped
+        if name == "muon":
+            return per_layer.muon(**options)
+        return per_layer.adafactor(**options)
 
-    def labels(params: Any) -> Any:
-        return tree.map_named(
-            lambda name, _: "layers" if re.search(STACKED, name) else "leaf", params
-        )
-
-    layers = optax.GradientTransformation(each(tx.init), each(tx.update))
-    return optax.partition({"layers": layers, "leaf": tx}, labels)
-
-
-def _adafactor(
-    *,
-    beta1: float,
-    beta2: float,
-    accumulator_dtype: Any,
-    factor_from: int,
-    update_clip: float,
-    **unused: Any,
-) -> optax.GradientTransformation:
-    """The variant of "Scaling Vision Transformers" (arXiv 2106.04560, appendix C).
-
-    As big_vision's `scale_by_adafactor`: no rate relative to the parameters' size, and
-    the first moment is a plain average of the scaled gradients. There is one difference
-    to it with stacked layers: those are scaled one by one, as if they were not stacked.
-    """
-    del unused
-
-    def decay(step: jax.Array, exponent: float) -> jax.Array:
-        return jnp.minimum(beta2, 1.0 - (step + 1.0) ** -exponent)
-
-    scale = optax.scale_by_factored_rms(
-        decay_rate=0.8,
-        min_dim_size_to_factor=factor_from,
-        epsilon=1e-30,
-        # Said to be called with any numbers; it is with these.
-        decay_rate_fn=decay,  # pyright: ignore[reportArgumentType]
-    )
-    if update_clip:
-        scale = optax.chain(scale, optax.clip_by_block_rms(update_clip))
-    average = optax.ema(beta1, debias=False, accumulator_dtype=accumulator_dtype)
-    return optax.chain(_by_layer(scale), average)
+    return make
 
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
-    "adafactor": _adafactor,
+    "adafactor": _lazy("adafactor"),
     "adam": _adam,
+    "lamb": _adam,  # what makes it LAMB comes after the decay
+    "muon": _lazy("muon"),
     "sgd": _sgd,
 }
 
@@ -123,6 +83,20 @@ def _add_decay(
         return update + factor * param if factor else update
 
     return optax.stateless(lambda updates, p: tree.map_named(decay, updates, p))
+
+
+def _trusted(
+    decay: optax.GradientTransformation,
+    weight_decay: float,
+    rules: tree.Rules[float],
+) -> optax.GradientTransformation:
+    """The decay, and LAMB's factor of what it makes of the update."""
+    from vit_jax.learning import per_layer  # which most runs do not load
+
+    def decays(name: str) -> bool:
+        return weight_decay * tree.first_match(rules, name, "decay rules") != 0
+
+    return optax.chain(decay, per_layer.trust(decays))
 
 
 # From a leaf's name to its multiplier of the learning rate, or to those of its layers.
@@ -212,10 +186,11 @@ def make_optimizer(
         multiplier: In the place of what `lr_rules` say of a leaf, and by layers, see
             `rates`; None: they say it.
         clip_norm: largest global norm of the gradients of trained leaves; 0 is off.
-        beta1: of Adam; of Adafactor's average of its updates.
-        beta2: of Adam; the highest of Adafactor, whose t-th is 1 - t^-0.8 before.
-        epsilon: of Adam, outside the square root.
-        momentum: of SGD.
+        beta1: of Adam and LAMB; of Adafactor's average of its updates.
+        beta2: of Adam and LAMB; the highest of Adafactor, whose t-th is 1 - t^-0.8
+            before.
+        epsilon: of Adam and LAMB, outside the square root.
+        momentum: of SGD and of Muon, which has Adam for what is no matrix.
         factor_from: Adafactor keeps the second moments of a leaf (of one layer, where
             they are stacked) as the outer product of means over its two largest axes
             if both are as long as this: of a query kernel [D, heads, D / heads] the
@@ -233,7 +208,10 @@ def make_optimizer(
     dtype = errors.lookup(ACCUMULATOR_DTYPES, accumulator_dtype, "accumulator_dtype")
     rules = (*lr_rules, (r".*", 1.0))
     factor = multiplier or (lambda leaf: tree.first_match(rules, leaf))
-    scaled = _add_decay(weight_decay, decay_rules), _scale_by_name(factor)
+    decayed = _add_decay(weight_decay, decay_rules)
+    if name == "lamb":
+        decayed = _trusted(decayed, weight_decay, decay_rules)
+    scaled = decayed, _scale_by_name(factor)
     trained = optax.chain(
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
         core(

@@ -109,6 +109,7 @@ def make_train_step(
     seed: int,
     microbatches: int = 1,
     ema_decay: float = 0.0,
+    ema_warmup: bool = False,
     augmentations: Sequence[Augmentation] = (),
     verdict: Verdict | None = None,
     gather: Callable[[Params], Params] = lambda params: params,
@@ -127,6 +128,7 @@ def make_train_step(
         microbatches: How many parts of a batch gradients are accumulated over; they
             must divide it.
         ema_decay: The factor of the Polyak average in `state.ema`; unused without one.
+        ema_warmup: That factor is (1 + n) / (10 + n) after n steps where it is less.
         augmentations: Random changes of the whole batch, one after the other, before it
             is cut in microbatches. Each has a key of its own.
         verdict: Says of the loss, the global norm of the gradients (before clipping)
@@ -167,7 +169,11 @@ def make_train_step(
         params = cast(Params, optax.apply_updates(state.params, updates))
         ema = state.ema
         if ema is not None:
-            ema = cast(Params, optax.incremental_update(params, ema, 1.0 - ema_decay))
+            weight: Any = 1.0 - ema_decay
+            if ema_warmup:
+                done = state.step + 1
+                weight = jnp.maximum(weight, 9.0 / (10.0 + done))
+            ema = cast(Params, optax.incremental_update(params, ema, weight))
         metrics |= {"grad_norm": jnp.sqrt(squares.sum()), "grad_squares": squares}
         new = TrainState(state.step + 1, params, opt_state, ema)
         if verdict is not None:

@@ -163,9 +163,11 @@ class VisionTransformer(model.Model):
         arch = self.architecture
         keys = paths = None
         random = arch.dropout or arch.attention_dropout or arch.drop_path
+        random = random or arch.patch_dropout
         if random and not layers.is_deterministic(self, deterministic):
             first, rest = jax.random.split(layers.checked_rngs(rngs).dropout())
             tokens = layers.dropout(tokens, arch.dropout, first)
+            tokens = self._without_some(tokens, jax.random.fold_in(first, 1))
             keys = jax.random.split(rest, arch.depth)
             if arch.drop_path:
                 paths = jnp.linspace(0, arch.drop_path, arch.depth)
@@ -189,6 +191,17 @@ class VisionTransformer(model.Model):
         if taps is not None:
             taps |= model.named_layers(tapped, arch.depth)
         return self._normed(tokens, "tokens")
+
+    def _without_some(self, tokens: jax.Array, key: jax.Array) -> jax.Array:
+        """Tokens [b, n, d] with a share of each image's patches left out."""
+        arch = self.architecture
+        if not arch.patch_dropout:
+            return tokens
+        first, patches = tokens[:, : arch.prefix], tokens[:, arch.prefix :]
+        kept = max(1, int(arch.patches * (1.0 - arch.patch_dropout)))
+        order = jax.random.uniform(key, patches.shape[:2]).argsort(axis=1)
+        seen = jnp.take_along_axis(patches, order[:, :kept, None], axis=1)
+        return jnp.concatenate([first, seen], axis=1)
 
     def pool(self, tokens: jax.Array) -> jax.Array:
         """Maps encoded tokens [b, n, d] to what feeds `pre_logits` or the head.

@@ -24,7 +24,7 @@ class VitArchitecture(VitFields):
         self.check_least(
             0, "attention_window", "patch_outputs", "posemb_std", "rope_grid"
         )
-        self.check_rates("dropout", "attention_dropout", "drop_path")
+        self.check_rates("dropout", "attention_dropout", "drop_path", "patch_dropout")
         if self.width % self.heads:
             raise errors.UserError(
                 f"heads={self.heads} must divide width={self.width}."
@@ -34,6 +34,7 @@ class VitArchitecture(VitFields):
         self._resolve()
         self._check_combinations()
         self._check_rope()
+        self._check_patch_dropout()
         self._check_image()
 
     def _resolve(self) -> None:
@@ -138,6 +139,23 @@ class VitArchitecture(VitFields):
                 f"rope={self.rope!r} turns all patches of an image at once; "
                 "block='axial' has lines of them: take block='standard'."
             )
+
+    def _check_patch_dropout(self) -> None:
+        """Raises `UserError` where a block counts on every patch in its place."""
+        unfit = {
+            "posemb_at": self.posemb != "none" and self.posemb_at != "stem",
+            "rope": self.rope != "none",
+            "attention_mask": self.attention_mask != "none",
+            "block": self.block != "standard",
+            "pool": self.pool == "none",
+            "patch_outputs": self.patch_outputs > 0,
+        }
+        for name, wrong in unfit.items():
+            if self.patch_dropout and wrong:
+                raise errors.UserError(
+                    f"patch_dropout={self.patch_dropout} leaves blocks some of the "
+                    f"patches: {name}={getattr(self, name)!r} wants all of them."
+                )
 
     def _check_image(self) -> None:
         features = self.feature_size

@@ -56,6 +56,8 @@ class VitFields(Architecture):
         attention_dropout: Rate on the attention probabilities.
         drop_path: Rate at which the last block's branches are dropped whole, an image
             at a time; linear in depth from 0, what is kept is rescaled.
+        patch_dropout: In training, the share of the patches that no block sees, drawn
+            for each image.
         crop: "error": the patch must divide the image; "valid": what is left over at
             the bottom and right is not seen (the released code's VALID convolution).
         norm: "pre": x + f(norm(x)), the paper's; "post": x + norm(f(x)).
@@ -144,6 +146,7 @@ class VitFields(Architecture):
     dropout: float = field(default=0.0, metadata=role(RUN))
     attention_dropout: float = field(default=0.0, metadata=role(RUN))
     drop_path: float = field(default=0.0, metadata=role(RUN))
+    patch_dropout: float = field(default=0.0, metadata=role(RUN))
     crop: str = field(default="error", metadata=role(RUN, harmless=True))
     norm: str = field(default="pre", metadata=role(MEANING))
     norm_epsilon: float = field(default=1e-6, metadata=role(MEANING))

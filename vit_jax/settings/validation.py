@@ -212,7 +212,7 @@ CHECKS: list[tuple[str, Callable[[Any], bool], str]] = [
     (r"^roll_back$", *_number(0, 1000)),
     (r"^optimizer\.skip_spikes$", *_number(0, 1e6)),
     (r"^masked\.(rate|mask|replace)$", *_number(0, 1)),
-    (r"^loss$", *_one_of("sigmoid", "softmax", "squared", "absolute")),
+    (r"^loss$", *_one_of("sigmoid", "softmax", "bce", "squared", "absolute")),
     (r"^labels$", *_one_of("auto", "names", "order")),
     (r"^label_smoothing$", *_number(0, 0.999)),
     (r"^ema$", *_number(0, 0.9999999)),
