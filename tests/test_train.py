@@ -266,10 +266,16 @@ def plain(tmp_path_factory, device_mesh):
     [
         ({"fsdp": 8}, {"mesh.fsdp": 8}),
         ({}, {"microbatches": 4}),
-        ({"fsdp": 4}, {"mesh.layout": "zero1", "microbatches": 2}),
-        (
+        # Single steps of these are in test_layouts.
+        pytest.param(
+            {"fsdp": 4},
+            {"mesh.layout": "zero1", "microbatches": 2},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
             {"fsdp": 2},
             {"mesh.layout": "fsdp", "model.unroll": 1, "model.remat": "full"},
+            marks=pytest.mark.slow,
         ),
         ({}, {"data.cache": "none"}),
         ({}, {"data.cache": "ram"}),
