@@ -61,10 +61,12 @@ NEEDS = {"torch": "torch", "tf": "tensorflow", "grain": "grain"}
 class Worker:
     """A pipeline in a process of its own, stopped except during its turn."""
 
-    def __init__(self, name: str, data_dir: str, scratch: str):
+    def __init__(
+        self, name: str, data_dir: str, scratch: str, script: str = workers.__file__
+    ):
         self.name = name
         self._process = subprocess.Popen(
-            [sys.executable, workers.__file__, name, data_dir, scratch],
+            [sys.executable, script, name, data_dir, scratch],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

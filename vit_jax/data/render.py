@@ -187,11 +187,11 @@ def _with_pillow(
     from PIL import Image as pillow
 
     left, top, width, height = box
+    # What lies around the box is not looked at, as by torchvision's `resized_crop`.
+    boxed = np.ascontiguousarray(pixels[top : top + height, left : left + width])
     return np.asarray(
-        pillow.fromarray(pixels).resize(
-            (resized[1], resized[0]),
-            pillow.Resampling(PILLOW_FILTERS[filter]),
-            box=(left, top, left + width, top + height),
+        pillow.fromarray(boxed).resize(
+            (resized[1], resized[0]), pillow.Resampling(PILLOW_FILTERS[filter])
         )
     )
 

@@ -10,6 +10,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from vit_jax.data.policies import scratch
+
 # Of ITU-R 601-2 in 16 bits, as Pillow has them: exact in float32.
 _LUMA = np.array([[19595, 38470, 7471]], np.float32) / np.float32(65536)
 # Of `tf.image.rgb_to_grayscale`, on numbers of 0..1 that become levels again by 255.5.
@@ -100,7 +102,7 @@ def _tf_grey(image: np.ndarray) -> np.ndarray:
 
 
 def _weighted(image: np.ndarray, weights: np.ndarray, half: float) -> np.ndarray:
-    levels: np.ndarray = cv2.transform(image.astype(np.float32), weights)
+    levels: np.ndarray = cv2.transform(scratch.as_floats(0, image), weights)
     levels += half
     return levels.astype(np.uint8)
 
@@ -111,7 +113,8 @@ def blend(plain: np.ndarray, image: np.ndarray, factor: float) -> np.ndarray:
         return plain
     if factor == 1.0:
         return image
-    mixed = np.subtract(image, plain, dtype=np.float32)
+    mixed = scratch.floats(0, image.shape)
+    np.subtract(image, plain, out=mixed, dtype=np.float32)
     mixed *= np.float32(factor)
     mixed += plain
     if not 0.0 < factor < 1.0:
@@ -167,8 +170,9 @@ def tf_sharpness(image: np.ndarray, factor: float) -> np.ndarray:
 
 def _smooth(image: np.ndarray, delta: float) -> np.ndarray:
     """The mean of 3x3 pixels, the middle one five times, plus delta, cut off."""
-    smooth = cv2.filter2D(image.astype(np.float32), -1, _SMOOTH, delta=delta)
-    smooth = smooth.astype(np.uint8)
+    means = scratch.floats(1, image.shape)
+    cv2.filter2D(scratch.as_floats(0, image), -1, _SMOOTH, dst=means, delta=delta)
+    smooth = means.astype(np.uint8)
     for edge in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
         smooth[edge] = image[edge]
     return smooth

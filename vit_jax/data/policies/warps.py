@@ -13,6 +13,8 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
+from vit_jax.data.policies import scratch
+
 Fill = tuple[int, int, int]
 Matrix = tuple[float, float, float, float, float, float]
 
@@ -81,9 +83,10 @@ def rotate(image: np.ndarray, degrees: float, *, cubic: bool, fill: Fill) -> np.
     half = (cos + sin - 1) / 2, (cos - sin - 1) / 2
     matrix = np.array([[cos, sin, across + half[0]], [-sin, cos, down + half[1]]])
     turned = cv2.warpAffine(
-        image.astype(np.float32),
+        scratch.as_floats(0, image),
         matrix,
         (width, height),
+        dst=scratch.floats(1, image.shape),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REPLICATE,
     ).astype(np.uint8)
@@ -95,10 +98,17 @@ def _within(places: np.ndarray, size: int) -> np.ndarray:
 
 
 def _filled(image: np.ndarray, inside: np.ndarray, fill: Fill) -> np.ndarray:
-    outside = cv2.bitwise_not(inside.view(np.uint8) * np.uint8(255))
-    ground = np.empty_like(image)
+    """Fills what is not inside, in place."""
+    return cv2.copyTo(
+        _ground(fill, image.shape), np.logical_not(inside).view(np.uint8), image
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _ground(fill: Fill, shape: tuple[int, ...]) -> np.ndarray:
+    ground = np.empty(shape, np.uint8)
     ground[...] = fill
-    return cv2.copyTo(ground, outside, image)
+    return ground
 
 
 def shear_x(image: np.ndarray, factor: float, *, cubic: bool, fill: Fill) -> np.ndarray:
@@ -165,12 +175,9 @@ def _shifted(
     return _filled(mixed.reshape(height, width, 3), inside, fill)
 
 
-def _difference(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    return np.subtract(one, other, dtype=np.float32)
-
-
 def _linear(taps: list[np.ndarray], part: np.ndarray) -> np.ndarray:
-    mixed = _difference(taps[1], taps[0])
+    mixed = scratch.floats(0, taps[0].shape)
+    np.subtract(taps[1], taps[0], out=mixed, dtype=np.float32)
     mixed *= part
     mixed += taps[0]
     return mixed.astype(np.uint8)
@@ -179,9 +186,11 @@ def _linear(taps: list[np.ndarray], part: np.ndarray) -> np.ndarray:
 def _cubic(taps: list[np.ndarray], part: np.ndarray) -> np.ndarray:
     """Keys' cubic with a = -1, which is that of Pillow's transforms."""
     before, at, after, beyond = taps
-    first, last = _difference(before, at), _difference(after, beyond)
-    slope = _difference(after, before)
-    mixed = first + last
+    mixed, first, last, slope = (scratch.floats(k, at.shape) for k in range(4))
+    np.subtract(before, at, out=first, dtype=np.float32)
+    np.subtract(after, beyond, out=last, dtype=np.float32)
+    np.subtract(after, before, out=slope, dtype=np.float32)
+    np.add(first, last, out=mixed)
     mixed *= -part
     first += first
     first += last
