@@ -2,9 +2,9 @@
 
 Looks at the checkpoints of a run. DIR is a workdir, the `checkpoints` folder in it, or
 the folder of one step. `list` says of each step its size, when it was written, and
-whether it is what was saved, or what is wrong with it. `verify` does the same, and ends
-with 2 where one is not what was saved. `prune` removes all but the N newest that
-verify, and nothing where none does.
+whether it is what was saved, or what is wrong with it, and which is the best. `verify`
+does the same, and ends with 2 where one is not what was saved. `prune` removes all but
+the best and the N newest that verify, and nothing where none does.
 
 All arrays are read and compared with the digests that were saved with them; what older
 versions wrote has none and is only read. The last line of standard output is JSON.
@@ -21,6 +21,7 @@ from typing import Any
 from absl import flags
 
 from vit_jax import cli, errors
+from vit_jax.checkpoints import best as best_lib
 from vit_jax.checkpoints import checkpoint as stored
 from vit_jax.checkpoints import disk, record
 from vit_jax.host import files
@@ -38,6 +39,7 @@ class Found:
         written: When.
         problem: What is wrong with it; "" where it is what was saved.
         verified: False, too, where it has no digests.
+        best: Whether it is the best of its run.
     """
 
     folder: Path
@@ -45,12 +47,14 @@ class Found:
     written: datetime.datetime
     problem: str
     verified: bool
+    best: bool = False
 
     @property
     def line(self) -> str:
         """One line of the list."""
         state = "verified" if self.verified else self.problem or "no digests, readable"
         when = f"{self.written:%Y-%m-%d %H:%M}"
+        state += ", the best" if self.best else ""
         return f"{self.folder.name:>9}  {self.bytes / 1e6:>10,.1f} MB  {when}  {state}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -61,6 +65,7 @@ class Found:
             "written": self.written.isoformat(timespec="seconds"),
             "verified": self.verified,
             "problem": self.problem,
+            "best": self.best,
         }
 
 
@@ -80,7 +85,9 @@ def look(folder: Path) -> Found:
     seconds = stat.mtime if files.address(folder) else stat.st_mtime
     written = datetime.datetime.fromtimestamp(seconds).astimezone()
     digests = not problem and record.read(folder).leaves is not None
-    return Found(folder, size, written, problem, digests)
+    named = folder.parent.name == stored.FOLDER
+    best = named and best_lib.step_of(folder.parent.parent) == disk.step_of(folder)
+    return Found(folder, size, written, problem, digests, best)
 
 
 def folders(path: str | Path) -> list[Path]:
@@ -101,7 +108,7 @@ def folders(path: str | Path) -> list[Path]:
 
 
 def prune(found: Sequence[Found], keep: int, *, dry_run: bool = False) -> list[Path]:
-    """Removes all checkpoints of a run but the newest that verify.
+    """Removes all checkpoints of a run but the best and the newest that verify.
 
     Args:
         found: The newest first.
@@ -121,7 +128,8 @@ def prune(found: Sequence[Found], keep: int, *, dry_run: bool = False) -> list[P
         raise errors.UserError(
             "no checkpoint verifies, so none is removed: one of them may be mended"
         )
-    gone = [one.folder for one in found if one.folder not in good[:keep]]
+    kept = [*good[:keep], *(one.folder for one in found if one.best)]
+    gone = [one.folder for one in found if one.folder not in kept]
     for folder in reversed(gone):
         logging.info("%s %s", "would remove" if dry_run else "removes", folder)
         if dry_run:

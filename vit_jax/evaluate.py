@@ -203,7 +203,9 @@ def _check_memory(batch_size: int, size: tuple[int, int]) -> None:
 
 
 def _define_flags() -> None:
-    flags.DEFINE_string("checkpoint", None, "Workdir, file, folder or URL.")
+    flags.DEFINE_string(
+        "checkpoint", None, "Workdir, WORKDIR:best, file, folder or URL."
+    )
     flags.DEFINE_string("dataset", "", "As --config.data.dataset; '': the run's.")
     flags.DEFINE_string("split", "", "As in test or validation[:1000]; '': test.")
     flags.DEFINE_string("data_dir", "", "Of TFDS; '': $TFDS_DATA_DIR.")

@@ -107,7 +107,9 @@ def _line(entry: dict[str, Any]) -> str:
 
 
 def _define_flags() -> None:
-    flags.DEFINE_string("checkpoint", None, "Workdir, file, folder or URL.")
+    flags.DEFINE_string(
+        "checkpoint", None, "Workdir, WORKDIR:best, file, folder or URL."
+    )
     flags.DEFINE_integer("top_k", 5, "Classes to show of each image.")
     flags.DEFINE_bool("logits", False, "With --out: all logits instead of the best.")
     bulk_flags.define(", ".join(tables.FORMATS))

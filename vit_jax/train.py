@@ -58,7 +58,9 @@ def _loop(
     with requests.listening(), run_.shown(), tracing, guard, explained:
         if run_.start:  # it may have stopped between saving and evaluating
             done = workdir_lib.figures_at(run_.workdir, run_.start)
-            run_.evaluate(run_.start, state, skip=done)
+            run_.evaluate(run_.start, state, done=done)
+            if run_.ends(run_.start, state):
+                return
         requests.phases.enter(phases.FIRST_STEP)
         for step in range(run_.start + 1, run_.total + 1):
             tracing.before(step - run_.start)
@@ -76,6 +78,8 @@ def _loop(
             if stop or run_.due(step, exp.durations.save_every):
                 run_.save(step, state)
             run_.evaluate(step, state)
+            if run_.ends(step, state):
+                return
 
 
 def _compiled(exp: experiment.Experiment) -> experiment.Experiment:
@@ -132,10 +136,10 @@ def _run_on(
 
 
 def _measured(
-    exp: experiment.Experiment, workdir: Path, changed: Collection[str]
+    exp: experiment.Experiment, workdir: Path, end: int, changed: Collection[str]
 ) -> dict[str, float | None] | None:
     """The figures of a run that is at its end; None where some are missing."""
-    figures = workdir_lib.figures_at(workdir, exp.durations.total)
+    figures = workdir_lib.figures_at(workdir, end)
     has = figures.keys() - changed
     whole = has >= {one.name for one in exp.evals}
     return workdir_lib.flat(figures) if whole else None
@@ -186,9 +190,11 @@ def _train(
     reached = checkpoints.latest()
     extension.check_workdir(exp, workdir, reached or 0)
     changed = evaluations.changed(exp, workdir)
-    figures = _measured(exp, workdir, changed)
-    if reached == total and figures is not None and checkpoints.verifies(total):
-        logging.info("done: %s is at step %d of %d already", workdir, total, total)
+    best = starting.best(exp, checkpoints, reached or 0)
+    end = reached if reached and best and best.ended else total
+    figures = _measured(exp, workdir, end, changed)
+    if reached == end and figures is not None and checkpoints.verifies(end):
+        logging.info("done: %s is at step %d of %d already", workdir, end, total)
         if profile:
             logging.warning("no profile: no step is left to trace")
         return figures
@@ -218,7 +224,7 @@ def _train(
             batches.close()
             run_.close()
         logging.info(run_.summary(corrupt=batches.corrupt))
-    return workdir_lib.flat(workdir_lib.figures_at(workdir, total))
+    return workdir_lib.flat(workdir_lib.figures_at(workdir, run_.total))
 
 
 def run(

@@ -102,12 +102,17 @@ class Checkpoints:
 
     Saving is asynchronous: `save` returns when the arrays are copied to the host, and
     an error of a write shows at the next `check`, `save` or `close`.
+
+    Attributes:
+        workdir: The run's.
+        directory: Where its steps are.
+        pruning: Which of them orbax removes once another is written.
     """
 
     def __init__(self, workdir: Path, *, keep: int = 2):
         self.workdir = workdir
         self.directory = files.absolute(workdir / checkpoint.FOLDER)
-        self._keep = keep
+        self.pruning: dict[str, Any] = {"max_to_keep": keep}
         self._manager: ocp.CheckpointManager | None = None
         self._preparing: threading.Thread | None = None
         self._written = _none_written()  # done when the last write has ended
@@ -127,7 +132,7 @@ class Checkpoints:
                 self.directory,
                 item_handlers=handlers | {"description": ocp.JsonCheckpointHandler()},
                 options=ocp.CheckpointManagerOptions(
-                    max_to_keep=self._keep,
+                    **self.pruning,
                     cleanup_tmp_directories=True,
                     save_root_metadata=False,
                 ),

@@ -116,8 +116,8 @@ def sweep(
     factors = least_squares.factorise(
         train_features[support], train_labels[support], num_classes
     )
-    test = jax.device_put((test_features, test_labels))
-    return least_squares.accuracies(factors, *test, l2s)
+    features, labels = jax.device_put((test_features, test_labels))
+    return least_squares.accuracies(factors, features, labels, l2s)
 
 
 def accuracy(

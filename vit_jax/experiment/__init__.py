@@ -227,7 +227,8 @@ def _settings(
     """What a run needs of its configuration as it stands there."""
     from vit_jax.data import training  # which imports OpenCV
 
-    names = "batch_size microbatches seed keep skip_bad_steps loss labels".split()
+    names = "batch_size microbatches seed keep keep_best stop_after".split()
+    names += "skip_bad_steps loss labels".split()
     data = config["data"]
     examples = catalog.num_examples(info, data["train_split"])
     return {name: config[name] for name in names} | {

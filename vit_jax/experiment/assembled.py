@@ -37,6 +37,8 @@ class Experiment:
         microbatches: parts of a batch.
         seed: of all that is random.
         keep: newest checkpoints to keep.
+        keep_best: the figure whose best is kept beside them, see `runs.keeping`.
+        stop_after: evaluations without a better one that end the run; 0: none do.
         skip_bad_steps: in a row that may be left out.
         loss: a key of `losses.LOSSES`.
         labels: how classes are matched with those of data, a key of `labels.MODES`.
@@ -68,6 +70,8 @@ class Experiment:
     microbatches: int
     seed: int
     keep: int
+    keep_best: str
+    stop_after: int
     skip_bad_steps: int
     loss: str
     labels: str

@@ -5,7 +5,7 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,11 @@ from vit_jax.learning import schedules
 from vit_jax.parallel import hardware
 from vit_jax.parallel import mesh as mesh_lib
 from vit_jax.runs import evaluations as evaluations_lib
-from vit_jax.runs import metrics, phases, recent, stopping
+from vit_jax.runs import metrics, phases, recent, starting, stopping
+from vit_jax.runs import workdir as workdir_lib
 from vit_jax.types import Batch, Metrics, TrainState
 
+Figures = Mapping[str, float | None]
 IN_FLIGHT = 2  # steps the host may run ahead of the device
 
 
@@ -34,7 +36,7 @@ class Run:
 
     Attributes:
         start: steps done before.
-        total: steps in all.
+        total: steps in all; fewer once it stops early.
         requests: to stop, and the phases of the process.
 
     Args:
@@ -84,6 +86,7 @@ class Run:
         )
         self._batch = batch
         self.evaluations = evaluations
+        self.best = starting.best(exp, checkpoints, start)
         self.requests, self.phases = requests, requests.phases
         self.phases.mark(start)
         self._examples = catalog.num_examples(exp.info, exp.data.train_split)
@@ -180,35 +183,59 @@ class Run:
         }
 
     def evaluate(
-        self, step: int, state: TrainState, *, skip: Collection[str] = ()
+        self, step: int, state: TrainState, *, done: Mapping[str, Figures] = {}
     ) -> None:
         """Runs the evaluators that are due and writes their figures.
+
+        Args:
+            step: which it is.
+            state: after it.
+            done: the figures of those that need not be run.
 
         Raises:
             Preempted: cut short by a request to stop; the state is saved.
         """
         try:
-            self._evaluate(step, state, skip)
+            self._evaluate(step, state, done)
         except stopping.Interrupted:
             raise self.preempted(step, state) from None
 
-    def _evaluate(self, step: int, state: TrainState, skip: Collection[str]) -> None:
-        params = state.params if state.ema is None else state.ema
+    def _evaluate(
+        self, step: int, state: TrainState, done: Mapping[str, Figures]
+    ) -> None:
         for evaluation in self.evaluations:
-            if evaluation.name in skip or not self.due(step, evaluation.every):
+            name = evaluation.name
+            if name not in done and not self.due(step, evaluation.every):
                 continue
-            jax.block_until_ready(state.step)  # the steps' own time is theirs
-            doing = self.phases.within(phases.EVALUATION, evaluation.name)
-            moving = jax.transfer_guard("allow")
-            with doing, moving, self.clock.paused(), self.requests.interruptible():
-                figures = evaluation.run(params)
-            named = {f"{evaluation.name}/{k}": v for k, v in figures.items()}
-            self.writer.write(step, named | self._when(step))
-            self.writer.keep()
-            shown = metrics.figures_line(named)
-            logging.info("step %d/%d | %s", step, self.total, shown)
+            figures = done[name] if name in done else self._run(evaluation, step, state)
+            if self.best is not None and self.best.judge(name, step, figures):
+                self.save(step, state)
         if step == self._saved:  # neither are its evaluations made again
             self.phases.mark(step)
+
+    def _run(
+        self, evaluation: evaluations_lib.Evaluation, step: int, state: TrainState
+    ) -> Figures:
+        """Runs an evaluator and writes its figures."""
+        jax.block_until_ready(state.step)  # the steps' own time is theirs
+        doing = self.phases.within(phases.EVALUATION, evaluation.name)
+        moving = jax.transfer_guard("allow")
+        with doing, moving, self.clock.paused(), self.requests.interruptible():
+            figures = evaluation.run(state.params if state.ema is None else state.ema)
+        named = {f"{evaluation.name}/{k}": v for k, v in figures.items()}
+        self.writer.write(step, named | self._when(step))
+        self.writer.keep()
+        logging.info("step %d/%d | %s", step, self.total, metrics.figures_line(named))
+        return figures
+
+    def ends(self, step: int, state: TrainState) -> bool:
+        """Returns whether a run stops early, after what is due at the end of any."""
+        if self.best is None or not self.best.ended or step == self.total:
+            return False
+        self.total = step
+        self.save(step, state)
+        self.evaluate(step, state, done=workdir_lib.figures_at(self.workdir, step))
+        return True
 
     def save(self, step: int, state: TrainState) -> None:
         """Starts writing a checkpoint, after a look at what is being saved.
@@ -249,6 +276,7 @@ class Run:
             bad = f", {len(corrupt)} unreadable images replaced ({names})"
         skipped = self.recent.left_out
         bad += f", {skipped} bad steps left out" if skipped else ""
+        bad += "" if self.best is None else self.best.summary()
         return f"done: {self.total} steps, {rate}everything in {self.workdir}{bad}"
 
     def close(self) -> None:
@@ -257,6 +285,8 @@ class Run:
         try:
             self.checkpoints.close()
             self._storage.check()
+            if self.best is not None:
+                self.best.tidy()
             if self.phases.account is not None:
                 figures = self.phases.account() | self._when(self._saved)
                 self.writer.write(self._saved, figures)

@@ -15,7 +15,7 @@ import jax
 from jax.sharding import Mesh
 
 from vit_jax import errors, evaluators, models, weights
-from vit_jax.checkpoints import checkpoint
+from vit_jax.checkpoints import best, checkpoint
 from vit_jax.data import labels
 from vit_jax.host import files as host_files
 from vit_jax.learning import losses, passes
@@ -25,7 +25,7 @@ from vit_jax.runs import evaluations, metrics, writers
 from vit_jax.runs import workdir as workdir_lib
 from vit_jax.settings import naming, packaged, recipe, sections, validation
 from vit_jax.types import Params
-from vit_jax.weights import resizing
+from vit_jax.weights import places, resizing
 
 # What a run of no steps reads; the rest of a configuration is about training, or is
 # the checkpoint's to say.
@@ -107,7 +107,9 @@ def run(
 
 def _newest(path: str) -> str:
     """The checkpoint that a workdir stands for now, so that a later one is another."""
-    found = weights.pretrained.in_a_bucket(path)
+    if (found := best.find(path)) is not None:
+        return str(found)
+    found = places.in_a_bucket(path)
     with contextlib.suppress(OSError):  # a text too long for a path is none
         folder = host_files.expanded(path)
         found = checkpoint.find(folder) if folder.is_dir() else found

@@ -16,6 +16,7 @@ from vit_jax.types import Params, TrainState
 
 if TYPE_CHECKING:
     from vit_jax.data.loader import TrainLoader
+    from vit_jax.runs import keeping
 
 
 def begin(exp: experiment.Experiment) -> TrainState:
@@ -62,6 +63,26 @@ def restore_or_start(
         logging.info("resuming at step %d of %d", step, exp.durations.total)
     checkpoints.set_aside_after(step)
     return state, step
+
+
+def best(
+    exp: experiment.Experiment, checkpoints: manager.Checkpoints, reached: int
+) -> "keeping.Best | None":
+    """Returns which checkpoint of a run is the best; None: it is to keep none as such.
+
+    Args:
+        exp: the run.
+        checkpoints: of its workdir.
+        reached: steps done.
+
+    Raises:
+        UserError: no such figure, or a damaged record.
+    """
+    if not exp.keep_best and not exp.stop_after:
+        return None
+    from vit_jax.runs import keeping  # which few runs have
+
+    return keeping.Best(exp, checkpoints, reached)
 
 
 def _try_digits(exp: experiment.Experiment) -> str:

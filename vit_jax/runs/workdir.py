@@ -23,6 +23,7 @@ FREE = (
     "eval_every",
     "save_every",
     "keep",
+    "stop_after",
     "roll_back",
     "data.data_dir",
     "data.cache",
