@@ -15,7 +15,7 @@ does; the paper says 448 pixels square and a random crop:
 fine-tuned at 224 px as in the same code.
 
 BiT models follow BiT-HyperRule, or Table 4 with the last word `table4`: the paper tried
-both and reports the better. The rule's mixup of 0.1 from 20,000 images on is missing.
+both and reports the better.
 """
 
 from ml_collections import ConfigDict
@@ -116,7 +116,4 @@ def _hyperrule(config: ConfigDict, model: str, task: tasks.Task) -> None:
     config.optimizer.drop_at = (0.3, 0.6, 0.9)
     config.optimizer.warmup = f"{warmup} steps"
     if task.rule != "small":
-        base.note(
-            "BiT-HyperRule has mixup 0.1 from 20,000 training images on, which is not "
-            "there yet: this is the rule without it"
-        )
+        config.data.mix.mixup = 0.1

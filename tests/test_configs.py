@@ -41,9 +41,16 @@ RECIPES = [
     ("quickstart", None),
     ("cifar10", None),
     ("cifar10", "gpu"),
+    ("augreg", None),
+    ("vit_s16_baseline", None),
+    ("deit", "S/16"),
+    ("deit3", None),
+    ("mae_finetune", "L/16"),
 ]
 # Of a family that is there already; their programs take seconds to trace.
 MORE_RECIPES = [
+    ("augreg", "Ti/16,i21k,strong2"),
+    ("deit3", "H/14,finetune"),
     ("finetune", "R50+B/16,flowers"),
     ("axial", "AxialResNet50"),
     ("finetune", "AxialResNet50,pets"),
@@ -384,14 +391,93 @@ def test_bit_hyperrule(key):
     np.testing.assert_allclose(rates, [3e-3, 3e-4, 3e-5, 3e-6, 3e-6], rtol=1e-5)
 
 
-def test_a_rule_that_lacks_mixup_says_so(caplog):
-    base.note.cache_clear()
-    recipe("finetune", "BiT-R50x1,pets")  # below 20,000 images it has none
-    assert not caplog.records
-    for _ in range(2):
-        recipe("finetune", "BiT-R50x1,cifar10")
-    (record,) = caplog.records
-    assert "mixup 0.1" in record.message
+# The tables of the papers, beside the codes that the recipes were written from.
+AUGREG = {
+    ("Ti/16", "i1k"): ("randaug(2,0)", 0.0),
+    ("S/32", "i1k"): ("randaug(2,15)", 0.2),
+    ("L/16", "i1k"): ("randaug(2,15)", 0.5),
+    ("S/32", "i21k"): ("", 0.0),
+    ("S/16", "i21k"): ("randaug(2,0)", 0.0),
+    ("B/16", "i21k"): ("randaug(2,10)", 0.2),
+    ("L/16", "i21k"): ("randaug(2,15)", 0.5),
+    ("B/32", "i21k,strong1"): ("randaug(2,20)", 0.5),
+    ("B/32", "i1k,strong2"): ("randaug(2,20)", 0.8),
+}
+
+
+@pytest.mark.parametrize("key", AUGREG)
+def test_augreg(key):
+    config = recipe("augreg", ",".join(key))
+    found = config.data.train.auto_augment, config.data.mix.mixup
+    assert found == AUGREG[key] and config.data.mix.form == "big_vision"
+    assert (config.total, config.batch_size) == ("300 epochs", 4096)
+    optimizer = config.optimizer
+    assert optimizer.lr * optimizer.weight_decay == pytest.approx(1e-4)
+    on_i21k = "i21k" in key[1]
+    assert config.model.head_bias == (-10 if on_i21k else -6.9)
+    assert config.model.pre_logits != on_i21k
+
+
+def test_the_better_baseline_is_its_reports_figure():
+    """Its text: batch 1024, RandAugment(2, 10), Mixup 0.2, pooled means, sincos2d."""
+    assert recipe("vit_s16_baseline", "90") == recipe("vit_s16_baseline", None)
+    config = recipe("vit_s16_baseline", "300")
+    assert (config.total, config.batch_size) == ("300 epochs", 1024)
+    assert (config.model.pool, config.model.posemb) == ("mean", "sincos_2d")
+    assert config.data.train.auto_augment == "randaug(2,10)"
+    assert (config.data.mix.mixup, config.loss) == (0.2, "softmax")
+    with pytest.raises(ValueError, match="known: 90, 150, 300"):
+        recipe("vit_s16_baseline", "91")
+
+
+# DeiT III, Table 2, and MAE, Table 9: rate, decay, stochastic depth, batch, epochs.
+TODAY = {
+    ("deit3", "B/16"): (3e-3, 0.05, 0.2, 2048, 800),
+    ("deit3", "L/16"): (3e-3, 0.05, 0.45, 2048, 800),
+    ("deit3", "B/16,finetune"): (1e-5, 0.1, 0.2, 512, 20),
+    ("deit", "B/16"): (1e-3, 0.05, 0.1, 1024, 300),
+    ("mae_finetune", "B/16"): (2e-3, 0.05, 0.1, 1024, 100),
+    ("mae_finetune", "H/14"): (4e-3, 0.05, 0.3, 1024, 50),
+}
+
+
+@pytest.mark.parametrize("key", TODAY)
+def test_recipes_of_timms_form(key):
+    config = recipe(*key)
+    found = config.optimizer.lr, config.optimizer.weight_decay, config.model.drop_path
+    epochs = f"{TODAY[key][-1]} epochs"
+    assert (*found, config.batch_size) == TODAY[key][:-1] and config.total == epochs
+    mix = config.data.mix
+    assert (mix.form, mix.mixup, mix.cutmix) == ("timm", 0.8, 1.0)
+    assert config.optimizer.warmup == "5 epochs"
+    first = key[0] == "deit3" and "finetune" not in key[1]
+    assert config.loss == ("bce" if first else "softmax")
+    assert config.label_smoothing == (0.0 if first else 0.1)
+    assert config.data.repeats == (3 if first or key[0] == "deit" else 1)
+    policy = config.data.train.auto_augment
+    assert policy == ("3a" if first else "rand-m9-mstd0.5-inc1")
+    assert config.optimizer.name == ("lamb" if first else "adam")
+
+
+def test_arguments_of_todays_recipes_are_named():
+    for module, argument, words in (
+        ("augreg", "B/16,i1k,medium3", "known: none, light1"),
+        ("augreg", "B/14", "known: Ti/16"),
+        ("augreg", "B/16,i1k,none,x", "want MODEL"),
+        ("deit3", "S/16,finetune", "of all but S/16"),
+        ("deit", "L/16", "known: Ti/16, S/16, B/16"),
+        ("mae_finetune", "S/16", "known: B/16, L/16, H/14"),
+        ("cifar10", "tpu", "want no argument, or gpu"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            recipe(module, argument)
+
+
+def test_the_rule_mixes_from_20_000_images_on():
+    few = recipe("finetune", "BiT-R50x1,pets").data.mix
+    many = recipe("finetune", "BiT-R50x1,cifar10").data.mix
+    assert (few.mixup, many.mixup) == (0.0, 0.1)
+    assert recipe("finetune", "B/16,cifar10").data.mix.mixup == 0.0
 
 
 def test_mixers_are_fine_tuned_at_224_pixels():
