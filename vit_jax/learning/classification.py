@@ -97,6 +97,22 @@ def make_loss(
     Raises:
         UserError: unknown loss, or one without the smoothing that is asked for.
     """
+    scored = scoring(
+        loss=loss, label_smoothing=label_smoothing, num_classes=num_classes
+    )
+
+    def loss_fn(
+        params: Params, batch: Batch, key: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        return scored(apply(params, batch["image"], key), batch["label"])
+
+    return loss_fn
+
+
+def scoring(
+    *, loss: str, label_smoothing: float, num_classes: int
+) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, Metrics]]:
+    """Returns what goes from logits and labels to `make_loss`'s figures; see there."""
     chosen = errors.lookup(losses.LOSSES, loss, "loss")
     if label_smoothing and chosen.smooth is None:
         raise errors.UserError(
@@ -104,16 +120,12 @@ def make_loss(
             "target above 0 for 1: want 0.0"
         )
 
-    def loss_fn(
-        params: Params, batch: Batch, key: jax.Array
-    ) -> tuple[jax.Array, Metrics]:
-        logits = apply(params, batch["image"], key)
-        labels = losses.multi_hot(batch["label"], num_classes)
-        targets = labels
+    def scored(logits: jax.Array, given: jax.Array) -> tuple[jax.Array, Metrics]:
+        labels = targets = losses.multi_hot(given, num_classes)
         if label_smoothing and chosen.smooth is not None:
             targets = chosen.smooth(labels, label_smoothing)
         value = chosen.per_example(logits, targets).mean()
         accuracy = losses.is_hit(logits, labels).mean(dtype=jnp.float32)
         return value, {"loss": value, "accuracy": accuracy}
 
-    return loss_fn
+    return scored

@@ -75,6 +75,12 @@ def _classification(info: catalog.DatasetInfo, **options: Any) -> Objective:
     return classification.Classification(info, **options)
 
 
+def _distillation(info: catalog.DatasetInfo, **options: Any) -> Objective:
+    from vit_jax.learning import distillation
+
+    return distillation.Distillation(info, **options)
+
+
 def _masked_patches(info: catalog.DatasetInfo, **options: Any) -> Objective:
     from vit_jax.learning import masked
 
@@ -89,6 +95,7 @@ def _regression(info: catalog.DatasetInfo, **options: Any) -> Objective:
 
 OBJECTIVES: dict[str, Row] = {
     "classification": Row(_classification, ("loss", "label_smoothing")),
+    "distillation": Row(_distillation, ("loss", "label_smoothing", "distill")),
     "masked_patches": Row(_masked_patches, ("masked",)),
     "regression": Row(_regression, ("loss",)),
 }
