@@ -292,3 +292,47 @@ def test_an_image_whose_branches_are_dropped_is_unchanged(kind):
     same = (y == x).all(axis=(1, 2))
     assert 10 < same.sum() < 40
     assert jnp.array_equal(apply(layer, x, key), apply(layer, x))
+
+
+def features_gradients(attention, compute_dtype="bfloat16"):
+    """Of the squared features of two blocks over 13 tokens."""
+    arch = small(
+        depth=2, pool="token", num_classes=0, attention=attention
+    ).replace_known(compute_dtype=compute_dtype)
+    graphdef, params = models.split(models.create(arch, rngs=nnx.Rngs(0)))
+    images = jax.random.normal(jax.random.key(1), (2, *arch.image_size, 3))
+
+    def loss(params):
+        features = models.merge(graphdef, params)(images)
+        return jnp.sum(jnp.sin(features))
+
+    leaves = jax.tree.leaves(jax.grad(loss)(params))
+    return np.concatenate([np.ravel(leaf).astype(np.float64) for leaf in leaves])
+
+
+def test_a_token_that_is_filled_up_changes_no_gradient(monkeypatch):
+    exact = features_gradients("einsum", "float32")
+    filled = features_gradients("dot_product")
+    monkeypatch.setattr(blocks, "is_filled", lambda arch, tokens: False)
+    bare = features_gradients("dot_product")
+    size = np.linalg.norm(exact)
+    assert np.linalg.norm(filled - bare) <= 0.005 * size
+    assert np.linalg.norm(filled - exact) <= 0.03 * size
+
+
+@pytest.mark.parametrize(
+    ("filled", "options", "tokens"),
+    [
+        (True, {}, 17),
+        (False, {}, 16),
+        (False, {"compute_dtype": "float32"}, 17),
+        (False, {"attention": "einsum"}, 17),
+        (False, {"posemb": "learned", "posemb_at": "every"}, 17),
+        (False, {"attention_mask": "local", "attention_window": 2}, 17),
+    ],
+)
+def test_what_is_filled_up(filled, options, tokens):
+    given = {"attention": "dot_product", "compute_dtype": "bfloat16"} | options
+    arch = small(**given)
+    x = jnp.zeros((1, tokens, arch.width), arch.compute_dtype)
+    assert blocks.is_filled(arch, x) == filled

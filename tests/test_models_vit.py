@@ -537,7 +537,7 @@ def test_patches_without_a_bias_are_those_with_a_bias_of_zero():
 def test_the_quick_gelu_is_its_definition():
     x = jnp.linspace(-4, 4, 33)
     np.testing.assert_allclose(
-        layers.GELU["quick"](x), x / (1 + np.exp(-1.702 * x)), atol=1e-6
+        layers.GELU["quick"](x, jnp.zeros(1)), x / (1 + np.exp(-1.702 * x)), atol=1e-6
     )
 
 

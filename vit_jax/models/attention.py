@@ -128,6 +128,7 @@ class Attention(nnx.Module):
         queries: jax.Array | None = None,
         relative: jax.Array | None = None,
         taps: dict[str, jax.Array] | None = None,
+        tokens: int | None = None,
     ) -> jax.Array:
         """Maps tokens [b, n, d] to the same shape.
 
@@ -138,6 +139,7 @@ class Attention(nnx.Module):
                 [b, q, d].
             relative: Another block's table, see `offset_logits`.
             taps: Where to leave the "attention" probabilities; None: nowhere.
+            tokens: How many of them are seen, by "dot_product" alone; None: all.
         """
         q = self.query(x if queries is None else queries)
         k, v = self.key(x), self.value(x)
@@ -158,9 +160,12 @@ class Attention(nnx.Module):
             dtype=dtype,
             rate=self.dropout,
             key=key,
+            tokens=tokens,
         )
         if taps is not None:
-            taps["attention"] = backends.probabilities(q, k, terms)
+            taps["attention"] = backends.probabilities(
+                q[:, :tokens], k[:, :tokens], terms
+            )
         heads = backends.ATTENTION[self.backend](q, k, v, terms)
         return self.out(heads)
 

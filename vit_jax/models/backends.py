@@ -4,6 +4,7 @@ Einsum letters: b batch, n tokens (q and k), h heads, e head width.
 """
 
 import functools
+import importlib.util
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -23,6 +24,8 @@ class Terms(NamedTuple):
         dtype: Of the logits; None: of the queries.
         rate: Of dropout of the probabilities.
         key: For dropout; None: no dropout.
+        tokens: How many of the tokens there are, the others are filled up; None: all.
+            "dot_product" alone heeds it.
     """
 
     bias: jax.Array | None
@@ -30,6 +33,7 @@ class Terms(NamedTuple):
     dtype: jnp.dtype | None
     rate: float
     key: jax.Array | None
+    tokens: int | None = None
 
 
 # From scaled queries, keys and values [b, n, h, e] to heads [b, n, h, e].
@@ -175,22 +179,59 @@ def _einsum(
     return heads.transpose(0, 2, 1, 3)  # pyright: ignore[reportAttributeAccessIssue]
 
 
+@functools.cache
+def _has_cudnn() -> bool:
+    """Whether the package is there with which JAX reaches cuDNN, a GPU or not."""
+    names = ("jax_cuda12_plugin", "jax_cuda13_plugin")
+    return any(importlib.util.find_spec(name) is not None for name in names)
+
+
+def _cudnn(
+    queries: jax.Array, keys: jax.Array, values: jax.Array, *, tokens: int
+) -> jax.Array:
+    """Attends to the first `tokens` keys with cuDNN's kernel.
+
+    It differentiates even numbers of tokens alone: an odd one gets one more of zeros,
+    which nobody sees and which is dropped.
+    """
+    attend = functools.partial(
+        jax.nn.dot_product_attention, scale=1.0, implementation="cudnn"
+    )
+    asked = queries.shape[1]
+    if asked % 2 == 0 and keys.shape[1] == tokens and tokens % 2 == 0:
+        return attend(queries, keys, values)
+    q, k, v = (
+        jnp.pad(y, ((0, 0), (0, y.shape[1] % 2), (0, 0), (0, 0)))
+        for y in (queries, keys, values)
+    )
+    seen, asking = (jnp.full(q.shape[0], count, jnp.int32) for count in (tokens, asked))
+    return attend(q, k, v, query_seq_lengths=asking, key_value_seq_lengths=seen)[
+        :, :asked
+    ]
+
+
 def _dot_product(
     queries: jax.Array, keys: jax.Array, values: jax.Array, terms: Terms
 ) -> jax.Array:
     """JAX's own, with float32 logits; in half precision on a GPU cuDNN's kernel."""
     assert terms.key is None or terms.rate == 0, "dot_product has no dropout"
-    attend = functools.partial(
-        jax.nn.dot_product_attention,
-        bias=terms.bias,
-        mask=None if terms.mask is None else jnp.asarray(terms.mask)[None, None],
-        scale=1.0,
+    tokens = keys.shape[1] if terms.tokens is None else terms.tokens
+    mask = None if terms.mask is None else jnp.asarray(terms.mask)[None, None]
+    if tokens < keys.shape[1]:
+        mask = (jnp.arange(keys.shape[1]) < tokens)[None, None, None]
+    # Kept for the gradient are queries, keys and values alone, as the kernel does.
+    attend = jax.checkpoint(
+        functools.partial(
+            jax.nn.dot_product_attention, bias=terms.bias, mask=mask, scale=1.0
+        ),
+        prevent_cse=False,
     )
-    if jax.default_backend() != "gpu" or queries.dtype == jnp.float32:
+    special = terms.bias is not None or terms.mask is not None
+    if special or queries.dtype == jnp.float32 or not _has_cudnn():
         return attend(queries, keys, values)
     return jax.lax.platform_dependent(
         *(queries, keys, values),
-        cuda=functools.partial(attend, implementation="cudnn"),
+        cuda=functools.partial(_cudnn, tokens=tokens),
         default=attend,
     )
 

@@ -61,6 +61,7 @@ class Block(nnx.Module):
         path: jax.Array | None = None,
         relative: jax.Array | None = None,
         taps: dict[str, jax.Array] | None = None,
+        tokens: int | None = None,
     ) -> jax.Array:
         """Maps [b, n, d] to the same.
 
@@ -71,6 +72,7 @@ class Block(nnx.Module):
             relative: The table of relative positions, if the blocks share one.
             taps: Where to leave the "attention" probabilities, [b, h, n, n], or among
                 the tokens of lines [b, lines, h, l, l]; None: nowhere.
+            tokens: How many of them are seen; None: all.
         """
         keys: list[jax.Array | None] = [None] * 6
         if key is not None:
@@ -79,7 +81,10 @@ class Block(nnx.Module):
 
         def attend(x: jax.Array) -> jax.Array:
             lines, back = AXES[self.axis](x, self.grid)
-            y = back(self.attn(lines, keys[0], relative=relative, taps=taps))
+            heads = self.attn(
+                *(lines, keys[0]), relative=relative, taps=taps, tokens=tokens
+            )
+            y = back(heads)
             if taps is not None and self.axis != "all":
                 found = taps["attention"]
                 taps["attention"] = found.reshape(x.shape[0], -1, *found.shape[1:])
@@ -204,6 +209,22 @@ def _rotation(arch: VitArchitecture) -> rotary.Rotation | None:
         return None
     return rotary.Rotation(
         *(arch.rope, arch.rope_base, arch.rope_grid, arch.grid, arch.prefix)
+    )
+
+
+def is_filled(arch: VitArchitecture, tokens: jax.Array) -> bool:
+    """Returns whether a token of zeros is put behind these, [b, n, d], of odd number.
+
+    cuDNN's attention differentiates even numbers alone. Once before the blocks takes
+    two copies of the tokens, and in each of them eight.
+    """
+    return (
+        tokens.shape[1] % 2 == 1
+        and tokens.dtype != jnp.float32
+        and arch.attention == "dot_product"
+        and arch.block == "standard"
+        and arch.attention_mask == arch.rope == "none"
+        and arch.posemb_at == "stem"
     )
 
 

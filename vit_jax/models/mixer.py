@@ -147,7 +147,7 @@ class Mlp(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [..., d] to the same."""
-        return self.down(layers.GELU[self.gelu](self.up(x)))
+        return self.down(self.up.gelu(x, self.gelu))
 
 
 class MixerBlock(nnx.Module):

@@ -177,20 +177,23 @@ class VisionTransformer(model.Model):
         if arch.posemb_at == "shared":
             shared = posemb.embedding(arch, self.posemb)
         graphdef, stacked = nnx.split(self.blocks)
+        count = tokens.shape[1]
+        filled = taps is None and blocks.is_filled(arch, tokens)
         tokens, tapped = _run_blocks(
             graphdef,
             nnx.to_pure_dict(stacked),
-            tokens,
+            jnp.pad(tokens, ((0, 0), (0, 1), (0, 0))) if filled else tokens,
             (keys, paths),
             shared,
             None if self.relative is None else self.relative[...],
             arch=arch,
             placement=placement,
             tapped=taps is not None,
+            count=count if filled else None,
         )
         if taps is not None:
             taps |= model.named_layers(tapped, arch.depth)
-        return self._normed(tokens, "tokens")
+        return self._normed(tokens[:, :count], "tokens")
 
     def _without_some(self, tokens: jax.Array, key: jax.Array) -> jax.Array:
         """Tokens [b, n, d] with a share of each image's patches left out."""
@@ -266,10 +269,14 @@ def _patch_head(arch: VitArchitecture, rngs: nnx.Rngs) -> layers.Linear:
 
 
 def _add(x: jax.Array, positions: jax.Array | None) -> jax.Array:
-    return x if positions is None else x + positions.astype(x.dtype)
+    if positions is None:
+        return x
+    return layers.row_major(x + positions.astype(x.dtype))
 
 
-@functools.partial(jax.jit, static_argnames=("graphdef", "arch", "placement", "tapped"))
+@functools.partial(
+    jax.jit, static_argnames=("graphdef", "arch", "placement", "tapped", "count")
+)
 def _run_blocks(
     graphdef: nnx.GraphDef,
     stacked: dict[str, Any],
@@ -281,6 +288,7 @@ def _run_blocks(
     arch: VitArchitecture,
     placement: Placement,
     tapped: bool,
+    count: int | None,
 ) -> tuple[jax.Array, stack.Tapped | None]:
     """Runs the blocks; jitted once a graph definition.
 
@@ -294,6 +302,7 @@ def _run_blocks(
         arch: Decides the loop and the positions.
         placement: See `VisionTransformer`.
         tapped: Whether what is inside the blocks is returned too, [layer, ...].
+        count: Tokens that are seen, where one is filled up; None: all.
     """
 
     def block(
@@ -304,7 +313,8 @@ def _run_blocks(
         x = _add(x, shared)
         if arch.posemb_at == "every":
             x = _add(x, posemb.embedding(arch, module.posemb))
-        return module(x, key, path=path, relative=relative, taps=taps)
+        seen = {} if count is None else {"tokens": count}
+        return module(x, key, path=path, relative=relative, taps=taps, **seen)
 
     return stack.scan_blocks(
         block,
