@@ -117,7 +117,15 @@ class Description:
 def versions() -> dict[str, str]:
     """Versions of the packages that decide what a checkpoint means."""
     names = ("vit_jax", "jax", "flax", "optax", "orbax-checkpoint")
-    return {name: importlib.metadata.version(name) for name in names}
+    return {name: _version(name) for name in names}
+
+
+def _version(name: str) -> str:
+    """Of a package; "unknown" where it is imported from a bare checkout."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def problem(folder: Path) -> str:
