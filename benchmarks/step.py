@@ -2,10 +2,9 @@
 
     python benchmarks/step.py [--models=S/16] [--batch=16] [--rounds=5]
 
-Forward and backward of softmax cross-entropy over all parameters at 224 px. On a CPU,
+Forward and backward of softmax cross-entropy over all parameters at 224 px on a CPU, in
 float32, against Hugging Face's ViT with the same dimensions, GELU and parameter count.
-With a GPU, bfloat16, B/16 and L/16 by default, against timm under torch.compile and
-autocast. Prints a table and one line of JSON; ratio: our time over theirs.
+Prints a table and one line of JSON; ratio: our time over theirs. GPUs: `gpu.py`.
 
 XLA's CPU client takes its memory anew for every step: 0.9-1.9 GB of page faults at
 batch 16. `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` (glibc 2.35 or later) in front of the
@@ -20,7 +19,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 # Else torch's idle threads spin on the cores while it is our turn.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
@@ -31,7 +29,6 @@ import torch
 from flax import nnx
 
 from vit_jax import models
-from vit_jax.parallel import hardware
 
 CLASSES, PIXELS = 1000, 224
 Step = Callable[[], Any]
@@ -80,39 +77,18 @@ def huggingface(arch: models.Architecture) -> torch.nn.Module:
     )
 
 
-def timm_model(arch: models.Architecture) -> torch.nn.Module:
-    """The same model in timm."""
-    import timm
-
-    return timm.models.vision_transformer.VisionTransformer(
-        img_size=PIXELS,
-        patch_size=arch.patch[0],
-        embed_dim=arch.width,
-        depth=arch.depth,
-        num_heads=arch.heads,
-        mlp_ratio=arch.mlp_width / arch.width,
-        num_classes=CLASSES,
-        act_layer="gelu_tanh",
-    )
-
-
-def torch_step(arch: models.Architecture, size: int, *, gpu: bool) -> Step:
+def torch_step(arch: models.Architecture, size: int) -> Step:
     """Returns a function that takes one gradient step's time."""
-    device = "cuda" if gpu else "cpu"
-    model = (timm_model if gpu else huggingface)(arch).to(device).train()
+    model = huggingface(arch).train()
     count = sum(parameter.numel() for parameter in model.parameters())
     assert count == models.count_parameters(arch), f"{count} parameters"
-    call = torch.compile(model) if gpu else lambda images: model(images).logits
-    images, labels = (torch.from_numpy(x).to(device) for x in batch(size))
+    images, labels = (torch.from_numpy(x) for x in batch(size))
     images = images.permute(0, 3, 1, 2).contiguous()
 
     def step():
         model.zero_grad(set_to_none=True)
-        with torch.autocast(device, torch.bfloat16, enabled=gpu):
-            logits = call(images)
-        torch.nn.functional.cross_entropy(logits.float(), labels).backward()
-        if gpu:
-            torch.cuda.synchronize()
+        logits = model(images).logits
+        torch.nn.functional.cross_entropy(logits, labels).backward()
 
     return step
 
@@ -131,58 +107,53 @@ def measure(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
     return seconds
 
 
-def compare(name: str, arguments: argparse.Namespace, *, gpu: bool) -> dict[str, Any]:
+def compare(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Measures one model and prints its rows of the table."""
-    dtype = "bfloat16" if gpu else "float32"
     arch = models.architecture(
         name,
         num_classes=CLASSES,
         image_size=PIXELS,
-        compute_dtype=dtype,
+        compute_dtype="float32",
         unroll=arguments.unroll,
         remat=arguments.remat,
     )
     steps = {
         "vit_jax": our_step(arch, arguments.batch),
-        "timm" if gpu else "transformers": torch_step(arch, arguments.batch, gpu=gpu),
+        "transformers": torch_step(arch, arguments.batch),
     }
     seconds = measure(steps, arguments.rounds)
     medians = {key: statistics.median(times) for key, times in seconds.items()}
     ours, theirs = medians.values()
     flops = 6 * models.forward_macs(arch) * arguments.batch
-    peak = hardware.peak_flops(jax.devices()[0])
     for key, median in medians.items():
-        mfu = f"{flops / median / peak:6.1%}" if peak else "   n/a"
         print(
             f"{name:8} {key:14} {median * 1e3:9.1f} ms "
             f"{arguments.batch / median:8.1f} images/s {flops / median / 1e12:7.3f} "
-            f"TFLOP/s  MFU {mfu}  rounds {min(seconds[key]) * 1e3:.0f}"
+            f"TFLOP/s  rounds {min(seconds[key]) * 1e3:.0f}"
             f"-{max(seconds[key]) * 1e3:.0f} ms"
         )
     print(f"{name:8} ratio ours/theirs {ours / theirs:.3f}")
     return {
         "model": name,
         "batch": arguments.batch,
-        "dtype": dtype,
+        "dtype": "float32",
         "unroll": arch.unroll,
         "remat": arch.remat,
         "ms": {key: round(median * 1e3, 2) for key, median in medians.items()},
         "ratio": round(ours / theirs, 4),
-        "mfu": round(flops / ours / peak, 4) if peak else None,
     }
 
 
 def main() -> None:
     """Measures each model and prints the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    gpu = jax.default_backend() == "gpu"
-    parser.add_argument("--models", default="B/16,L/16" if gpu else "S/16")
-    parser.add_argument("--batch", type=int, default=256 if gpu else 16)
-    parser.add_argument("--rounds", type=int, default=21 if gpu else 5)
+    parser.add_argument("--models", default="S/16")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--unroll", type=int, default=0)
     parser.add_argument("--remat", default="none")
     arguments = parser.parse_args()
-    results = [compare(n, arguments, gpu=gpu) for n in arguments.models.split(",")]
+    results = [compare(n, arguments) for n in arguments.models.split(",")]
     device = jax.devices()[0].device_kind
     versions = {"jax": jax.__version__, "torch": torch.__version__}
     cores = len(os.sched_getaffinity(0))
