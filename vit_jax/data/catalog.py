@@ -283,6 +283,10 @@ def _present(dataset: str, data_dir: str) -> Opened | None:
         from vit_jax.data import forms
 
         return forms.opened(dataset, data_dir)
+    if dataset.startswith(naming.MIX):
+        from vit_jax.data import mixtures
+
+        return mixtures.opened(dataset, data_dir, describe, open_source)
     bare, columns = naming.split(dataset)
     if bare in handed_over:
         return handed_over[bare]

@@ -6,7 +6,6 @@ step is reached at once. Everything is unsigned 64-bit arithmetic that wraps aro
 """
 
 import hashlib
-import math
 
 import numpy as np
 
@@ -54,7 +53,9 @@ def words(key: int, count: int) -> np.ndarray:
     return _mix(_mix(lanes + np.uint64(key)) + np.uint64(key))
 
 
-def shuffled(seed: int, positions: np.ndarray, size: int) -> np.ndarray:
+def shuffled(
+    seed: int, positions: np.ndarray, size: int, purpose: str = "order"
+) -> np.ndarray:
     """Returns which example each position reads: int64 [b] in [0, size).
 
     Epoch e is positions [e * size, (e + 1) * size) and reads every example once, in an
@@ -64,37 +65,66 @@ def shuffled(seed: int, positions: np.ndarray, size: int) -> np.ndarray:
         seed: Any integer.
         positions: int64 [b], not negative.
         size: Number of examples, at least 1.
+        purpose: Of the order; those of two have nothing to do with each other.
     """
     assert size >= 1, size
     epochs, within = np.divmod(positions.astype(np.uint64), np.uint64(size))
-    keys = _key(seed, "order")
+    keys = _key(seed, purpose)
     if len(epochs) and (epochs == epochs[0]).all():
         epochs = epochs[:1]
     mixed = _mix(epochs * _STEP + keys[0])
     lanes = np.arange(_ROUNDS, dtype=np.uint64)[:, None] * _STEP + keys[1]
     rounds = list(_mix(mixed + lanes))
-    return _permute(within, rounds, size).astype(np.int64)
+    sizes = np.array([size], np.uint64)
+    return _permute(within, rounds, sizes).astype(np.int64)
 
 
-def _permute(index: np.ndarray, rounds: list[np.ndarray], size: int) -> np.ndarray:
-    """A Feistel network on pairs (left < a, right < b), a * b just above `size`.
+def shuffled_each(
+    seed: int, streams: np.ndarray, positions: np.ndarray, sizes: np.ndarray
+) -> np.ndarray:
+    """Returns what `shuffled` does where each position is of one of many streams.
 
-    What lands outside [0, size) goes through again (cycle walking), which keeps the
-    map a bijection; with a * b - size < a that concerns next to nothing.
+    Args:
+        seed: Any integer.
+        streams: int64 [b], which; each has an order of its own.
+        positions: int64 [b], in the stream.
+        sizes: int64 [b], examples of the stream, below 2**52.
     """
-    a = np.uint64(math.isqrt(size - 1) + 1)
-    b = np.uint64(-(-size // int(a)))
+    epochs, within = np.divmod(positions.astype(np.uint64), sizes.astype(np.uint64))
+    keys = _key(seed, "streams")
+    mixed = _mix(_mix(epochs * _STEP + keys[0]) + streams.astype(np.uint64) * _MIX2)
+    lanes = np.arange(_ROUNDS, dtype=np.uint64)[:, None] * _STEP + keys[1]
+    rounds = list(_mix(mixed + lanes))
+    return _permute(within, rounds, sizes.astype(np.uint64)).astype(np.int64)
+
+
+def _chosen(values: np.ndarray, which: np.ndarray) -> np.ndarray:
+    return values if len(values) == 1 else values[which]
+
+
+def _permute(
+    index: np.ndarray, rounds: list[np.ndarray], sizes: np.ndarray
+) -> np.ndarray:
+    """A Feistel network on pairs (left < a, right < b), a * b just above the size.
+
+    Sizes and keys are one for all or one for each. What lands outside [0, size) goes
+    through again (cycle walking), which keeps the map a bijection; with
+    a * b - size < a that concerns next to nothing.
+    """
+    a = np.sqrt(sizes - np.uint64(1)).astype(np.uint64) + np.uint64(1)
+    b = (sizes + a - np.uint64(1)) // a
     result = _network(index, rounds, a, b)
-    outside = np.flatnonzero(result >= size)
+    outside = np.flatnonzero(result >= sizes)
     while len(outside):
-        keys = [key if len(key) == 1 else key[outside] for key in rounds]
-        result[outside] = _network(result[outside], keys, a, b)
-        outside = outside[result[outside] >= size]
+        keys = [_chosen(key, outside) for key in rounds]
+        sides = _chosen(a, outside), _chosen(b, outside)
+        result[outside] = _network(result[outside], keys, *sides)
+        outside = outside[result[outside] >= _chosen(sizes, outside)]
     return result
 
 
 def _network(
-    index: np.ndarray, rounds: list[np.ndarray], a: np.uint64, b: np.uint64
+    index: np.ndarray, rounds: list[np.ndarray], a: np.ndarray, b: np.ndarray
 ) -> np.ndarray:
     left, right = np.divmod(index, b)
     for number, key in enumerate(rounds):
@@ -106,7 +136,7 @@ def _network(
 
 
 def _add(
-    side: np.ndarray, other: np.ndarray, key: np.ndarray, modulus: np.uint64
+    side: np.ndarray, other: np.ndarray, key: np.ndarray, modulus: np.ndarray
 ) -> np.ndarray:
     """Returns (side + f(other)) mod modulus, f uniform in [0, modulus)."""
     words = (other + key) * _MIX1

@@ -5,8 +5,8 @@ their rows agree on what the batch holds.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -17,10 +17,67 @@ from vit_jax.data import draws
 Order = Callable[[np.ndarray], np.ndarray]
 
 
+@runtime_checkable
+class Weighted(Protocol):
+    """A source of several, of `sizes` one after the other, drawn by `weights`.
+
+    No weights: they are drawn as one.
+    """
+
+    sizes: Sequence[int]
+    weights: Sequence[float]
+
+
+# Positions of which every source has as many as its weight says, to a whole number.
+_BLOCK = 1 << 16
+
+
 def of(source: Any, seed: int) -> Order:
-    """Returns the order of a source: epochs, each example once in each."""
+    """Returns the order of a source: epochs, each example once in each.
+
+    Raises:
+        errors.UserError: a source with too small a weight.
+    """
+    if isinstance(source, Weighted) and source.weights:
+        return weighted(seed, source.sizes, source.weights)
     size = len(source)
     return lambda positions: draws.shuffled(seed, positions, size)
+
+
+def weighted(seed: int, sizes: Sequence[int], weights: Sequence[float]) -> Order:
+    """Returns an order in which sources come by their weights, in epochs of their own.
+
+    Of every `_BLOCK` positions each source has a fixed number, in an order that is
+    drawn, so which example of a source a position reads is known without the others.
+
+    Args:
+        seed: Of the order.
+        sizes: Of the sources, which lie one after the other.
+        weights: Of each, of any sum.
+
+    Raises:
+        errors.UserError: a weight so small that a source would never come.
+    """
+    shares = np.asarray(weights, np.float64) * (_BLOCK / np.sum(weights))
+    quotas = np.floor(shares).astype(np.int64)
+    largest = np.argsort(quotas - shares, kind="stable")
+    quotas[largest[: _BLOCK - quotas.sum()]] += 1
+    if quotas.min() < 1:
+        raise errors.UserError(
+            f"a weight of {min(weights):g} is less than one in {_BLOCK} of all; want a "
+            "larger one, or the dataset left out"
+        )
+    first, ends = np.cumsum(quotas) - quotas, np.cumsum(quotas)
+    each = np.asarray(sizes, np.int64)
+    starts = np.cumsum(each) - each
+
+    def order(positions: np.ndarray) -> np.ndarray:
+        slots = draws.shuffled(seed, positions, _BLOCK, "mixture")
+        which = np.searchsorted(ends, slots, side="right")
+        ranks = positions // _BLOCK * quotas[which] + slots - first[which]
+        return starts[which] + draws.shuffled_each(seed, which, ranks, each[which])
+
+    return order
 
 
 @dataclasses.dataclass(frozen=True)

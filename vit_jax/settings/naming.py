@@ -11,10 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from vit_jax import errors
+
 # What the name of a dataset may begin with, before a colon; `data.forms` opens them.
 FORMS = ("csv", "hf", "imagenetv2", "objectnet", "parquet", "py", "real", "wds")
 # What a label column begins with that holds numbers and no classes, for a regression.
 NUMBER = "number:"
+MIX = "mix:"  # several datasets: see `data.mixtures`
 # What a label column begins with that is computed, see `data.label_rules`.
 RULE = "rule:"
 _PART = r"(image|label|names)=[^,#=]+"
@@ -92,4 +95,7 @@ def of_section(section: Mapping[str, Any]) -> Columns:
 
 def of_run(section: Mapping[str, Any]) -> str:
     """Returns the name of a run's dataset with its columns, of `config.data`."""
-    return join(section["dataset"], of_section(section))
+    columns = of_section(section)
+    if columns and section["dataset"].startswith(MIX):
+        raise errors.UserError(f"columns of parts of {MIX} are theirs: 1*NAME#label=X")
+    return join(section["dataset"], columns)

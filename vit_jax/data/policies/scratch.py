@@ -8,7 +8,15 @@ import threading
 
 import numpy as np
 
-_kept = threading.local()
+
+class _Kept(threading.local):
+    """Of each thread its own."""
+
+    def __init__(self) -> None:
+        self.arrays: dict[int, np.ndarray] = {}
+
+
+_kept = _Kept()
 
 
 def floats(number: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -16,7 +24,7 @@ def floats(number: int, shape: tuple[int, ...]) -> np.ndarray:
 
     What was returned for the same number before is the same memory.
     """
-    arrays = _kept.__dict__
+    arrays = _kept.arrays
     if number not in arrays or arrays[number].shape != shape:
         arrays[number] = np.empty(shape, np.float32)
     return arrays[number]
