@@ -11,7 +11,7 @@ from test_bulk import BATCH, Stopped, command
 from test_predict import write_checkpoint
 
 from vit_jax import errors
-from vit_jax.data import sources
+from vit_jax.data import digits
 from vit_jax.runs.bulk import (
     arrays,
     features,
@@ -277,7 +277,7 @@ def test_the_commands(checkpoint, pictures, tmp_path, capsys):
 def test_a_dataset_has_its_labels_beside(checkpoint, tmp_path, monkeypatch, suffix):
     """In parts, after an end in the middle, with one image that cannot be read."""
     monkeypatch.setattr(journal, "EVERY", 0.0)
-    source = sources.open_digits("test[:20]")
+    source = digits.opened("test[:20]")
     source.images[5, 0, 0, 0] = 0
     found = inputs.Examples(source, "class")
     shares = [inputs.Part(found, 0, 11), inputs.Part(found, 11, 20)]

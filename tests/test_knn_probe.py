@@ -12,7 +12,8 @@ from test_predict import write_checkpoint
 
 from configs import base
 from vit_jax import errors, evaluators
-from vit_jax.data import labels, preprocessing, sources
+from vit_jax.data import digits as bundled
+from vit_jax.data import labels, preprocessing
 from vit_jax.evaluators import features, knn, probe
 from vit_jax.parallel import mesh
 from vit_jax.runs.bulk import features as bulk
@@ -34,7 +35,7 @@ def digits():
     """300 training and 200 test images of the bundled digits, their pixels in 0..1."""
 
     def labelled(split):
-        found = sources.open_digits(split)
+        found = bundled.opened(split)
         pixels = found.images.reshape(len(found), -1) / np.float32(255)
         return features.Labelled(pixels, found.labels, split)
 
@@ -156,7 +157,7 @@ def test_what_cannot_be_is_one_error(digits):
 @pytest.mark.parametrize("kind", ["knn", "probe"])
 def test_evaluations_are_of_the_features_of_the_model(digits, kind):
     """Of which images that could not be read are none."""
-    source = sources.open_digits("test[:200]")
+    source = bundled.opened("test[:200]")
     context = evaluators.Context(
         datasets=Given(source, 10),
         forward=lambda params, x: {"features": jnp.float32(x).mean(-1).reshape(-1, 64)},

@@ -161,11 +161,11 @@ def describe(dataset: str, *, data_dir: str = "") -> DatasetInfo:
         errors.UserError: neither in the catalog nor prepared, or a damaged dataset.
     """
     if naming.split(dataset)[0] == "digits":
+        from vit_jax.data import digits
+
         _refuse_columns(dataset)
-        sizes = {name: len(index) for name, index in sources.digits_splits().items()}
-        return DatasetInfo(
-            "digits", 10, sizes, sources.DIGITS_CLASSES, False, prepared=True
-        )
+        sizes = {name: len(index) for name, index in digits.members().items()}
+        return DatasetInfo("digits", 10, sizes, digits.CLASSES, False, prepared=True)
     name = _row_name(dataset)
     found = _present(dataset, data_dir)
     if found is not None:
@@ -207,8 +207,10 @@ def open_source(dataset: str, split: str, *, data_dir: str = "") -> sources.Sour
             split, or damaged files.
     """
     if naming.split(dataset)[0] == "digits":
+        from vit_jax.data import digits
+
         _refuse_columns(dataset)
-        return sources.open_digits(split)
+        return digits.opened(split)
     found = _present(dataset, data_dir)
     if found is None:
         raise _not_prepared(dataset, data_dir)

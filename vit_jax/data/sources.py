@@ -5,18 +5,14 @@ datasets qualify. Ours also know their classes and the names of their examples.
 """
 
 import bisect
-import functools
 import itertools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol, TypedDict
 
 import numpy as np
 
 from vit_jax import errors
 from vit_jax.data import splits
-
-DIGITS_CLASSES = tuple(str(digit) for digit in range(10))
 
 
 class Example(TypedDict):
@@ -129,44 +125,6 @@ class Ranges:
         at = bisect.bisect_right(self._ends, index)
         part = self.ranges[at]
         return part.split, part.stop - (self._ends[at] - index)
-
-
-@functools.cache
-def _read_digits() -> tuple[np.ndarray, np.ndarray]:
-    with np.load(Path(__file__).parent / "digits.npz", allow_pickle=False) as file:
-        values, labels = file["values"], file["labels"]
-    images = np.round(values * (255 / 16)).astype(np.uint8)[..., None]
-    images.setflags(write=False)
-    return images, labels.astype(np.int64)
-
-
-def digits_splits() -> dict[str, np.ndarray]:
-    """Returns which of the 1797 digits belong to each split.
-
-    Test is every fifth image (index % 5 == 4), train the others.
-    """
-    index = np.arange(1797)
-    return {"train": index[index % 5 != 4], "test": index[index % 5 == 4]}
-
-
-def open_digits(expression: str) -> ArraySource:
-    """Opens the handwritten digits that come with the package.
-
-    They are the 1797 images of the test part of the UCI Optical Recognition of
-    Handwritten Digits: 8x8x1, grey values 0..16 scaled to 0..255 (x * 255 / 16,
-    rounded), ten classes; `digits_splits` says how they are split.
-
-    Raises:
-        errors.UserError: the split expression is wrong.
-    """
-    images, labels = _read_digits()
-    members = digits_splits()
-    sizes = {name: len(index) for name, index in members.items()}
-    parts = splits.resolve(expression, sizes, "digits")
-    index = np.concatenate([members[p.split][p.start : p.stop] for p in parts])
-    return ArraySource(
-        images[index], labels[index], label_names=DIGITS_CLASSES, name="digits"
-    )
 
 
 def describe_example(source: Any, index: int) -> str:
