@@ -52,7 +52,7 @@ VARIANTS = {
     "flat": {},
     "loop": {"model.unroll": 1, "model.remat": "dots_nb"},
     "recomputed": {"model.unroll": 1, "model.remat": "full"},
-    "microbatches": {"microbatches": 2},
+    "microbatches": {"microbatches": 2, "model.unroll": 1},
     "map": {"model.pool": "map", "model.pre_logits": False},
     "rope": ROPE | {"model.unroll": 1, "model.remat": "full", "microbatches": 2},
     "hybrid": {"model.name": "R+Ti/16", "model.depth": 1},
