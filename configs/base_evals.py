@@ -226,10 +226,8 @@ def probe_on(name: str) -> ConfigDict:
 
 
 def regress(split: str = "", *, dataset: str = "", every: str = "") -> ConfigDict:
-    """Squared and absolute error and R2 of objective=regression; as `classify`."""
-    return ConfigDict(
-        {"type": "regress", "dataset": dataset, "split": split, "every": every}
-    )
+    """Squared and absolute error and R2 of objective=regression; as `evaluation`."""
+    return evaluation("regress", split, dataset=dataset, every=every)
 
 
 # What `--config.evals.NAME=TYPE[:DATASET]` adds: TYPE -> from a dataset to its options.
