@@ -10,8 +10,10 @@ from PIL import Image
 from test_data_example import bytes_feature, packed_ints
 from test_data_tfds import IMAGE, prepare
 
+import vit_jax
 from configs import base
-from vit_jax import errors, evaluators
+from configs import imagenets as recipe
+from vit_jax import errors, evaluators, train
 from vit_jax.data import catalog, labels, preprocessing
 from vit_jax.data.forms import imagenets
 from vit_jax.evaluators import classify
@@ -219,3 +221,21 @@ def test_what_is_no_such_dataset_is_one_error(tmp_path, monkeypatch):
             catalog.describe(dataset)
     with pytest.raises(errors.UserError, match="has labels of 1 images"):
         evaluate(f"real:{good},{tmp_path}/images")
+
+
+def test_a_recipe_measures_a_checkpoint_on_all_that_are_there(tmp_path, caplog):
+    model = vit_jax.create_model(
+        "mu/8", num_classes=1000, image_size=16, depth=1, width=8, heads=1, mlp_width=8
+    )
+    vit_jax.save(model, tmp_path / "model")
+    objectnet(tmp_path / "objectnet", 0)
+    real_tfds(tmp_path / "imagenet2012_real" / "1.0.0")
+    config = recipe.get_config(f"{tmp_path}/model,objectnet:{tmp_path}/objectnet")
+    config.data.data_dir = str(tmp_path)
+    config.batch_size = 8
+    figures = train.run(config, tmp_path / "run", mesh.make_mesh())
+    assert {name.split("/")[0] for name in figures} == {"real", "objectnet"}
+    assert (figures["real/examples"], figures["objectnet/examples"]) == (4, 3)
+    for wrong in ("", "x,", "augreg:B/16,imagenet2012", "x,objectnet:a,objectnet:b"):
+        with pytest.raises(ValueError, match="imagenets.py:CHECKPOINT|there twice"):
+            recipe.get_config(wrong)
