@@ -99,7 +99,7 @@ def test_a_loss_of_numbers_classifies_nothing():
     options = base.classify("test").to_dict()
     with pytest.raises(errors.UserError, match="a model is a regression"):
         evaluators.make(options, context(loss=None))
-    with pytest.raises(errors.UserError, match="known: sigmoid, softmax"):
+    with pytest.raises(errors.UserError, match="known: bce, sigmoid, softmax"):
         evaluators.make(options, context(loss="hinge"))
 
 
