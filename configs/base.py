@@ -79,7 +79,7 @@ def _run(config: ConfigDict) -> None:
     config.skip_bad_steps = 0
     # Times that it goes back to the checkpoint before them instead, and past their data
     config.roll_back = 0
-    # classification | distillation | masked_patches (B.1.2) | regression
+    # classification | distillation | flexible | masked_patches (B.1.2) | regression
     config.objective = "classification"
     # sigmoid (summed over classes) | softmax | bce (a mean; targets above 0 are 1); of
     # regression: squared | absolute
@@ -111,6 +111,9 @@ def _run(config: ConfigDict) -> None:
     config.distill.kind = "soft"  # soft: its probabilities | hard: its best class
     config.distill.temperature = 1.0  # of soft
     config.distill.share = 1.0  # of the loss; the rest is that of the labels
+
+    config.flexible = ConfigDict()  # of flexible
+    config.flexible.patches = ()  # pixels, of which each step draws one
 
     config.masked = ConfigDict()  # of masked_patches: no head, what patches were
     config.masked.target = "mean_color"  # mean_color | downsampled (4x4) | pixels

@@ -46,6 +46,7 @@ RECIPES = [
     ("deit", "S/16"),
     ("deit3", None),
     ("mae_finetune", "L/16"),
+    ("flexivit", "S"),
 ]
 # Of a family that is there already; their programs take seconds to trace.
 MORE_RECIPES = [

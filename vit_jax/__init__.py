@@ -105,8 +105,8 @@ def load(
         mesh: Each leaf goes to its shards on it; None: to the default device.
         **options: Fields of the architecture that the tensors do not decide, e.g.
             heads=12, or of a run: dropout=0.1, compute_dtype="bfloat16"; also
-            posemb_resample, grid and channels, and adapter="FOLDER" for low-rank
-            changes to merge; see `pretrained.load`.
+            posemb_resample, grid, channels and patch (resized as FlexiViT does it),
+            and adapter="FOLDER" for low-rank changes to merge; see `pretrained.load`.
 
     Returns:
         The model, its architecture and parameters, and how it wants its images.

@@ -81,6 +81,12 @@ def _distillation(info: catalog.DatasetInfo, **options: Any) -> Objective:
     return distillation.Distillation(info, **options)
 
 
+def _flexible(info: catalog.DatasetInfo, **options: Any) -> Objective:
+    from vit_jax.learning import flexible
+
+    return flexible.Flexible(info, **options)
+
+
 def _masked_patches(info: catalog.DatasetInfo, **options: Any) -> Objective:
     from vit_jax.learning import masked
 
@@ -96,6 +102,7 @@ def _regression(info: catalog.DatasetInfo, **options: Any) -> Objective:
 OBJECTIVES: dict[str, Row] = {
     "classification": Row(_classification, ("loss", "label_smoothing")),
     "distillation": Row(_distillation, ("loss", "label_smoothing", "distill")),
+    "flexible": Row(_flexible, ("loss", "label_smoothing", "flexible")),
     "masked_patches": Row(_masked_patches, ("masked",)),
     "regression": Row(_regression, ("loss",)),
 }

@@ -55,8 +55,8 @@ def load(
             compute_dtype="bfloat16". posemb_resample="corners" resamples positions in
             another way, a key of `posemb.METHODS`; grid=(2, 8) says the (rows,
             columns) of a table of another code that is not square; channels=1, 3 or 4
-            changes the first layer, see `stem.with_channels`; adapter="FOLDER" merges
-            what a run with `lora`, or PEFT, has learned on this model.
+            and patch=8 change the first layer, see `stem`; adapter="FOLDER" merges what
+            a run with `lora`, or PEFT, has learned on this model.
 
     Raises:
         errors.UserError: a path that holds no checkpoint, or a damaged or unknown one.
@@ -170,6 +170,7 @@ def open_weights(
     *,
     image_size: int | tuple[int, int] | None = None,
     channels: int | None = None,
+    patch: int | tuple[int, int] | None = None,
     adapter: str | Path | None = None,
     **options: Any,
 ) -> files.Weights:
@@ -181,6 +182,7 @@ def open_weights(
             best published AugReg checkpoint of that name.
         image_size: What it shall have; consulted where the tensors do not say theirs.
         channels: Of the images, see `stem.with_channels`; None: the checkpoint's.
+        patch: In pixels, see `stem.with_patch`; None: the checkpoint's.
         adapter: A folder with low-rank changes to merge, see `adapters`.
         **options: As `load`.
 
@@ -193,11 +195,10 @@ def open_weights(
             if not isinstance(adapter, str | Path):
                 raise errors.UserError(f"adapter={adapter!r}; want a folder")
             weights = adapters.apply(weights, adapter)
-        if channels is not None:
-            leaves, arch = stem.with_channels(
-                weights.leaves, weights.architecture, channels
-            )
-            weights = dataclasses.replace(weights, leaves=leaves, architecture=arch)
+        leaves, arch = stem.changed(
+            weights.leaves, weights.architecture, channels, patch, image_size
+        )
+        weights = dataclasses.replace(weights, leaves=leaves, architecture=arch)
     except errors.UserError:
         weights.close()
         raise

@@ -1,13 +1,34 @@
-"""Weights of a first layer for images of another number of channels."""
+"""Weights of a first layer for other channels, or for patches of another size."""
+
+from typing import Any
 
 import numpy as np
 
 from vit_jax import errors
-from vit_jax.models.architecture import Architecture
+from vit_jax.models import flexible
+from vit_jax.models.architecture import Architecture, pair
+from vit_jax.models.vit_architecture import VitArchitecture
+from vit_jax.weights import posemb
 from vit_jax.weights.source import Tensors
 
 # The first of these that a model has meets the images.
 _KERNELS = ("resnet/root/conv/kernel", "root/conv/kernel", "patch_embed/kernel")
+
+
+def changed(
+    leaves: Tensors,
+    arch: Architecture,
+    channels: int | None,
+    patch: Any,
+    image_size: Any,
+) -> tuple[Tensors, Architecture]:
+    """Returns what `with_channels` and `with_patch` do; None of an option: nothing."""
+    if channels is not None:
+        leaves, arch = with_channels(leaves, arch, channels)
+    if patch is None:
+        return leaves, arch
+    size = arch.image_size if image_size is None else pair(image_size)
+    return with_patch(leaves, arch, patch, size)
 
 
 def with_channels(
@@ -47,3 +68,50 @@ def with_channels(
 
     shape = (height, width, channels, outputs)
     return leaves.changed({name: (shape, kernel)}), target
+
+
+def with_patch(
+    leaves: Tensors, arch: Architecture, patch: Any, image_size: tuple[int, int]
+) -> tuple[Tensors, Architecture]:
+    """Returns leaves and architecture for patches of another size.
+
+    The kernel is resized as FlexiViT does it, see `models.flexible`, and positions are
+    resampled for the new grid, as for images of another size.
+
+    Args:
+        leaves: Of `arch`, by name.
+        arch: Their architecture.
+        patch: Pixels, one number or (height, width).
+        image_size: (height, width) of the images that are cut into them.
+
+    Raises:
+        errors.UserError: no such size, one that does not divide the images, or a model
+            whose patches are not of pixels.
+    """
+    sides = tuple(patch) if isinstance(patch, tuple | list) else (patch, patch)
+    whole = all(isinstance(n, int) and not isinstance(n, bool) for n in sides)
+    if len(sides) != 2 or not whole or min(sides) < 1:
+        raise errors.UserError(
+            f"patch={patch!r}; want pixels as in 16, or (height, width)."
+        )
+    if not isinstance(arch, VitArchitecture) or arch.resnet is not None:
+        raise errors.UserError(
+            f"patch={patch}: {arch.name} has no patches of pixels that could be "
+            "resized; want a plain ViT."
+        )
+    if sides == arch.patch:
+        return posemb.at_size(leaves, arch, image_size)
+    name = "patch_embed/kernel"
+    rows, columns = flexible.kernel_matrices(arch.patch, sides)
+
+    def kernel() -> np.ndarray:
+        old = leaves.read(name)
+        new = np.einsum("ap,bq,pqcd->abcd", rows, columns, old, optimize=True)
+        return new.astype(old.dtype)
+
+    shape = (*sides, *leaves.shapes[name][2:])
+    resized = leaves.changed({name: (shape, kernel)})
+    # The same grid, on images that fit it; then these images.
+    (height, width), (p, q) = arch.grid, sides
+    middle = arch.replace(patch=sides, image_size=(height * p, width * q))
+    return posemb.at_size(resized, middle, image_size)
