@@ -1,5 +1,8 @@
 """Mixup and CutMix are the formulas of their authors, whatever the batch lies on."""
 
+import json
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +10,10 @@ import pytest
 import scipy.special
 from jax.sharding import NamedSharding, PartitionSpec
 
+import vit_jax
+from benchmarks import unchanged
 from configs import base
-from vit_jax import errors
+from vit_jax import errors, experiment, train
 from vit_jax.data import augment, mixing
 from vit_jax.parallel import mesh as mesh_lib
 
@@ -157,3 +162,36 @@ def test_boxes_are_timms():
             high = min(middle[i] + (side + 1) // 2, length)
             wanted = (np.arange(length) >= low) & (np.arange(length) < high)
             np.testing.assert_array_equal(inside[i], wanted)
+
+
+@pytest.mark.slow
+def test_a_run_with_everything_on_goes_on_to_the_bit_on_one_device_and_four(tmp_path):
+    """Six steps are three, a checkpoint and three; devices change rounding alone."""
+    everything = {
+        **{"data.mix.form": "timm", "data.mix.mixup": 0.8, "data.mix.cutmix": 1.0},
+        **{"data.mix.each": "image", "data.device_trivial": 1.0, "data.flip": True},
+        **{"data.device_erase": 0.25, "data.train.pad": 6},
+        **{"data.train.transform": "random_crop_pad", "model.image_size": (16, 16)},
+        **{"model.name": "mu/4"},
+        **{"optimizer.name": "muon", "optimizer.momentum": 0.95, "ema": 0.9},
+        **{"ema_warmup": True, "model.patch_dropout": 0.25, "model.drop_path": 0.1},
+        **{"optimizer.layer_decay": 0.75, "model.depth": 2, "label_smoothing": 0.1},
+        **{"save_every": "3 steps", "total": "6 steps", "data.cache": "device"},
+        **{"optimizer.schedule": "constant", "keep": 9},
+    }
+    config = unchanged.small_config(**everything)
+    base.set_evals(config)
+
+    def trained(name, devices):
+        folder = tmp_path / name
+        mesh = experiment.make_mesh(config, jax.devices()[:devices])
+        train.run(config, folder, mesh)
+        losses = [json.loads(x)["loss"] for x in (folder / "metrics.jsonl").open()]
+        return losses, unchanged.hashes({"params": vit_jax.load(folder).params})
+
+    whole = trained("one", 1)
+    shutil.copytree(tmp_path / "one", tmp_path / "stopped")
+    shutil.rmtree(tmp_path / "stopped" / "checkpoints" / "6")
+    assert trained("stopped", 1) == whole
+    four = trained("four", 4)
+    np.testing.assert_allclose(four[0], whole[0], rtol=1e-4)
