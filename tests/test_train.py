@@ -175,6 +175,32 @@ def test_two_resumes_end_in_the_same_bits(whole, tmp_path, device_mesh):
     assert kept[0] == kept[1]
 
 
+@pytest.mark.slow
+def test_a_run_that_died_between_two_lines_has_each_of_them_once(
+    tmp_path, one_device, monkeypatch
+):
+    """Of every third step: 3, 6 and 9, and the first and the last."""
+    config = exact(total="10 steps", log_every="3 steps", ema=0.0)
+    calm, hit = tmp_path / "calm", tmp_path / "hit"
+    train.run(config, calm, one_device)
+    started = companions.Run.started
+    for last in (7, 9):  # past the checkpoint of 4, which has been gone on from, and 8
+
+        def dies(self, step, values, last=last):
+            if step == last:
+                raise KeyboardInterrupt
+            started(self, step, values)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(companions.Run, "started", dies)
+            train.run(config, hit, one_device)
+    train.run(config, hit, one_device)
+    names = ("step", "loss", "loss_mean", "grad_norm_mean", "epoch", "test/loss")
+    found = [[[x.get(n) for n in names] for x in lines(w)] for w in (hit, calm)]
+    assert found[0] == found[1]
+    assert [x["step"] for x in lines(hit) if "loss" in x] == [1, 3, 6, 9, 10]
+
+
 def test_signal_handlers_are_put_back(whole):
     now = {number: signal.getsignal(number) for number in HANDLERS}
     assert now == HANDLERS
