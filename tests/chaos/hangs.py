@@ -1,12 +1,13 @@
 """Processes that hang, are stopped or die, in every phase of 1 and 2 processes.
 
 "hangs" is a main thread that stands still while other threads and heartbeats go on;
-its phase has a limit of 8 s here. SIGSTOP and SIGKILL hit the whole process that
+its phase has a limit of 8 s here, and more on a loaded machine. SIGSTOP and SIGKILL hit the whole process that
 trains; a row says when the other one has ended, or, of one process alone, when its
 supervisor has. A row is good when who can end ends with 42, the hung one within its
-limit and 5 s, the other within 30 s.
+limit and 5 s, the other within 30 s. Writes that are slow are no hang: 0.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -19,7 +20,8 @@ from typing import Any
 from chaos import runs
 
 TITLE = "Hangs and deaths"
-LIMIT = 8
+# Seconds: a loaded machine needs more for what is no hang.
+LIMIT = 8 + int(2 * os.getloadavg()[0])
 FLAG = {
     "start": "setup",
     "compile": "compile",
@@ -53,7 +55,8 @@ def hit(folder: Path, number: int, phase: str) -> dict[str, Any]:
     run = runs.Run(folder, 2, held=held)
     run.wait_until_held()
     began = run.send(1, number, to_child=True)
-    run.processes[0].wait(SEEN + 30)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        run.processes[0].wait(SEEN + 30)
     seconds = time.monotonic() - began
     code = run.processes[0].returncode
     run.kill()
@@ -84,6 +87,19 @@ def stop_alone(folder: Path) -> dict[str, Any]:
     good = code == 0 and seconds < LIMIT + 5
     said = log.read_text(errors="replace")
     return row("SIGSTOP, supervised", "step", 1, [code], seconds, good, said)
+
+
+def slow_save(folder: Path, count: int) -> dict[str, Any]:
+    """Writes that take longer than a step may, which is no hang."""
+    environ = {"VIT_JAX_CHAOS_WRITE": "15", "VIT_JAX_CHAOS_STEP": "0.05"}
+    run = runs.Run(folder, count, "--stall_timeout=5", environ=environ)
+    codes, ended = run.ends()
+    said = run.said()
+    good = set(codes) == {0} and "error" not in said and "Traceback" not in said
+    seconds = ended - run.began
+    return row(
+        "writes of 15 s, --stall_timeout=5", "", count, codes, seconds, good, said
+    )
 
 
 def row(
@@ -127,4 +143,6 @@ def rows(folder: Path, *, short: bool = False) -> list[dict[str, Any]]:
         for phase in ("start", "compile", "step", "save", "evaluation"):
             add(hit, number, phase)
     add(stop_alone)
+    for count in (1, 2):
+        add(slow_save, count)
     return found

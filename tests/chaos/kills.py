@@ -19,6 +19,8 @@ from chaos import runs
 TITLE = "Kills: SIGKILL at random moments of one run"
 EVERY = 50  # steps between two checkpoints
 STEP = "0.01"  # seconds that a step takes at least
+# Seconds until a peer is lost: a loaded machine keeps a healthy one from saying so.
+PEER = 10 + int(2 * os.getloadavg()[0])
 
 
 def command(workdir: Path, count: int, steps: int) -> list[str]:
@@ -27,7 +29,7 @@ def command(workdir: Path, count: int, steps: int) -> list[str]:
         f"--config.total={steps} steps",
         *("--config.log_every=10 steps", "--config.eval_every=500 steps"),
         f"--config.save_every={EVERY} steps",
-        "--peer_timeout=10",
+        f"--peer_timeout={PEER}",
     ]
     words = runs.words(workdir, *flags)
     if count == 1:

@@ -4,14 +4,17 @@ A recipe is the first code of a run that is not the package's. $VIT_JAX_CHAOS, a
 object, says where the run is held: {"phase": of `runs.phases`, or "last write",
 "process": which, "nth": how often the phase begins before, "seconds": how long,
 "marker": a file that is there from then on}. What happens to it there is real.
-$VIT_JAX_CHAOS_STEP is how many seconds every step takes at least.
+$VIT_JAX_CHAOS_STEP is how many seconds every step takes at least, $VIT_JAX_CHAOS_WRITE
+those that a checkpoint is written beside the steps.
 """
 
+import asyncio
 import json
 import os
 import time
 from pathlib import Path
 
+import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 from configs import base, quickstart
@@ -19,7 +22,9 @@ from vit_jax.runs import phases
 
 HELD = json.loads(os.environ.get("VIT_JAX_CHAOS", "null"))
 STEP = float(os.environ.get("VIT_JAX_CHAOS_STEP", "0"))
+WRITE = float(os.environ.get("VIT_JAX_CHAOS_WRITE", "0"))
 _seen = 0
+_write = ocp.JsonCheckpointHandler._save_fn
 _enter = phases.Phases.enter
 
 
@@ -65,6 +70,15 @@ def _process() -> int:
 
 if HELD is not None or STEP:
     phases.Phases.enter = _enter_held
+
+
+async def _write_slowly(self: ocp.JsonCheckpointHandler, *args: object) -> None:
+    await asyncio.sleep(WRITE)
+    await _write(self, *args)
+
+
+if WRITE:
+    ocp.JsonCheckpointHandler._save_fn = _write_slowly
 
 
 def get_config() -> ConfigDict:
