@@ -208,7 +208,8 @@ def test_a_newer_format_is_refused(workdir):
     values = json.loads(path.read_text())
     path.write_text(json.dumps(values | {"format": 99}))
     with pytest.raises(errors.UserError, match="upgrade vit_jax"):
-        checkpoint.describe(workdir)
+        checkpoint.describe(workdir / "checkpoints" / "3")
+    assert checkpoint.describe(workdir).step == 2
 
 
 @contextmanager

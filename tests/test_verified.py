@@ -129,14 +129,6 @@ def test_all_readers_take_the_newest_that_verifies(saved, workdir, kind, caplog)
     _, state, like = saved
     folder = workdir / "checkpoints" / "3"
     words = corruption.KINDS[kind](folder, np.random.default_rng(5))
-    if kind in corruption.REFUSED:
-        for read in (checkpoint.find, checkpoint.read_params):
-            with pytest.raises(errors.UserError, match="upgrade vit_jax") as caught:
-                read(workdir)
-            assert str(folder) in str(caught.value) and words in str(caught.value)
-        with pytest.raises(errors.UserError, match="upgrade vit_jax"):
-            manager.Checkpoints(workdir).restore(like)
-        return
     assert checkpoint.find(workdir) == folder.with_name("2")
     assert checkpoint.describe(workdir).step == 2
     same(jax.tree.map(jnp.asarray, checkpoint.read_params(workdir)[0]), state.ema)
@@ -147,6 +139,21 @@ def test_all_readers_take_the_newest_that_verifies(saved, workdir, kind, caplog)
         said = [text for text in caplog.messages if str(folder) in text]
         assert said and all("step 2 is taken instead" in text for text in said)
         assert all(words in text for text in said), said
+
+
+def test_what_a_newer_version_wrote_is_named_where_there_is_nothing_else(
+    saved, workdir
+):
+    rng = np.random.default_rng(5)
+    for number in ("2", "3"):
+        corruption.newer_format(workdir / "checkpoints" / number, rng)
+    for read in (checkpoint.find, manager.Checkpoints(workdir).restore):
+        with pytest.raises(errors.UserError, match="upgrade vit_jax") as caught:
+            read(saved[2] if read.__name__ == "restore" else workdir)
+        assert all(f"step {number}: " in str(caught.value) for number in (2, 3))
+    with pytest.raises(errors.UserError, match="upgrade vit_jax") as caught:
+        checkpoint.read_params(workdir / "checkpoints" / "3")
+    assert "damaged" not in str(caught.value)
 
 
 def test_an_explicit_request_for_a_bad_step_names_the_leaf(workdir):

@@ -70,11 +70,7 @@ class Found:
 
 
 def look(folder: Path) -> Found:
-    """Reads a checkpoint and says what is wrong with it, if anything.
-
-    Raises:
-        UserError: it is of a newer format.
-    """
+    """Reads a checkpoint and says what is wrong with it, if anything."""
     problem = stored.problem(folder)
     size = 0
     for path in folder.rglob("*"):
@@ -110,6 +106,8 @@ def folders(path: str | Path) -> list[Path]:
 def prune(found: Sequence[Found], keep: int, *, dry_run: bool = False) -> list[Path]:
     """Removes all checkpoints of a run but the best and the newest that verify.
 
+    What a newer vit_jax wrote stays: only that can say what it is.
+
     Args:
         found: The newest first.
         keep: How many to keep, at least one.
@@ -128,7 +126,8 @@ def prune(found: Sequence[Found], keep: int, *, dry_run: bool = False) -> list[P
         raise errors.UserError(
             "no checkpoint verifies, so none is removed: one of them may be mended"
         )
-    kept = [*good[:keep], *(one.folder for one in found if one.best)]
+    lasting = (one.folder for one in found if one.best or _is_newer(one))
+    kept = [*good[:keep], *lasting]
     gone = [one.folder for one in found if one.folder not in kept]
     for folder in reversed(gone):
         logging.info("%s %s", "would remove" if dry_run else "removes", folder)
@@ -141,6 +140,16 @@ def prune(found: Sequence[Found], keep: int, *, dry_run: bool = False) -> list[P
                 f"{folder} cannot be removed: {error.strerror or error}"
             ) from error
     return gone
+
+
+def _is_newer(one: Found) -> bool:
+    try:
+        record.read(one.folder)
+    except record.Newer:
+        return True
+    except record.Damaged:
+        return False
+    return False
 
 
 def _remove(folder: Any) -> None:

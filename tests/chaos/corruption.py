@@ -363,5 +363,3 @@ KINDS: dict[str, Kind] = {
 }
 # What is left is no checkpoint, and nothing needs to be said of it.
 GONE = {"description_gone", "empty_folder", "foreign_folder", "uncommitted"}
-# An older one in its place would be a step back that nobody asked for.
-REFUSED = {"newer_format"}

@@ -1,10 +1,11 @@
 """Processes that hang, are stopped or die, in every phase of 1 and 2 processes.
 
 "hangs" is a main thread that stands still while other threads and heartbeats go on;
-its phase has a limit of 8 s here, and more on a loaded machine. SIGSTOP and SIGKILL hit the whole process that
-trains; a row says when the other one has ended, or, of one process alone, when its
-supervisor has. A row is good when who can end ends with 42, the hung one within its
-limit and 5 s, the other within 30 s. Writes that are slow are no hang: 0.
+its phase has a limit of 8 s here, and more on a loaded machine. SIGSTOP and SIGKILL hit
+the whole process that trains; a row says when the other one has ended, or, of one
+process alone, when its supervisor has. A row is good when who can end ends with 42, the
+hung one within its limit and 5 s, the other within 30 s. Writes that are slow are no
+hang: 0.
 """
 
 import contextlib

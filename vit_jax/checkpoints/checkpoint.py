@@ -129,11 +129,7 @@ def _version(name: str) -> str:
 
 
 def problem(folder: Path) -> str:
-    """Returns what is wrong with a checkpoint, "" where it is what was saved.
-
-    Raises:
-        UserError: it is of a newer format.
-    """
+    """Returns what is wrong with a checkpoint, "" where it is what was saved."""
     if found := verify.problem(folder):
         return found
     try:
@@ -152,7 +148,7 @@ def newest(directory: Path) -> Path | None:
         Its folder; None where there is no checkpoint.
 
     Raises:
-        UserError: none verifies, or one is of a newer format.
+        UserError: none verifies.
     """
     bad: dict[int, str] = {}
     for step in reversed(disk.available(directory)):
@@ -208,6 +204,8 @@ def _named(folder: Path) -> Iterator[None]:
     """Says of which checkpoint something is damaged."""
     try:
         yield
+    except record.Newer as error:
+        raise record.Newer(f"{folder}: {error}") from error
     except record.Damaged as error:
         raise record.Damaged(
             f"the checkpoint {folder} is truncated or damaged: {error}\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import orbax.checkpoint as ocp
 
-from vit_jax import errors
+from vit_jax import cli, errors
 from vit_jax.checkpoints import disk
 from vit_jax.host import files
 
@@ -65,6 +65,7 @@ def not_finite(
 
 def leave(manager: ocp.CheckpointManager | None) -> None:
     """Ends a writer that failed; what it was writing is removed by the next one."""
+    cli.leave_threads()  # of orbax, which wait minutes for a folder that was not made
     if manager is not None:
         with contextlib.suppress(Exception):  # it says once more what has been said
             manager.close()

@@ -27,6 +27,10 @@ class Damaged(errors.UserError):
     """A checkpoint that is not what was saved; an older one may be."""
 
 
+class Newer(Damaged):
+    """A checkpoint of a format that is to come; an older one may be of a known one."""
+
+
 class Leaf(NamedTuple):
     """What a leaf must be.
 
@@ -75,8 +79,7 @@ class Record:
         """Checks what `sealed` gave.
 
         Raises:
-            Damaged: it is something else.
-            UserError: it is of a newer format.
+            Damaged: it is something else, or of a newer format.
         """
         if not isinstance(values, dict):
             raise Damaged("its description is no JSON object")
@@ -96,7 +99,7 @@ class Record:
 def _check_format(values: Mapping[str, Any]) -> None:
     written = values.get("format")
     if isinstance(written, int) and written > FORMAT:
-        raise errors.UserError(
+        raise Newer(
             f"the checkpoint has format {written!r}, this vit_jax reads {FORMAT}; "
             f"upgrade vit_jax to the version that wrote it: {values.get('versions')}"
         )
@@ -128,8 +131,8 @@ def read(folder: Path) -> Record:
     """Reads the record of a checkpoint.
 
     Raises:
-        Damaged: it cannot be read, or is that of another step than the folder's.
-        UserError: it is of a newer format.
+        Damaged: it cannot be read, is that of another step than the folder's, or is
+            of a newer format.
     """
     from vit_jax.settings import documents  # which no new run needs
 

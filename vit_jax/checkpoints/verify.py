@@ -171,8 +171,7 @@ def check(folder: Path) -> record.Record:
     """Reads all of a checkpoint and returns its record.
 
     Raises:
-        Damaged: it is not what was saved.
-        UserError: it is of a newer format.
+        Damaged: it is not what was saved, or of a newer format.
     """
     found = record.read(folder)
     for item in items(folder, found):
@@ -186,9 +185,6 @@ def problem(folder: Path) -> str:
     """Returns what is wrong with a checkpoint, "" where it is what was saved.
 
     It is read again only where one of its files has changed.
-
-    Raises:
-        UserError: it is of a newer format.
     """
     stamps = []
     # In a bucket a step is written once, and to ask for each object takes long.

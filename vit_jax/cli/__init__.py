@@ -27,6 +27,7 @@ def print_figures(figures: dict[str, Any]) -> None:
 
 # What asks for plain lines, or says that what looks like a terminal is a notebook.
 PLAIN = ("NO_COLOR", "CI", "JPY_PARENT_PID", "COLAB_RELEASE_TAG")
+_left = False  # threads of libraries that nobody waits for
 _watched = False  # by commands alone: what Python calls writes plain lines
 
 
@@ -312,7 +313,7 @@ def run(
     except SystemExit as end:  # absl ends --help with 1
         helped = any(re.fullmatch(r"--?help\w*", word) for word in sys.argv[1:])
         code = errors.EXIT_DONE if helped else end.code
-        if at_once and code:
+        if at_once and (code or _left):
             end_now(code)
         sys.exit(code)
     except BaseException:
@@ -320,6 +321,12 @@ def run(
             raise
         traceback.print_exc()
         end_now(1)
+
+
+def leave_threads() -> None:
+    """Has a command that ends at once after an error do so in any case."""
+    global _left
+    _left = True
 
 
 def end_now(code: Any) -> NoReturn:
