@@ -86,14 +86,9 @@ def configure_logging() -> None:
     # it leaves behind; it reaches us as an exception, and users as one error.
     for chatty in ("absl", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.CRITICAL)
-    sys.unraisablehook = _unraisable
+    from vit_jax.cli import quiet
 
-
-def _unraisable(error: Any) -> None:
-    # TensorStore's threads tell orbax's loop, closed at the first file that could not
-    # be written, of all the others.
-    if "Event loop is closed" not in str(error.exc_value):
-        sys.__unraisablehook__(error)
+    sys.unraisablehook = quiet.unraisable
 
 
 def guard(main: Callable[..., int | None], *args: Any) -> int:
