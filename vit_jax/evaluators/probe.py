@@ -201,21 +201,29 @@ def held_out(labels: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def choose(
-    train: Labelled, *, num_classes: int, l2s: Sequence[float], **options: Any
+    train: Labelled,
+    *,
+    num_classes: int,
+    l2s: Sequence[float],
+    max_iterations: int = ITERATIONS,
+    tolerance: float = TOLERANCE,
 ) -> dict[float, float]:
     """Returns the accuracy on the held-out tenth at each penalty, the largest first.
 
     Each solution begins where that of the penalty above it ended.
+
+    Args:
+        train: All training examples.
+        num_classes: How many classes there are.
+        l2s: The penalties.
+        max_iterations: See `fit`.
+        tolerance: See `fit`.
     """
     out = held_out(train.labels)
     training, dev = _Training.of(train.only(~out)), train.only(out)
     solution, found = None, {}
     for l2 in sorted(l2s, reverse=True):
-        solution = _fit(
-            *(training, num_classes, l2, solution),
-            max_iterations=options["max_iterations"],
-            tolerance=options["tolerance"],
-        )
+        solution = _fit(training, num_classes, l2, solution, max_iterations, tolerance)
         found[l2] = solution.accuracy(dev)
         logging.info(
             "l2=%g: %.4f held out, %d iterations", l2, found[l2], solution.iterations
