@@ -1,5 +1,6 @@
 """Evaluations of a run, their options and defaults; `configs.base` hands them on."""
 
+import re
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
@@ -119,7 +120,7 @@ def fewshot(
     Args:
         train_split: where the shots are from.
         split: of the test; "" as in `evaluation`.
-        dataset: "" is the run's.
+        dataset: "" is the run's; several: " + " between them, and between splits.
         every: as in `evaluation`.
         optional: as in `evaluation`.
     """
@@ -132,14 +133,33 @@ def fewshot(
         train_split=train_split,
         shots=(1, 5, 10, 25),
         seeds=3,
-        l2=2.0**10,
+        l2=2.0**10,  # big_vision's
+        # constant | mean_rank: one l2 for several datasets, by the mean rank of its
+        # accuracy, as in the paper's time
+        l2_rule="constant",
+        l2_powers=(-10, 19),  # of two: the least and the greatest to choose among
+        choice="random",  # of the images of a class | first: as in the paper's time
     )
 
 
 def fewshot_on(name: str, *, every: str = "", optional: bool = False) -> ConfigDict:
-    """Few-shot evaluation on a dataset with its usual splits: `fewshot_splits`."""
-    dataset, train, test = fewshot_splits(name)
+    """Few-shot evaluation on a dataset with its usual splits: `fewshot_splits`.
+
+    Args:
+        name: of a dataset, or of several with commas between: "pets,dtd".
+        every: as in `evaluation`.
+        optional: as in `evaluation`.
+    """
+    rows = [fewshot_splits(one) for one in _several(name)]
+    dataset, train, test = (" + ".join(column) for column in zip(*rows))
     return fewshot(train, test, dataset=dataset, every=every, optional=optional)
+
+
+def _several(name: str) -> list[str]:
+    """The names in a text; a path may have commas."""
+    names = name.split(",")
+    tfds = all(re.fullmatch(r"\w+(/\w+)?(:[\d.]+)?", one) for one in names)
+    return names if tfds else [name]
 
 
 def fewshot_suite(*, every: str, without: str = "") -> dict[str, ConfigDict]:

@@ -35,6 +35,15 @@ ADDED = {
     ("few=fewshot:uc_merced",): FEW
     | {"dataset": "uc_merced", "train_split": "train[:1000]", "split": "train[1000:]"},
     ("few=fewshot:cars196:2.1.0",): FEW | {"dataset": "cars196:2.1.0"},
+    ("few=fewshot:pets,uc_merced", "few.l2_rule=mean_rank", "few.l2_powers=-4,8"): FEW
+    | {
+        "dataset": "oxford_iiit_pet + uc_merced",
+        "train_split": "train + train[:1000]",
+        "split": "test + train[1000:]",
+        "l2_rule": "mean_rank",
+        "l2_powers": (-4, 8),
+    },
+    ("few=fewshot:folder:/a,b",): FEW | {"dataset": "folder:/a,b", "split": ""},
     ("few=fewshot:folder:/a/b",): FEW | {"dataset": "folder:/a/b", "split": ""},
     # Of the run's own dataset: its splits, and it follows the run.
     ("few=fewshot",): FEW

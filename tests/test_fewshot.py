@@ -117,6 +117,20 @@ def test_small_penalties_do_not_drown_in_the_bias():
         assert actual == pytest.approx(expected, abs=1.01 / 2000)
 
 
+def test_the_penalty_of_several_datasets_is_the_one_of_the_best_mean_rank():
+    """Whatever the levels: the second is never worst and twice the best."""
+    accuracies = [[0.1, 0.3, 0.2], [0.90, 0.91, 0.92], [0.5, 0.6, 0.6]]
+    assert fewshot.best_penalty(accuracies) == 1
+    assert fewshot.best_penalty([[0.2, 0.9, 0.5]]) == 1
+    assert fewshot.best_penalty([[0.5, 0.5], [0.7, 0.7]]) == 0
+
+
+def test_without_a_seed_the_shots_are_the_first_of_each_class():
+    labels = np.array([1, 0, 1, 1, 0, 0])
+    options = dict(num_classes=2, shots=2, seed=None)
+    assert fewshot.choose_support(labels, **options).tolist() == [1, 4, 0, 2]
+
+
 def test_device_arrays_and_host_arrays_agree():
     data = make_data(width=16, classes=5)
     options = dict(num_classes=5, shots=5, seed=0)

@@ -2,10 +2,12 @@
 
 import json
 import logging
+import math
 
 import jax
 import numpy as np
 import pytest
+import small
 from flax import nnx
 
 from configs import base, fewshot
@@ -125,9 +127,35 @@ def test_an_evaluation_sees_images_of_its_own_size_as_a_run_of_it(
     assert both["own/1shot"] != both["run/1shot"]
 
 
+def test_one_penalty_is_chosen_for_several_datasets(weights, device_mesh, tmp_path):
+    """Its figures are those at that penalty, of each and their mean."""
+    small.photographs(tmp_path / "shades", "abcd", 8)
+    chosen = base.prepared(
+        base.fewshot_on("digits"),
+        dataset=f"digits + folder:{tmp_path}/shades/",
+        train_split="train + train[:50%]",
+        split="test + train[50%:]",
+        **{"shots": (2,), "seeds": 2, "l2_rule": "mean_rank"},
+    )
+    config = recipe(weights)
+    base.set_evals(config, few=chosen)
+    figures = measuring.run(config, tmp_path / "chosen", device_mesh)
+    l2 = figures["few/2shot_l2"]
+    assert math.log2(l2) in range(-10, 20)
+    base.set_evals(config, few=base.prepared(chosen, l2=l2, l2_rule="constant"))
+    constant = measuring.run(config, tmp_path / "constant", device_mesh)
+    assert constant == pytest.approx(figures, abs=1.01 / 359)
+    both = [figures[f"few/{name}_2shot"] for name in ("digits", "shades")]
+    assert figures["few/2shot"] == pytest.approx(np.mean(both))
+    assert figures["few/examples"] == 359 + 16
+
+
 @pytest.mark.parametrize(
     "changes, words",
     [
+        ({"evals.digits.l2_rule": "mean_rank"}, "of one it would be chosen on its"),
+        ({"evals.digits.l2_rule": "rank"}, 'Did you mean "mean_rank"'),
+        ({"evals.digits.choice": "last"}, "known: first, random"),
         ({"evals.digits.image_size": (20, 20)}, "patch"),
         ({"evals.digits.transform": "resize_crops"}, 'mean "resize_crop"'),
         ({"optimizer.lr": 0.5}, "optimizer.lr=0.5"),

@@ -19,20 +19,22 @@ from vit_jax.evaluators.context import Context
 from vit_jax.types import Evaluator, Params
 
 L2 = 2.0**10
+BETWEEN = " + "  # of several datasets, and of the splits of each
 
 
 def choose_support(
-    labels: np.ndarray, *, num_classes: int, shots: int, seed: int
+    labels: np.ndarray, *, num_classes: int, shots: int, seed: int | None
 ) -> np.ndarray:
     """Returns the indices of `shots` random examples of each class, class by class.
 
     One generator serves all classes in order, and fewer shots are a prefix of more. A
-    class with fewer examples gives all that it has.
+    class with fewer examples gives all that it has. Without a seed they are the first.
     """
-    rng = np.random.default_rng(seed)
-    chosen = [
-        rng.permutation(np.flatnonzero(labels == c))[:shots] for c in range(num_classes)
-    ]
+    rng = None if seed is None else np.random.default_rng(seed)
+    chosen = []
+    for c in range(num_classes):
+        indices = np.flatnonzero(labels == c)
+        chosen.append((indices if rng is None else rng.permutation(indices))[:shots])
     return np.concatenate(chosen)
 
 
@@ -78,7 +80,7 @@ def sweep(
     *,
     num_classes: int,
     shots: int,
-    seed: int,
+    seed: int | None,
     l2s: Sequence[float],
 ) -> np.ndarray:
     """Returns the test accuracy at each penalty, from one eigendecomposition.
@@ -90,7 +92,7 @@ def sweep(
         test_labels: Integers [m].
         num_classes: The number of classes K.
         shots: Examples a class; a class with fewer gives all it has, with a warning.
-        seed: The seed of the choice of examples.
+        seed: The seed of the choice of examples; None: the first of each class.
         l2s: Penalties, > 0.
 
     Raises:
@@ -106,7 +108,7 @@ def sweep(
     few = np.flatnonzero(np.bincount(train_labels, minlength=num_classes) < shots)
     if len(few):
         logging.warning(
-            "%d-shot, seed %d: %d of %d classes have fewer training examples and give "
+            "%d-shot, seed %s: %d of %d classes have fewer training examples and give "
             "all they have, class %d first",
             *(shots, seed, len(few), num_classes, few[0]),
         )
@@ -145,6 +147,45 @@ def accuracy(
     return float(accuracies[0])
 
 
+def best_penalty(accuracies: Sequence[Sequence[float]]) -> int:
+    """Returns which of several penalties has the best mean rank over datasets.
+
+    The rule of the paper's time: one penalty for all of them, so that none is chosen on
+    the test of one. Equal accuracies share their ranks; of equal means the first wins.
+
+    Args:
+        accuracies: Of each dataset, at each penalty.
+    """
+    ranks = []
+    for row in np.asarray(accuracies, np.float64):
+        below = (row[None] < row[:, None]).sum(axis=1)
+        ranks.append(below + (row[None] == row[:, None]).sum(axis=1) / 2)
+    return int(np.argmax(np.mean(ranks, axis=0)))
+
+
+def _constant(l2: float, powers: Sequence[int], *, several: bool) -> list[float]:
+    return [l2]
+
+
+def _by_mean_rank(l2: float, powers: Sequence[int], *, several: bool) -> list[float]:
+    if not several:
+        raise errors.UserError(
+            "few-shot: l2_rule='mean_rank' chooses one penalty of several datasets; of "
+            "one it would be chosen on its test. Want pets,dtd,... or 'constant'"
+        )
+    if len(powers) != 2 or not -64 <= powers[0] <= powers[1] <= 64:
+        raise errors.UserError(
+            f"few-shot: l2_powers={tuple(powers)}; want the least and the greatest "
+            "power of two, as in -10,19"
+        )
+    return [2.0**power for power in range(powers[0], powers[1] + 1)]
+
+
+# The penalties that there are to choose among.
+RULES = {"constant": _constant, "mean_rank": _by_mean_rank}
+CHOICES = {"random": False, "first": True}
+
+
 def evaluator(
     context: Context,
     *,
@@ -154,55 +195,102 @@ def evaluator(
     shots: Sequence[int],
     seeds: int,
     l2: float,
+    l2_rule: str = "constant",
+    l2_powers: Sequence[int] = (-10, 19),
+    choice: str = "random",
 ) -> Evaluator:
     """Returns `params -> figures` of few-shot accuracy on the features of a model.
 
     "5shot" is the mean over seeds, "5shot_std" the standard deviation (of these seeds,
     not an estimate for more), "5shot_seed0" the accuracy at one seed; "examples" is
-    the number of test images.
+    the number of test images. Of several datasets these are "DATASET_5shot" and so on,
+    "5shot" is the mean over datasets, and "5shot_l2" the penalty that was chosen.
 
     Args:
         context: What is evaluated, whatever its head.
-        dataset: As `data.catalog` takes it; "" for the run's.
-        split: The test; "" for the usual one.
-        train_split: What the shots are chosen from.
+        dataset: As `data.catalog` takes it; "" for the run's. Several: `BETWEEN` them.
+        split: The test; "" for the usual one. Of several datasets one each, likewise.
+        train_split: What the shots are chosen from; likewise.
         shots: Numbers of examples a class.
         seeds: How many choices of examples there are.
-        l2: The penalty.
+        l2: The penalty, big_vision's constant.
+        l2_rule: Key of `RULES`: whether it is that, or one for all datasets by the mean
+            rank of its accuracy.
+        l2_powers: The least and the greatest power of two to choose among.
+        choice: Key of `CHOICES`: the examples of a class are random, or the first.
 
     Raises:
         UserError: a dataset of several labels an image, no shots, no seeds, a penalty
-            <= 0; when it runs: labels that are not single classes, features that are
-            not finite.
+            <= 0, a rule that cannot be; when it runs: labels that are not single
+            classes, features that are not finite.
     """
-    info = context.datasets.describe(dataset)
-    features.check_single_label(info, "few-shot evaluation")
+    names = dataset.split(BETWEEN)
+    several = len(names) > 1
+    infos = [context.datasets.describe(name) for name in names]
+    for info in infos:
+        features.check_single_label(info, "few-shot evaluation")
     _check_settings(shots, [l2], seeds)
-    test_source = context.open(dataset, split)
-    train_source = context.open(dataset, train_split)
+    rule = errors.lookup(RULES, l2_rule, "few-shot: l2_rule")
+    l2s = rule(l2, l2_powers, several=several)
+    first = errors.lookup(CHOICES, choice, "few-shot: choice")
+    tests, trains = (
+        [context.open(*pair) for pair in zip(names, _each(text, names), strict=True)]
+        for text in (split, train_split)
+    )
 
-    def evaluate(params: Params) -> dict[str, float]:
+    def accuracies(params: Params, n: int) -> tuple[dict[int, np.ndarray], int]:
         train, test = (
             features.collect(context.forward, params, **context.over(source))
-            for source in (train_source, test_source)
+            for source in (trains[n], tests[n])
         )
+        classes = infos[n].num_classes
+        found = {}
+        for k in shots:
+            options: dict[str, Any] = dict(num_classes=classes, shots=k, l2s=l2s)
+            seeded = [None] if first else range(seeds)
+            sweeps = [sweep(*train, *test, seed=seed, **options) for seed in seeded]
+            found[k] = np.array(sweeps, np.float64)
+        return found, len(test[1])
+
+    def evaluate(params: Params) -> dict[str, float]:
+        found = [accuracies(params, n) for n in range(len(names))]
         figures: dict[str, float] = {}
         for k in shots:
-            accuracies = [
-                accuracy(
-                    *(*train, *test),
-                    num_classes=info.num_classes,
-                    shots=k,
-                    seed=seed,
-                    l2=l2,
-                )
-                for seed in range(seeds)
-            ]
-            figures[f"{k}shot"] = float(np.mean(accuracies))
-            figures[f"{k}shot_std"] = float(np.std(accuracies))
-            for seed, value in enumerate(accuracies):
-                figures[f"{k}shot_seed{seed}"] = value
+            at = best_penalty([one[k].mean(axis=0) for one, _ in found])
+            for name, (one, _) in zip(names, found, strict=True):
+                start = f"{_short(name)}_" if several else ""
+                figures |= _figures(f"{start}{k}shot", one[k][:, at], first)
+            if several:
+                means = [one[k][:, at].mean() for one, _ in found]
+                figures |= {f"{k}shot": float(np.mean(means)), f"{k}shot_l2": l2s[at]}
         named = {context.prefix + name: value for name, value in figures.items()}
-        return named | {"examples": len(test[1])}
+        return named | {"examples": sum(size for _, size in found)}
 
     return evaluate
+
+
+def _figures(name: str, values: np.ndarray, first: bool) -> dict[str, float]:
+    """The figures of one number of shots, from the accuracy at each seed."""
+    found = {name: float(np.mean(values))}
+    if first:
+        return found
+    found[f"{name}_std"] = float(np.std(values))
+    return found | {f"{name}_seed{s}": float(v) for s, v in enumerate(values)}
+
+
+def _each(text: str, names: Sequence[str]) -> list[str]:
+    """The split of each dataset; one is that of all."""
+    splits = text.split(BETWEEN)
+    if len(splits) not in (1, len(names)):
+        raise errors.UserError(
+            f"few-shot: {len(splits)} splits, {text!r}, of {len(names)} datasets; want "
+            "one for all, or one each"
+        )
+    return splits * len(names) if len(splits) == 1 else splits
+
+
+def _short(dataset: str) -> str:
+    """What the figures of one of several datasets begin with."""
+    name, _, rest = dataset.partition(":")
+    path = rest if rest and not rest[0].isdigit() else ""  # else a version
+    return path.rstrip("/").rpartition("/")[2] or name.replace("/", "_")

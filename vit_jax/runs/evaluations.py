@@ -48,7 +48,10 @@ def available(evals: Sequence[EvalSettings], *, data_dir: str) -> list[str]:
     missing = on_any_process(
         [
             one.optional
-            and not catalog.describe(one.dataset, data_dir=data_dir).prepared
+            and not all(
+                catalog.describe(name, data_dir=data_dir).prepared
+                for name in one.dataset.split(" + ")
+            )
             for one in evals
         ]
     )

@@ -108,7 +108,7 @@ def evals(
         EvalSettings(
             name=name,
             kind=given["type"],
-            dataset=own.get(given["dataset"]) or given["dataset"],
+            dataset=" + ".join(own.get(n) or n for n in given["dataset"].split(" + ")),
             split=given["split"],
             every=every(f"evals.{name}.every", given["every"]),
             optional="optional" in given and given["optional"],
