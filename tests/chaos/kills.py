@@ -81,13 +81,17 @@ class Supervised:
         """Returns how often it was started again."""
         return self.said().count("supervise: restart")
 
-    def wait_for_steps(self) -> None:
-        """Waits until the last start takes steps, or the run is done."""
+    def steps_taken(self) -> int:
+        """Returns how many steps the last start has taken, as far as it says."""
+        said = self.said().rpartition("supervise: restart")[2]
+        steps = [int(x) for x in re.findall(r" step (\d+)/\d+ \| ", said)]
+        resumed = re.findall(r"resuming at step (\d+)", said)
+        return steps[-1] - int(resumed[-1] if resumed else 0) if steps else 0
+
+    def wait_for_steps(self, count: int) -> None:
+        """Waits until the last start has taken so many steps, or the run is done."""
         runs.wait_for(
-            lambda: (
-                " | eta" in self.said().rpartition("supervise: restart")[2]
-                or self.process.poll() is not None
-            )
+            lambda: self.steps_taken() >= count or self.process.poll() is not None
         )
 
     def wait_for_another_start(self, before: int) -> None:
@@ -112,9 +116,9 @@ def kill(folder: Path, count: int, kills: int) -> dict[str, Any]:
     while done < kills:
         if random.random() < 0.3:
             time.sleep(random.uniform(0.1, start / 3))
-        else:  # once it takes steps again
-            run.wait_for_steps()
-            time.sleep(random.uniform(0.0, 1.3 * EVERY * float(STEP)))
+        else:  # by steps, so that it makes progress on a loaded machine, too
+            run.wait_for_steps(random.randint(1, 2 * EVERY))
+            time.sleep(random.uniform(0.0, 0.2))
         pids = run.alive()
         if run.process.poll() is not None:
             break

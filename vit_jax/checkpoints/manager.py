@@ -144,6 +144,8 @@ class Checkpoints:
         """Turns a failed write into one error; what comes next opens a new writer."""
         try:
             yield
+        except jax.errors.JaxRuntimeError:
+            raise  # a process is lost, which is no matter of the folder
         except Exception as error:  # orbax passes on whatever its backends raise
             from vit_jax.checkpoints import failing  # which few runs need
 
