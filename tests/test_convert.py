@@ -269,6 +269,21 @@ def test_what_is_converted_has_a_digest_that_is_checked(
     pretrained.load(tmp_path / name)
 
 
+def test_a_folder_of_arrays_has_the_digests_of_its_files(source, tmp_path):
+    target = tmp_path / "target.bv"
+    convert.run(str(source), target, "big_vision_scan")
+    said = (tmp_path / "target.bv.sha256").read_text().splitlines()
+    below = {str(x.relative_to(tmp_path)) for x in target.rglob("*") if x.is_file()}
+    assert {line.split("  ")[1] for line in said} == below
+    pretrained.load(target)
+    chunk = max((x for x in target.rglob("*") if x.is_file()), key=lambda x: x.name)
+    content = chunk.read_bytes()
+    chunk.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    name = str(chunk.relative_to(tmp_path))
+    with pytest.raises(errors.UserError, match=f"{name} is not what target.bv.sha256"):
+        pretrained.load(target)
+
+
 def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
     def full(weights, path, dialect):
         path.mkdir()

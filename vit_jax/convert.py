@@ -184,7 +184,7 @@ def _write(weights: files.Weights, target: Path, dialect: str) -> None:
         raise
     _remove(digests.beside(target))  # of what was there
     _replace(partial, target)
-    if target.is_file():
+    if target.is_file() or dialect != OURS and not (target / safetensors.FILE).exists():
         digests.write(target)
 
 

@@ -27,7 +27,7 @@ from vit_jax.host import files as host_files
 from vit_jax.learning import lora as lora_lib
 from vit_jax.settings import documents
 from vit_jax.weights import files, outputs, source
-from vit_jax.weights.formats import safetensors, sidecars
+from vit_jax.weights.formats import digests, safetensors, sidecars
 from vit_jax.weights.source import Tensors
 
 DIALECT = "peft"
@@ -178,7 +178,7 @@ def read(path: str | Path) -> Adapter:
     with source.reading(str(file), safetensors.KIND):
         metadata = safetensors.read_metadata(file)
         said = _said(metadata)
-        with safetensors.open(file) as opened:
+        with digests.checked(safetensors.open(file)) as opened:
             tensors = dict(opened)
     parts: dict[str, dict[tuple[str, int], np.ndarray]] = {}
     head = {}
@@ -285,6 +285,7 @@ def write(run: str, target: Path) -> dict[str, Any]:
         target.mkdir(parents=True, exist_ok=True)
         host_files.write_whole(target / CONFIG, json.dumps(described, indent=2))
         safetensors.write(Tensors.of(tensors), target / TENSORS, metadata)
+        digests.write(target / TENSORS)
     except OSError as error:
         raise errors.UserError(f"{target} cannot be written: {error}") from error
     size = (target / TENSORS).stat().st_size

@@ -1,4 +1,7 @@
-"""The SHA-256 of a file of weights, in a file beside it as `sha256sum` writes it."""
+"""The SHA-256 of weights, in a file beside them as `sha256sum` writes it.
+
+Of a folder of arrays it has a line for each file below.
+"""
 
 import functools
 import hashlib
@@ -12,26 +15,36 @@ from vit_jax.host import files as host_files
 from vit_jax.weights.source import Tensors
 
 SUFFIX = ".sha256"
-MAX_BYTES = 10_000
+MAX_BYTES = 16 << 20
 
 
 def beside(path: Path) -> Path:
-    """Returns where the digest of a file is."""
+    """Returns where the digest of a file or folder is."""
     return path.with_name(path.name + SUFFIX)
 
 
 def write(path: Path) -> None:
-    """Writes a file's digest beside it, for `sha256sum -c` as well."""
-    host_files.write_whole(beside(path), f"{_digest(path)}  {path.name}\n")
+    """Writes the digest of a file or folder beside it, for `sha256sum -c` as well."""
+    files = _files(path)
+    lines = [f"{_digest(files[name])}  {name}\n" for name in files]
+    host_files.write_whole(beside(path), "".join(lines))
+
+
+def _files(path: Path) -> dict[str, Path]:
+    """A file, or those in a folder, as `sha256sum` names them from the folder above."""
+    if path.is_file():
+        return {path.name: path}
+    below = sorted(file for file in path.rglob("*") if file.is_file())
+    return {file.relative_to(path.parent).as_posix(): file for file in below}
 
 
 def checked(tensors: Tensors) -> Tensors:
-    """Returns tensors whose file is compared with its digest before the first is read.
+    """Returns tensors whose files are compared with their digests before one is read.
 
     Where there is no digest they are as they were; names and shapes need no check.
 
     Args:
-        tensors: With the file's path as their label.
+        tensors: With the path of the file or folder as their label.
     """
     path = Path(tensors.label)
     if not beside(path).is_file():
@@ -39,11 +52,17 @@ def checked(tensors: Tensors) -> Tensors:
 
     @functools.cache
     def check() -> None:
-        wanted, got = _said(beside(path)), _digest(path)
-        if got != wanted:
+        said, files = _said(beside(path)), _files(path)
+        if path.is_file():  # whatever it was called when that was written
+            said = {path.name: next(iter(said.values()))}
+        for name, wanted in said.items():
+            got = _digest(files[name]) if name in files else "none: it is gone"
+            if got == wanted:
+                continue
             raise errors.UserError(
-                f"{path} is not what {beside(path).name} says; it was changed or is "
-                f"damaged.\n  wanted sha256 {wanted}\n  got    sha256 {got}\n"
+                f"{path.parent / name} is not what {beside(path).name} says; it was "
+                f"changed or is damaged.\n  wanted sha256 {wanted}\n  got    sha256 "
+                f"{got}\n"
                 "Copy it again; if the change is meant, remove the file of the digest."
             )
 
@@ -61,15 +80,16 @@ def checked(tensors: Tensors) -> Tensors:
     )
 
 
-def _said(path: Path) -> str:
+def _said(path: Path) -> dict[str, str]:
+    """Digests by the names of their files."""
     with path.open("rb") as stream:
         text = stream.read(MAX_BYTES).decode(errors="replace")
-    found = re.search(r"\b[0-9a-fA-F]{64}\b", text)
+    found = re.findall(r"\b([0-9a-fA-F]{64})\b(?: [ *](.*))?", text)
     if not found:
         raise errors.UserError(
             f"{path} holds no SHA-256, which has 64 digits; remove it."
         )
-    return found[0].lower()
+    return {name: digest.lower() for digest, name in found}
 
 
 def _digest(path: Path) -> str:
