@@ -245,17 +245,31 @@ def test_the_papers_figures():
         (["a.npz", "digits", "--rates=hyperrule"], "is of BiT"),
         (["a.npz", "digitz"], 'Did you mean "digits"'),
         (["a.npz", "digits", "--train_split=test"], "want a --dev_split"),
+        (["a.npz", "digits", "--model=B,16"], "want a name, as in B/16"),
         (["a.npz", "digits", "--config.totl=1"], 'Did you mean "total"'),
         (["a.npz", "x=digits", "x=folder:tests"], "no image|no images|holds"),
         (["a.npz", "vtab_dtd", "--config.data.data_dir=/x"], "no task is prepared"),
     ],
 )
 def test_a_mistake_is_refused_before_any_run(words, message, tmp_path):
-    argv = ["transfer", *words, "--model=B/16", f"--workdir={tmp_path / 'new'}"]
+    argv = ["transfer", "--model=B/16", *words, f"--workdir={tmp_path / 'new'}"]
     with commands.own_flags("transfer") as module:
         with pytest.raises(errors.UserError, match=message) as caught:
             module._main(module._parse(argv))
     assert str(caught.value).count("\n") < 10 and not (tmp_path / "new").exists()
+
+
+def test_a_checkpoint_is_looked_at_before_any_run(tmp_path, monkeypatch):
+    def of(checkpoint):
+        raise errors.UserError(f"{checkpoint} does not exist")
+
+    monkeypatch.setattr(model, "of", of)
+    for more in ([], ["--model=B/16"]):
+        argv = ["transfer", "a.npz", "digits", f"--workdir={tmp_path / 'new'}", *more]
+        with commands.own_flags("transfer") as module:
+            with pytest.raises(errors.UserError, match="a.npz does not exist"):
+                module._main(module._parse(argv))
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_dry_run_prints_what_is_known(tmp_path, capsys):

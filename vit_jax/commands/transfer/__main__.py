@@ -33,6 +33,8 @@ from vit_jax.commands.transfer import plan, table, targets
 from vit_jax.settings import recipe, validation
 
 _DATA_DIR = "--config.data.data_dir="
+_MODEL = re.compile(r"[A-Za-z0-9_.+/-]*")
+LONGEST_MODEL = 60  # letters
 # What the protocol decides, and the flag of ours that changes it.
 OURS = {
     "optimizer.lr": "--rates",
@@ -112,6 +114,9 @@ def _planned(argv: list[str], workdir: Path) -> plan.Transfer:
     seeds, retries = _seeds(given.seeds), given.retries
     splits = targets.Splits(given.train_split, given.dev_split, given.test_split)
     rates = given.rates.split(",")
+    if len(given.model) > LONGEST_MODEL or not _MODEL.fullmatch(given.model):
+        raise errors.UserError(f"--model={given.model[:99]}: want a name, as in B/16")
+    unread = bool(given.model) and not given.dry_run
     model = given.model or model_lib.of(checkpoint)
     dirs = [word.removeprefix(_DATA_DIR) for word in fixed if _DATA_DIR in word]
     data_dir = dirs[-1] if dirs else ""
@@ -134,6 +139,8 @@ def _planned(argv: list[str], workdir: Path) -> plan.Transfer:
         points = transfer.dev_points(one)
         for point in [*points, *transfer.test_points(one, one.settings[0])[:1]]:
             sweep.check(point.arguments)
+    if unread:  # before each run says that there is none
+        model_lib.of(checkpoint)
     return transfer
 
 
