@@ -187,6 +187,8 @@ def _data(config: ConfigDict) -> None:
     config.data.class_names = ""  # TXT or CSV file; "": as the data has them
     config.data.data_dir = ""  # of TFDS; "": $TFDS_DATA_DIR, else ~/tensorflow_datasets
     config.data.train_split = "train"
+    config.data.classes = ""  # that are kept: names by commas, or a file; "": all
+    config.data.balance = 0.0  # 1: classes equally often; 0.5: by the root of sizes
     config.data.repeats = 1  # of an image in a batch, each augmented anew (DeiT: 3)
     config.data.cache = "auto"  # none | ram | device | auto
     config.data.threads = 0  # decoding threads; 0: one a core

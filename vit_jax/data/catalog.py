@@ -160,7 +160,7 @@ def describe(dataset: str, *, data_dir: str = "") -> DatasetInfo:
     Raises:
         errors.UserError: neither in the catalog nor prepared, or a damaged dataset.
     """
-    if naming.split(dataset)[0] == "digits":
+    if _is_digits(dataset):
         from vit_jax.data import digits
 
         _refuse_columns(dataset)
@@ -206,7 +206,7 @@ def open_source(dataset: str, split: str, *, data_dir: str = "") -> sources.Sour
         errors.UserError: not prepared (with the command that prepares it), a wrong
             split, or damaged files.
     """
-    if naming.split(dataset)[0] == "digits":
+    if _is_digits(dataset):
         from vit_jax.data import digits
 
         _refuse_columns(dataset)
@@ -270,6 +270,11 @@ def _folder_path(dataset: str) -> Path | None:
     return path if dataset and dataset not in ROWS and path.is_dir() else None
 
 
+def _is_digits(dataset: str) -> bool:
+    bare, columns = naming.split(dataset)
+    return bare == "digits" and not columns.classes
+
+
 def _refuse_columns(dataset: str) -> None:
     bare, columns = naming.split(dataset)
     if columns:
@@ -281,14 +286,18 @@ def _refuse_columns(dataset: str) -> None:
 
 def _present(dataset: str, data_dir: str) -> Opened | None:
     """The dataset if it is there; of the kinds' readers only its own is loaded."""
-    if dataset.partition(":")[0] in naming.FORMS and ":" in dataset:
-        from vit_jax.data import forms
-
-        return forms.opened(dataset, data_dir)
     if dataset.startswith(naming.MIX):
         from vit_jax.data import mixtures
 
         return mixtures.opened(dataset, data_dir, describe, open_source)
+    if naming.split(dataset)[1].classes:
+        from vit_jax.data import subsets
+
+        return subsets.opened(dataset, data_dir, describe, open_source)
+    if dataset.partition(":")[0] in naming.FORMS and ":" in dataset:
+        from vit_jax.data import forms
+
+        return forms.opened(dataset, data_dir)
     bare, columns = naming.split(dataset)
     if bare in handed_over:
         return handed_over[bare]

@@ -244,6 +244,10 @@ class FolderSource:
         except OSError as error:
             raise decode.BadImage(f"cannot be read: {error.strerror}") from error
 
+    def label(self, index: int) -> int:
+        """Returns the class of an example, whose file is not read."""
+        return self._ids[self._folder.file(*self._ranges.locate(index))[1]]
+
     def name(self, index: int) -> str:
         """Returns the path of the file."""
         return self._folder.file(*self._ranges.locate(index))[0]

@@ -38,6 +38,7 @@ def train_loader(
     process_count: int = 1,
     rows: np.ndarray | None = None,
     repeats: int = 1,
+    balance: float = 0.0,
     threads: int = 0,
     cache: str = "auto",
     max_corrupt: float = 0.01,
@@ -56,6 +57,7 @@ def train_loader(
         rows: That this process reads, ascending, as `mesh.local_rows` has them; None:
             [p * b/P, (p + 1) * b/P) for process p of P.
         repeats: How often an image is in a batch, each time with draws of its own.
+        balance: How much classes are made equally frequent, 0 to 1: `orders.balanced`.
         threads: That decode; 0 is one a core.
         cache: "none"; "ram" keeps the decoded images in host memory; "device" keeps
             them on the devices of `sharding`, and batches come out as global arrays;
@@ -72,7 +74,7 @@ def train_loader(
     if len(source) < 1:
         raise errors.UserError("the training split holds no example")
     local = orders.rows_of(
-        *(orders.of(source, seed), batch_size),
+        *(orders.of(source, seed, balance), batch_size),
         process_index=process_index,
         process_count=process_count,
         rows=rows,

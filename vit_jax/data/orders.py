@@ -32,12 +32,20 @@ class Weighted(Protocol):
 _BLOCK = 1 << 16
 
 
-def of(source: Any, seed: int) -> Order:
+def of(source: Any, seed: int, balance: float = 0.0) -> Order:
     """Returns the order of a source: epochs, each example once in each.
 
+    Args:
+        source: See `sources`.
+        seed: Of the order.
+        balance: See `balanced`; 0: examples are alike.
+
     Raises:
-        errors.UserError: a source with too small a weight.
+        errors.UserError: a source with too small a weight, or labels that cannot be
+            balanced.
     """
+    if balance:
+        return balanced(source, seed, balance)
     if isinstance(source, Weighted) and source.weights:
         return weighted(seed, source.sizes, source.weights)
     size = len(source)
@@ -47,8 +55,9 @@ def of(source: Any, seed: int) -> Order:
 def weighted(seed: int, sizes: Sequence[int], weights: Sequence[float]) -> Order:
     """Returns an order in which sources come by their weights, in epochs of their own.
 
-    Of every `_BLOCK` positions each source has a fixed number, in an order that is
-    drawn, so which example of a source a position reads is known without the others.
+    Of every `_BLOCK` positions (more of many sources) each source has a fixed number,
+    in an order that is drawn, so which example of a source a position reads is known
+    without the others.
 
     Args:
         seed: Of the order.
@@ -58,13 +67,14 @@ def weighted(seed: int, sizes: Sequence[int], weights: Sequence[float]) -> Order
     Raises:
         errors.UserError: a weight so small that a source would never come.
     """
-    shares = np.asarray(weights, np.float64) * (_BLOCK / np.sum(weights))
+    block = max(_BLOCK, 256 * len(sizes))
+    shares = np.asarray(weights, np.float64) * (block / np.sum(weights))
     quotas = np.floor(shares).astype(np.int64)
     largest = np.argsort(quotas - shares, kind="stable")
-    quotas[largest[: _BLOCK - quotas.sum()]] += 1
+    quotas[largest[: block - quotas.sum()]] += 1
     if quotas.min() < 1:
         raise errors.UserError(
-            f"a weight of {min(weights):g} is less than one in {_BLOCK} of all; want a "
+            f"a weight of {min(weights):g} is less than one in {block} of all; want a "
             "larger one, or the dataset left out"
         )
     first, ends = np.cumsum(quotas) - quotas, np.cumsum(quotas)
@@ -72,9 +82,9 @@ def weighted(seed: int, sizes: Sequence[int], weights: Sequence[float]) -> Order
     starts = np.cumsum(each) - each
 
     def order(positions: np.ndarray) -> np.ndarray:
-        slots = draws.shuffled(seed, positions, _BLOCK, "mixture")
+        slots = draws.shuffled(seed, positions, block, "mixture")
         which = np.searchsorted(ends, slots, side="right")
-        ranks = positions // _BLOCK * quotas[which] + slots - first[which]
+        ranks = positions // block * quotas[which] + slots - first[which]
         return starts[which] + draws.shuffled_each(seed, which, ranks, each[which])
 
     return order
@@ -107,6 +117,35 @@ class Rows:
         distinct = -(-self.batch_size // self.repeats)
         places = int(step) * distinct + self.local % distinct
         return positions, self.order(places)
+
+
+def balanced(source: Any, seed: int, balance: float) -> Order:
+    """Returns an order in which a class of n examples has the weight n^(1 - balance).
+
+    Args:
+        source: Of one label an example.
+        seed: Of the order.
+        balance: 1: all classes come equally often; 0.5: by the root of their sizes.
+
+    Raises:
+        errors.UserError: several labels an example, or a mixture.
+    """
+    from vit_jax.data import subsets
+
+    if isinstance(source, Weighted) and source.weights:
+        raise errors.UserError(
+            f"data.balance={balance:g} of a mixture, whose parts have weights already; "
+            "want one of both"
+        )
+    labels = subsets.labels_of(source)
+    if labels.ndim != 1 or labels.dtype.kind != "i" or not 0 < balance <= 1:
+        raise errors.UserError(
+            f"data.balance={balance:g}; wanted 0 to 1, of one class an example"
+        )
+    by_class = np.argsort(labels, kind="stable")
+    counts = np.unique(labels, return_counts=True)[1]
+    order = weighted(seed, counts.tolist(), (counts ** (1 - balance)).tolist())
+    return lambda positions: by_class[order(positions)]
 
 
 def rows_of(

@@ -28,7 +28,7 @@ _NONE: dict[str, Any] = {"times": 0, "offsets": []}
 
 def examples(exp: experiment.Experiment, source: Any, batch: int) -> list[str]:
     """Returns what the examples of a batch are called, over all processes."""
-    order = orders.of(source, exp.seed)
+    order = orders.of(source, exp.seed, exp.data.balance)
     rows = orders.rows_of(order, exp.batch_size, repeats=exp.data.repeats)
     _, indices = rows.at(batch)
     return [sources.describe_example(source, int(index)) for index in indices]

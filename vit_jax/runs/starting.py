@@ -136,6 +136,7 @@ def train_batches(exp: experiment.Experiment, source: Any) -> "TrainLoader":
         process_count=jax.process_count(),
         rows=mesh_lib.local_rows(exp.mesh, exp.batch_size),
         repeats=data.repeats,
+        balance=data.balance,
         threads=data.threads,
         cache=data.cache,
         max_corrupt=data.max_corrupt,

@@ -20,10 +20,11 @@ NUMBER = "number:"
 MIX = "mix:"  # several datasets: see `data.mixtures`
 # What a label column begins with that is computed, see `data.label_rules`.
 RULE = "rule:"
-_PART = r"(image|label|names)=[^,#=]+"
+_PART = r"(image|label|names|classes)=[^,#=]+"
 _COLUMNS = re.compile(rf"#({_PART}(,{_PART})*)$")
 # The key of `config.data` of each column.
 KEYS = {"image": "image_column", "label": "label_column", "names": "class_names"}
+KEYS |= {"classes": "classes"}
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,16 @@ class Columns:
         image: The column, feature or key of the images.
         label: That of the labels.
         names: A file with the names of the classes, in their order.
+        classes: Those that are kept: names by commas, or a file of them.
     """
 
     image: str = ""
     label: str = ""
     names: str = ""
+    classes: str = ""
 
     def __bool__(self) -> bool:
-        return bool(self.image or self.label or self.names)
+        return bool(self.image or self.label or self.names or self.classes)
 
     @property
     def numeric(self) -> bool:

@@ -18,6 +18,7 @@ class Data:
         data_dir: of TFDS, or "".
         train_split: what is trained on.
         repeats: see `loader.train_loader`, like all that follow.
+        balance: see there.
         cache: see there.
         threads: see there.
         max_corrupt: see there.
@@ -28,6 +29,7 @@ class Data:
     data_dir: str
     train_split: str
     repeats: int
+    balance: float
     cache: str
     threads: int
     max_corrupt: float
