@@ -160,12 +160,6 @@ def describe(dataset: str, *, data_dir: str = "") -> DatasetInfo:
     Raises:
         errors.UserError: neither in the catalog nor prepared, or a damaged dataset.
     """
-    if _is_digits(dataset):
-        from vit_jax.data import digits
-
-        _refuse_columns(dataset)
-        sizes = {name: len(index) for name, index in digits.members().items()}
-        return DatasetInfo("digits", 10, sizes, digits.CLASSES, False, prepared=True)
     name = _row_name(dataset)
     found = _present(dataset, data_dir)
     if found is not None:
@@ -206,11 +200,6 @@ def open_source(dataset: str, split: str, *, data_dir: str = "") -> sources.Sour
         errors.UserError: not prepared (with the command that prepares it), a wrong
             split, or damaged files.
     """
-    if _is_digits(dataset):
-        from vit_jax.data import digits
-
-        _refuse_columns(dataset)
-        return digits.opened(split)
     found = _present(dataset, data_dir)
     if found is None:
         raise _not_prepared(dataset, data_dir)
@@ -270,11 +259,6 @@ def _folder_path(dataset: str) -> Path | None:
     return path if dataset and dataset not in ROWS and path.is_dir() else None
 
 
-def _is_digits(dataset: str) -> bool:
-    bare, columns = naming.split(dataset)
-    return bare == "digits" and not columns.classes
-
-
 def _refuse_columns(dataset: str) -> None:
     bare, columns = naming.split(dataset)
     if columns:
@@ -299,6 +283,11 @@ def _present(dataset: str, data_dir: str) -> Opened | None:
 
         return forms.opened(dataset, data_dir)
     bare, columns = naming.split(dataset)
+    if bare == "digits":
+        from vit_jax.data import digits
+
+        _refuse_columns(dataset)
+        return digits.Digits()
     if bare in handed_over:
         return handed_over[bare]
     directory = _find(bare, data_dir)
