@@ -194,6 +194,7 @@ def _data(config: ConfigDict) -> None:
     config.data.threads = 0  # decoding threads; 0: one a core
     # Unreadable images beyond it stop the run: a share; above 1 their number
     config.data.max_corrupt = 0.02
+    config.data.read_timeout = 0.0  # seconds for a batch's images, else 42; 0: any
     config.data.damaged = "use"  # JPEGs that libjpeg warns of: use | corrupt
     config.data.exif = "turn"  # photographs as they say | stored, as TensorFlow reads
     config.data.flip = True  # random horizontal flip

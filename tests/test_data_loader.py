@@ -294,3 +294,26 @@ def test_evaluation_may_be_left_early():
     for batch in loader.eval_loader(toys(100), EVAL, batch_size=4):
         assert batch["mask"].all()
         break
+
+
+def test_storage_that_does_not_answer_is_an_error_in_time():
+    answers = threading.Event()
+
+    class Silent:
+        def __len__(self):
+            return 8
+
+        def __getitem__(self, index):
+            answers.wait(60)
+            return {"image": np.zeros((8, 8, 3), np.uint8), "label": 0}
+
+    resized = transforms.make("train", "resize", image_size=8)
+    options = {"batch_size": 4, "seed": 0, "cache": "none", "threads": 2}
+    batches = loader.train_loader(Silent(), resized, read_timeout=0.1, **options)
+    try:
+        with pytest.raises(TimeoutError, match="no images in 0.1 s") as caught:
+            batches.batch(0)
+        batches.close()  # which waits for none of them
+        assert not answers.is_set() and errors.transient(caught.value)
+    finally:
+        answers.set()

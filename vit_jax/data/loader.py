@@ -8,6 +8,7 @@ change what the global batch holds.
 
 import collections
 import concurrent.futures
+import errno
 import itertools
 import math
 import os
@@ -42,6 +43,7 @@ def train_loader(
     threads: int = 0,
     cache: str = "auto",
     max_corrupt: float = 0.01,
+    read_timeout: float = 0.0,
     damaged: str = "use",
     sharding: "NamedSharding | None" = None,
 ) -> "TrainLoader":
@@ -64,6 +66,8 @@ def train_loader(
             "auto" picks what fits.
         max_corrupt: Share of unreadable images that is an error when exceeded; above 1
             their number.
+        read_timeout: Seconds for the images of a batch, where none are kept: storage
+            that does not answer is an error then; 0: as long as it takes.
         damaged: JPEG files that libjpeg warns of: "use" what it makes of them, or count
             them as "corrupt", which costs a second look at each file.
         sharding: Of the batch, for cache="device".
@@ -85,6 +89,8 @@ def train_loader(
     pool = concurrent.futures.ThreadPoolExecutor(_threads(threads), "decode")
     try:
         reading = _rows(choice, source, transform, corrupt, pool, sharding)
+        if isinstance(reading, _Decoding):
+            reading.timeout = read_timeout
     except BaseException:
         pool.shutdown(cancel_futures=True)
         raise
@@ -159,7 +165,8 @@ class TrainLoader:
 
     def close(self) -> None:
         """Ends the threads; the loader yields nothing afterwards."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        stuck = isinstance(self._reading, _Decoding) and self._reading.stuck
+        self._pool.shutdown(wait=not stuck, cancel_futures=True)
 
     def _start(self, step: int) -> Callable[[], Batch]:
         assert step >= 0, step
@@ -271,6 +278,9 @@ class EvalLoader:
 class _Decoding:
     """Rows read and decoded anew each time, by a pool of threads."""
 
+    # Seconds for a batch, 0: any; whether one took longer: threads may wait for ever.
+    timeout, stuck = 0.0, False
+
     def __init__(
         self,
         source: Any,
@@ -298,6 +308,10 @@ class _Decoding:
         ]
 
         def finish() -> Batch:
+            if concurrent.futures.wait(tasks, self.timeout or None).not_done:
+                self.stuck = True
+                what = f"no images in {self.timeout:g} s, data.read_timeout"
+                raise TimeoutError(errno.ETIMEDOUT, what)
             _wait(tasks)
             return {"image": images, "label": reader.stack_labels(labels)}
 

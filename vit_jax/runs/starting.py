@@ -140,6 +140,7 @@ def train_batches(exp: experiment.Experiment, source: Any) -> "TrainLoader":
         threads=data.threads,
         cache=data.cache,
         max_corrupt=data.max_corrupt,
+        read_timeout=data.read_timeout,
         damaged=data.damaged,
         sharding=mesh_lib.batch_sharding(exp.mesh),
     )

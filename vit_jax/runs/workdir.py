@@ -28,6 +28,7 @@ FREE = (
     "data.data_dir",
     "data.cache",
     "data.threads",
+    "data.read_timeout",
     "model.remat",
     "model.unroll",
     "mesh.",

@@ -22,6 +22,7 @@ class Data:
         cache: see there.
         threads: see there.
         max_corrupt: see there.
+        read_timeout: see there.
         damaged: see there.
     """
 
@@ -33,6 +34,7 @@ class Data:
     cache: str
     threads: int
     max_corrupt: float
+    read_timeout: float
     damaged: str
 
     @classmethod

@@ -233,6 +233,7 @@ CHECKS: list[tuple[str, Callable[[Any], bool], str]] = [
         lambda x: 0 <= x <= 1 or (1 < x <= 2**31 and x == int(x)),
         "a share of the images, 0 to 1, or their number, 2 or more",
     ),
+    (r"^data\.read_timeout$", *_number(0, 10**6)),
     (r"^data\.damaged$", *_one_of("use", "corrupt")),
     (r"^data\.threads$", *_number(0, 4096)),
     (r"^data\.cache$", *_one_of("none", "ram", "device", "auto")),
