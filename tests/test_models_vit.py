@@ -534,10 +534,34 @@ def test_patches_without_a_bias_are_those_with_a_bias_of_zero():
     np.testing.assert_allclose(found, model.patch_embeddings(images()), atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", layers.GELU)
+def test_the_gelu_for_gpus_is_the_gelu(kind, monkeypatch):
+    """Values and gradients, also with one derivative in forward mode."""
+    linear = layers.Linear(
+        (6,), (5,), bias_init=nnx.initializers.normal(1.0), rngs=nnx.Rngs(0)
+    )
+    graphdef, params = nnx.split(linear)
+    x = jax.random.normal(jax.random.key(1), (3, 4, 6))
+
+    def found():
+        def gelu(params, x):
+            return nnx.merge(graphdef, params).gelu(x, kind)
+
+        y, back = jax.vjp(gelu, params, x)
+        _, along = jax.jvp(gelu, (params, x), (params, x))
+        return jax.tree.leaves((y, along, back(jnp.cos(y))))
+
+    monkeypatch.setattr(layers, "may_be_cuda", lambda: False)
+    expected = found()
+    monkeypatch.setattr(layers, "may_be_cuda", lambda: True)
+    for ours, theirs in zip(found(), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
 def test_the_quick_gelu_is_its_definition():
     x = jnp.linspace(-4, 4, 33)
     np.testing.assert_allclose(
-        layers.GELU["quick"](x, jnp.zeros(1)), x / (1 + np.exp(-1.702 * x)), atol=1e-6
+        layers.GELU["quick"](x), x / (1 + np.exp(-1.702 * x)), atol=1e-6
     )
 
 

@@ -4,7 +4,6 @@ Einsum letters: b batch, n tokens (q and k), h heads, e head width.
 """
 
 import functools
-import importlib.util
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -179,13 +178,6 @@ def _einsum(
     return heads.transpose(0, 2, 1, 3)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-@functools.cache
-def _has_cudnn() -> bool:
-    """Whether the package is there with which JAX reaches cuDNN, a GPU or not."""
-    names = ("jax_cuda12_plugin", "jax_cuda13_plugin")
-    return any(importlib.util.find_spec(name) is not None for name in names)
-
-
 def _cudnn(
     queries: jax.Array, keys: jax.Array, values: jax.Array, *, tokens: int
 ) -> jax.Array:
@@ -219,20 +211,17 @@ def _dot_product(
     mask = None if terms.mask is None else jnp.asarray(terms.mask)[None, None]
     if tokens < keys.shape[1]:
         mask = (jnp.arange(keys.shape[1]) < tokens)[None, None, None]
-    # Kept for the gradient are queries, keys and values alone, as the kernel does.
-    attend = jax.checkpoint(
-        functools.partial(
-            jax.nn.dot_product_attention, bias=terms.bias, mask=mask, scale=1.0
-        ),
-        prevent_cse=False,
+    attend = functools.partial(
+        jax.nn.dot_product_attention, bias=terms.bias, mask=mask, scale=1.0
     )
     special = terms.bias is not None or terms.mask is not None
-    if special or queries.dtype == jnp.float32 or not _has_cudnn():
+    if special or queries.dtype == jnp.float32 or not layers.may_be_cuda():
         return attend(queries, keys, values)
     return jax.lax.platform_dependent(
         *(queries, keys, values),
         cuda=functools.partial(_cudnn, tokens=tokens),
-        default=attend,
+        # Keeps what the kernel keeps, or the branches are planned with the sum of both.
+        default=jax.checkpoint(attend, prevent_cse=False),
     )
 
 
