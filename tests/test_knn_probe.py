@@ -142,9 +142,11 @@ def test_what_cannot_be_is_one_error(digits):
         (knn.accuracies, {"ks": ()}, "want k >= 1"),
         (knn.accuracies, {"ks": (0,)}, "want k >= 1"),
         (knn.accuracies, {"ks": (1,), "temperature": 0.0}, "temperature above 0"),
+        (knn.accuracies, {"ks": (1,), "temperature": 1e-320}, "temperature above 0"),
         (knn.accuracies, {"ks": (1,), "weights": "far"}, "known: exp, uniform"),
         (probe.figures, {"l2": ()}, "want all of them above 0"),
         (probe.figures, {"l2": (0.0,)}, "want all of them above 0"),
+        (probe.figures, {"l2": (np.inf,)}, "above 0, and finite"),
     ):
         with pytest.raises(errors.UserError, match=message):
             measure(train, test, **options)

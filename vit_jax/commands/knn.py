@@ -25,9 +25,11 @@ def _define_flags() -> None:
 
 def _main(argv: list[str]) -> int:
     given = flags.FLAGS
-    if not all(text.strip().isdigit() for text in given.k):
-        raise errors.UserError(f"--k={','.join(given.k)}; want numbers, as in 10,20")
-    ks = [int(text) for text in given.k]
+    try:
+        ks = [int(text) for text in given.k]
+    except ValueError as error:
+        said = errors.shown(",".join(given.k))
+        raise errors.UserError(f"--k={said}; want numbers, as in 10,20") from error
     options = {"weights": given.weights, "temperature": given.temperature}
     measure = functools.partial(knn.accuracies, ks=ks, **options)
     return on_features.run(argv, "knn", {"k": ks, **options}, measure)

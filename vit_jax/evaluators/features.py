@@ -68,16 +68,26 @@ def check_single_label(info: catalog.DatasetInfo, what: str) -> None:
         )
 
 
+def check_train_split(train_split: str) -> None:
+    """Raises `UserError` for no split to learn from: "" is the one of the test."""
+    if not train_split.strip():
+        raise errors.UserError(
+            "train_split is empty: want what to learn from, as in train or train[:90%]"
+        )
+
+
 def open_both(
     context: Context, dataset: str, train_split: str, split: str
 ) -> tuple[Any, Any]:
     """Opens the examples to learn from and those to classify.
 
     Raises:
-        UserError: a dataset of several labels an image, or what `Context.open` raises.
+        UserError: a dataset of several labels an image, no split to learn from, or what
+            `Context.open` raises.
     """
     info = context.datasets.describe(dataset)
     check_single_label(info, "an evaluation of features")
+    check_train_split(train_split)
     return context.open(dataset, train_split), context.open(dataset, split)
 
 

@@ -233,6 +233,7 @@ def evaluator(
     rule = errors.lookup(RULES, l2_rule, "few-shot: l2_rule")
     l2s = rule(l2, l2_powers, several=several)
     first = errors.lookup(CHOICES, choice, "few-shot: choice")
+    _check_names(names, train_split)
     tests, trains = (
         [context.open(*pair) for pair in zip(names, _each(text, names), strict=True)]
         for text in (split, train_split)
@@ -258,7 +259,7 @@ def evaluator(
         for k in shots:
             at = best_penalty([one[k].mean(axis=0) for one, _ in found])
             for name, (one, _) in zip(names, found, strict=True):
-                start = f"{_short(name)}_" if several else ""
+                start = f"{short(name)}_" if several else ""
                 figures |= _figures(f"{start}{k}shot", one[k][:, at], first)
             if several:
                 means = [one[k][:, at].mean() for one, _ in found]
@@ -267,6 +268,18 @@ def evaluator(
         return named | {"examples": sum(size for _, size in found)}
 
     return evaluate
+
+
+def _check_names(names: Sequence[str], train_split: str) -> None:
+    """Raises `UserError` for datasets whose figures have one name, or without shots."""
+    for one in _each(train_split, names):
+        features.check_train_split(one)
+    called = [short(name) for name in names]
+    if twice := next((one for one in called if called.count(one) > 1), ""):
+        raise errors.UserError(
+            f"few-shot: two of the datasets are called {twice!r}, and so would their "
+            "figures be; want each once, or an evaluation for each"
+        )
 
 
 def _figures(name: str, values: np.ndarray, first: bool) -> dict[str, float]:
@@ -289,7 +302,7 @@ def _each(text: str, names: Sequence[str]) -> list[str]:
     return splits * len(names) if len(splits) == 1 else splits
 
 
-def _short(dataset: str) -> str:
+def short(dataset: str) -> str:
     """What the figures of one of several datasets begin with."""
     name, _, rest = dataset.partition(":")
     path = rest if rest and not rest[0].isdigit() else ""  # else a version

@@ -155,7 +155,8 @@ def accuracies(
 
 def _check(ks: Sequence[Any], weights: str, temperature: float) -> None:
     whole = [k for k in ks if isinstance(k, int | np.integer) and k >= 1]
-    if not whole or len(whole) < len(ks) or not temperature > 0:
+    # Cosines are divided by it in float32.
+    if not whole or len(whole) < len(ks) or not np.float32(temperature) > 0:
         raise errors.UserError(
             f"knn: k={list(ks)}, temperature={temperature}; want k >= 1 and a "
             "temperature above 0"

@@ -267,11 +267,11 @@ def figures(
 
 
 def _check(l2: Sequence[Any], max_iterations: int, tolerance: float) -> None:
-    good = [one for one in l2 if isinstance(one, int | float) and one > 0]
+    good = [one for one in l2 if isinstance(one, int | float) and 0 < one < np.inf]
     if not good or len(good) < len(l2) or max_iterations < 1 or not tolerance > 0:
         raise errors.UserError(
             f"probe: l2={list(l2)}, max_iterations={max_iterations}, tolerance="
-            f"{tolerance}; want all of them above 0"
+            f"{tolerance}; want all of them above 0, and finite"
         )
 
 
