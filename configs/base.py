@@ -97,8 +97,8 @@ def _run(config: ConfigDict) -> None:
     config.eval_every = "5%"
     config.save_every = "1000 steps"
     config.keep = 2  # newest checkpoints to keep
-    # "val/top1": beside them that of the best figure (a loss: the least), which readers
-    # take as WORKDIR:best; "": none
+    # "val/top1": beside them that of the best figure (loss, mse, mae: the least), which
+    # readers take as WORKDIR:best; "": none
     config.keep_best = ""
     config.stop_after = 0  # the run ends after so many in a row no better; 0: never
 

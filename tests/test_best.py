@@ -11,6 +11,9 @@ from configs import base, quickstart
 from vit_jax import checkpoint as command
 from vit_jax import errors, evaluate, evaluators, experiment, train
 from vit_jax.checkpoints import best, disk, manager
+from vit_jax.data import labels
+from vit_jax.data.preprocessing import Preprocessing
+from vit_jax.evaluators import figures
 from vit_jax.parallel import mesh
 from vit_jax.runs import companions
 from vit_jax.weights import pretrained
@@ -31,7 +34,9 @@ def test_what_is_better():
     assert judged("val/top1", nan, 0.5, 0.5, nan, 0.6) == [
         *((0, 1), (2, 0), (2, 1), (2, 2), (5, 0))
     ]
-    assert judged("val/loss", 2.0, 3.0, 1.0) == [(1, 0), (1, 1), (3, 0)]
+    for figure in ("val/loss", "val/mse", "val/mae"):
+        assert judged(figure, 2.0, 3.0, 1.0) == [(1, 0), (1, 1), (3, 0)]
+    assert judged("val/r2", -2.0, 0.5, 0.1) == [(1, 0), (2, 0), (2, 1)]
 
 
 # What the evaluation of each step says, as if the model became better and worse.
@@ -198,7 +203,10 @@ def test_it_ends_where_nothing_is_better(one_device, tmp_path, told, caplog):
         ({"keep_best": "top1"}, "want the figure of an evaluation, as in"),
         ({"keep_best": "", "stop_after": 3}, "want the figure of an evaluation"),
         ({"keep_best": "vall/top1"}, "no evaluation 'vall'; .*mean \"val\""),
-        ({"keep_best": "val/top5"}, "no figure 'top5'; it has top1.*mean \"top1\""),
+        (
+            {"keep_best": "val/top5"},
+            "no figure 'top5' to choose by; it has top1.*mean \"top1\"",
+        ),
     ],
 )
 def test_what_says_no_best_is_one_error(one_device, tmp_path, changes, words):
@@ -206,3 +214,52 @@ def test_what_says_no_best_is_one_error(one_device, tmp_path, changes, words):
         train.run(config(**changes), tmp_path, one_device)
     with pytest.raises(errors.UserError, match="no best checkpoint.*keep_best=EVAL"):
         pretrained.describe(f"{tmp_path}:best")
+
+
+@pytest.mark.parametrize(
+    "one, figure, words",
+    [
+        (base.classify("test"), "topp1", 'it has top1, top5, loss.*mean "top1"'),
+        (base.classify("test"), "examples", "no figure 'examples' to choose by"),
+        (base.fewshot("train", "test"), "5shots", '1shot, 5shot, .*mean "5shot"'),
+        (base.knn("train", "test"), "10nn", "it has 20nn"),
+        (base.probe("train", "test"), "l2", "it has top1, dev"),
+    ],
+)
+def test_a_figure_misspelt_is_told_before_anything_starts(
+    one_device, tmp_path, one, figure, words
+):
+    wanted = config(keep_best=f"val/{figure}")
+    base.set_evals(wanted, val=one)
+    with pytest.raises(errors.UserError, match=words):
+        train.run(wanted, tmp_path / "run", one_device)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", ["classify", "fewshot", "knn", "probe"])
+def test_figures_known_before_are_those_that_evaluations_have(one_device, kind):
+    def forward(params, images):
+        rows = images.reshape(len(images), -1)[:, :8].astype(np.float32)
+        return {"features": rows, "logits": np.zeros((len(rows), 10), np.float32)}
+
+    context = evaluators.Context(
+        datasets=evaluators.Datasets("digits", ""),
+        forward=forward,
+        preprocessing=Preprocessing(image_size=(2, 2)),
+        outputs=labels.Side("the model", 10),
+        batch_size=512,
+        mesh=one_device,
+    )
+    options = base.EVALUATIONS[kind]("digits").to_dict()
+    options |= {"shots": (1, 2), "seeds": 2} if kind == "fewshot" else {}
+    options |= {"l2": (1.0,), "max_iterations": 9} if kind == "probe" else {}
+    options |= {"split": "test[:50]", "train_split": "train[:50]"}
+    options.pop("train_split" if kind == "classify" else "", None)
+    if kind != "classify":  # of "" the usual split is that of the test
+        with pytest.raises(errors.UserError, match="train_split is empty"):
+            evaluators.make(options | {"train_split": ""}, context)
+    found = evaluators.make(options, context)({})
+    told = figures.Told("digits", options, 10, multi_label=False)
+    more = {"examples", "corrupt", "l2", "1shot_std", "2shot_std"}
+    known = set(figures.deciding(kind, told)) - ({"dev"} if kind == "probe" else set())
+    assert known and known == set(found) - more

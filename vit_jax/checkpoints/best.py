@@ -19,6 +19,7 @@ from vit_jax.host import files
 FILE = "best.json"
 NAME = ":best"  # what an address of the best checkpoint of a workdir ends in
 _MOST_BYTES = 1 << 26
+LEAST = ("loss", "mse", "mae")  # what the best has least of
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,12 @@ START = Judgement(0, 0, None, 0)
 
 
 def is_better(figure: str, value: float, than: float | None) -> bool:
-    """Returns whether a value is better: higher, or lower where it is a loss."""
+    """Returns whether a value is better: higher, or lower of a loss or an error."""
     if not math.isfinite(value):
         return False
     if than is None:
         return True
-    return value < than if figure.endswith("loss") else value > than
+    return value < than if figure.endswith(LEAST) else value > than
 
 
 def judge(figure: str, before: Judgement, step: int, value: float) -> Judgement:

@@ -303,7 +303,7 @@ def _each(text: str, names: Sequence[str]) -> list[str]:
 
 
 def short(dataset: str) -> str:
-    """What the figures of one of several datasets begin with."""
+    """Returns what the figures of one of several datasets begin with."""
     name, _, rest = dataset.partition(":")
     path = rest if rest and not rest[0].isdigit() else ""  # else a version
     return path.rstrip("/").rpartition("/")[2] or name.replace("/", "_")

@@ -3,13 +3,16 @@
 import dataclasses
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
 
 from vit_jax import errors, experiment
 from vit_jax.checkpoints import agreement, best, disk, manager
+from vit_jax.evaluators import figures as figures_lib
+from vit_jax.learning import losses
+from vit_jax.settings.sections import EvalSettings
 
 
 def _checked(exp: experiment.Experiment) -> tuple[str, str]:
@@ -21,13 +24,35 @@ def _checked(exp: experiment.Experiment) -> tuple[str, str]:
             "of an evaluation, as in keep_best=val/top1, and how many evaluations in a "
             "row may have no better one before the run ends, 0 for any number"
         )
-    names = [one.name for one in exp.evals]
-    if evaluation not in names:
+    evals = {one.name: one for one in exp.evals}
+    if evaluation not in evals:
         raise errors.UserError(
             f"keep_best={exp.keep_best!r}: the run has no evaluation {evaluation!r}; "
-            f"it has {', '.join(names) or 'none'}.{errors.suggest(evaluation, names)}"
+            f"it has {', '.join(evals) or 'none'}.{errors.suggest(evaluation, evals)}"
         )
+    known = _deciding(exp, evals[evaluation])
+    if known and figure not in known:
+        raise _no_figure(exp.keep_best, known)
     return evaluation, figure
+
+
+def _deciding(exp: experiment.Experiment, one: EvalSettings) -> Sequence[str]:
+    """The figures of an evaluation that can say which model is best, where known."""
+    told = figures_lib.Told(
+        dataset=one.dataset,
+        options=one.options,
+        classes=exp.architecture.num_classes,
+        multi_label=losses.problem_of(exp.loss) == "multi_label",
+    )
+    return figures_lib.deciding(one.kind, told)
+
+
+def _no_figure(keep_best: str, known: Collection[str]) -> errors.UserError:
+    evaluation, _, figure = keep_best.partition("/")
+    return errors.UserError(
+        f"keep_best={keep_best!r}: {evaluation} has no figure {figure!r} to choose by; "
+        f"it has {errors.shown(', '.join(known))}.{errors.suggest(figure, known)}"
+    )
 
 
 class Best:
@@ -105,10 +130,7 @@ class Best:
         if name != self._evaluation or step <= self.last.step:
             return False
         if self._name not in figures:
-            raise errors.UserError(
-                f"keep_best={self._figure!r}: {name} has no figure {self._name!r}; it "
-                f"has {', '.join(figures)}.{errors.suggest(self._name, figures)}"
-            )
+            raise _no_figure(self._figure, figures)
         found = figures[self._name]
         value = math.nan if found is None else float(found)
         self.last = best.judge(self._figure, self.last, step, value)
