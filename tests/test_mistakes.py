@@ -118,6 +118,27 @@ MAIN = {
     "a patch too large": (f"{QUICK} --config.model.image_size=18", "18"),
     "heads that do not divide": (f"{QUICK} --config.model.heads=5", "5"),
     "an unknown pool": (f"{QUICK} --config.model.pool=avg", "map"),
+    "images too often": (f"{QUICK_TINY} --config.data.repeats=999", "repeats=999"),
+    "a balance of weights": (
+        f"{QUICK_TINY} --config.data.balance=1 --config.data.dataset=mix:1*digits",
+        "data.balance=1 of a mixture",
+    ),
+    "a weight that never comes": (
+        f"{QUICK_TINY} --config.data.dataset=mix:999999*digits,1*digits",
+        "less than one",
+    ),
+    "classes of a mixture": (
+        f"{QUICK} --config.data.classes=1 --config.data.dataset=mix:1*digits",
+        "data.classes and columns",
+    ),
+    "work of the host on the device": (
+        f"{QUICK_TINY} --config.data.cache=device --config.data.train.erase=0.5",
+        'cache="device" keeps images',
+    ),
+    "crops on the device": (
+        f"{QUICK_TINY} --config.data.cache=device",
+        'cache="device" cannot resample images',
+    ),
     "half a mean": (f"{QUICK} --config.data.mean=1", "data.mean"),
     "an unknown cache": (f"{QUICK} --config.data.cache=disk", "data.cache"),
     "an unknown crop": (f"{QUICK} --config.data.train.transform=crop", "transform"),

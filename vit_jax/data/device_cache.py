@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vit_jax import errors
 from vit_jax.data import reader, resident, transforms
 
 
@@ -29,19 +28,7 @@ class DeviceRows:
         Raises:
             errors.UserError: the transform resamples, which happens on the host alone.
         """
-        size = resident.common_size(source, transform.turn)
-        if transform.augments:
-            raise errors.UserError(
-                'cache="device" keeps images as they are, and cannot serve what the '
-                f"host draws anew each time (data.train.{transform.augments}); use "
-                'cache="ram", which keeps the decoded images, or "auto"'
-            )
-        slices = resident.as_slices(transform, size)
-        if slices is None:
-            raise errors.UserError(
-                f'cache="device" cannot resample images ({transform.name!r} of '
-                f'{size[0]}x{size[1]} images); use cache="ram" or "auto"'
-            )
+        slices, size = resident.for_devices(source, transform)
         images, labels = resident.load_padded(source, slices, size, corrupt, pool)
         replicated = jax.sharding.NamedSharding(
             sharding.mesh, jax.sharding.PartitionSpec()

@@ -90,6 +90,23 @@ def weighted(seed: int, sizes: Sequence[int], weights: Sequence[float]) -> Order
     return order
 
 
+def check_weightless(source: Any, balance: float) -> None:
+    """Raises `UserError` where classes of a mixture are to be balanced."""
+    if isinstance(source, Weighted) and source.weights:
+        raise errors.UserError(
+            f"data.balance={balance:g} of a mixture, whose parts have weights already; "
+            "want one of both"
+        )
+
+
+def check_balance(balance: float, *, one_label: bool) -> None:
+    """Raises `UserError` unless classes can be balanced so."""
+    if not 0 < balance <= 1 or not one_label:
+        raise errors.UserError(
+            f"data.balance={balance:g}; wanted 0 to 1, of one class an example"
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class Rows:
     """The rows of every batch that one process reads.
@@ -132,16 +149,10 @@ def balanced(source: Any, seed: int, balance: float) -> Order:
     """
     from vit_jax.data import subsets
 
-    if isinstance(source, Weighted) and source.weights:
-        raise errors.UserError(
-            f"data.balance={balance:g} of a mixture, whose parts have weights already; "
-            "want one of both"
-        )
+    check_weightless(source, balance)
     labels = subsets.labels_of(source)
-    if labels.ndim != 1 or labels.dtype.kind != "i" or not 0 < balance <= 1:
-        raise errors.UserError(
-            f"data.balance={balance:g}; wanted 0 to 1, of one class an example"
-        )
+    single = labels.ndim == 1 and labels.dtype.kind == "i"
+    check_balance(balance, one_label=single)
     by_class = np.argsort(labels, kind="stable")
     counts = np.unique(labels, return_counts=True)[1]
     order = weighted(seed, counts.tolist(), (counts ** (1 - balance)).tolist())
@@ -164,12 +175,17 @@ def rows_of(
             shares.
     """
     local = local_rows(batch_size, process_index, process_count, rows)
+    check_repeats(repeats, batch_size)
+    return Rows(order, batch_size, local, repeats)
+
+
+def check_repeats(repeats: int, batch_size: int) -> None:
+    """Raises `UserError` unless an image can be so often in a batch."""
     if not isinstance(repeats, int) or not 1 <= repeats <= batch_size:
         raise errors.UserError(
             f"data.repeats={repeats!r}; wanted how often an image is in a batch of "
             f"{batch_size}, 1 or more"
         )
-    return Rows(order, batch_size, local, repeats)
 
 
 def local_rows(

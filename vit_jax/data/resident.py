@@ -167,6 +167,30 @@ def common_size(source: Any, turn: bool = True) -> tuple[int, int]:
     raise errors.UserError(f"none of {len(source)} images can be read, nor {name}")
 
 
+def for_devices(
+    source: Any, transform: transforms.Transform
+) -> tuple[transforms.PadCrop, tuple[int, int]]:
+    """Returns the windows that a transform is on images of the size there is.
+
+    Raises:
+        errors.UserError: it changes pixels, which happens on the host alone.
+    """
+    size = common_size(source, transform.turn)
+    if transform.augments:
+        raise errors.UserError(
+            'cache="device" keeps images as they are, and cannot serve what the '
+            f"host draws anew each time (data.train.{transform.augments}); use "
+            'cache="ram", which keeps the decoded images, or "auto"'
+        )
+    slices = as_slices(transform, size)
+    if slices is None:
+        raise errors.UserError(
+            f'cache="device" cannot resample images ({transform.name!r} of '
+            f'{size[0]}x{size[1]} images); use cache="ram" or "auto"'
+        )
+    return slices, size
+
+
 class HostRows:
     """Batches gathered from decoded, padded images in host memory."""
 

@@ -100,17 +100,22 @@ def train_source(exp: experiment.Experiment) -> Any:
     """Opens the training split.
 
     Raises:
-        UserError: it is not there; with what shows the model without it.
+        UserError: it is not there; with what shows the model without it. Or it cannot
+            be read as the run wants it.
     """
+    from vit_jax.data import beforehand  # which loads when a run is made
+
     data = exp.data
     try:
-        return catalog.open_source(
+        source = catalog.open_source(
             data.dataset, data.train_split, data_dir=data.data_dir
         )
     except errors.UserError as error:
         if exp.info.prepared or data.dataset != "imagenet2012":
             raise
         raise errors.UserError(f"{error}\n{_try_digits(exp)}") from error
+    beforehand.check(source, exp.train_transform, data, exp.info, exp.batch_size)
+    return source
 
 
 def batch_after(workdir: Path) -> Callable[[int], int]:

@@ -100,5 +100,7 @@ def of_run(section: Mapping[str, Any]) -> str:
     """Returns the name of a run's dataset with its columns, of `config.data`."""
     columns = of_section(section)
     if columns and section["dataset"].startswith(MIX):
-        raise errors.UserError(f"columns of parts of {MIX} are theirs: 1*NAME#label=X")
+        raise errors.UserError(
+            f"data.classes and columns of parts of {MIX} are theirs: 1*NAME#label=X"
+        )
     return join(section["dataset"], columns)

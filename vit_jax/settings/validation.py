@@ -238,7 +238,7 @@ CHECKS: list[tuple[str, Callable[[Any], bool], str]] = [
     (r"^data\.threads$", *_number(0, 4096)),
     (r"^data\.cache$", *_one_of("none", "ram", "device", "auto")),
     (r"^data\.device_trivial$", *_number(0, 10)),
-    (r"^data\.device_erase$", *_number(0, 1)),
+    (r"^data\.(device_erase|balance)$", *_number(0, 1)),
     (r"^data\.mix\.(mixup|cutmix)$", *_number(0, 1000)),
     (r"^data\.mix\.(switch|share)$", *_number(0, 1)),
     (r"^data\.mean$", *_triple(-255, 255)),
