@@ -139,6 +139,10 @@ MAIN = {
         f"{QUICK_TINY} --config.data.cache=device",
         'cache="device" cannot resample images',
     ),
+    "a teacher of nobody": (
+        f"{QUICK} --config.distill.teacher=x.npz",
+        "objective=distillation",
+    ),
     "half a mean": (f"{QUICK} --config.data.mean=1", "data.mean"),
     "an unknown cache": (f"{QUICK} --config.data.cache=disk", "data.cache"),
     "an unknown crop": (f"{QUICK} --config.data.train.transform=crop", "transform"),

@@ -108,6 +108,13 @@ OBJECTIVES: dict[str, Row] = {
 }
 
 
+# Group, key and objective of what asks for one by being set.
+_OF_ONE = (
+    ("distill", "teacher", "distillation"),
+    ("flexible", "patches", "flexible"),
+)
+
+
 def make(
     name: str, info: catalog.DatasetInfo, settings: Mapping[str, Any]
 ) -> Objective:
@@ -122,6 +129,12 @@ def make(
         UserError: an unknown name, or options that no run could have.
     """
     row = errors.lookup(OBJECTIVES, name, "objective")
+    for group, key, of in _OF_ONE:
+        if name != of and group in settings and settings[group][key]:
+            raise errors.UserError(
+                f"{group}.{key}={settings[group][key]!r} is without effect where "
+                f"objective={name!r}; want --config.objective={of}, or none of it"
+            )
     options: dict[str, Any] = {}
     for key in row.options:
         value = settings[key]
