@@ -2,6 +2,7 @@
 
 import csv
 import json
+import warnings
 
 import jax
 import numpy as np
@@ -15,7 +16,7 @@ from configs import base
 from vit_jax import errors, evaluate, experiment, train
 from vit_jax.checkpoints import checkpoint
 from vit_jax.data import catalog
-from vit_jax.data.forms import parquet
+from vit_jax.data.forms import labelling, parquet
 from vit_jax.evaluators import regress
 from vit_jax.learning import regression
 from vit_jax.settings import naming
@@ -171,3 +172,9 @@ def test_a_name_with_numbers_goes_both_ways():
     name = naming.join("csv:a.csv", naming.Columns(label="number:age"))
     bare, columns = naming.split(name)
     assert (bare, columns.numeric, columns.plain.label) == ("csv:a.csv", True, "age")
+
+
+def test_a_number_too_large_is_one_error_and_no_warning():
+    with pytest.raises(errors.UserError, match="4.png: label .*a finite number"):
+        with warnings.catch_warnings(action="error"):
+            labelling.raw_numbers([["1e300"]], lambda index: "4.png")

@@ -107,7 +107,8 @@ def raw_numbers(values: Sequence[Any], name: Callable[[int], str]) -> Raw:
     for index, value in enumerate(values):
         several = isinstance(value, list | tuple | np.ndarray)
         try:
-            row = np.array(value if several else [value], np.float32)
+            with np.errstate(over="ignore"):  # inf is refused below
+                row = np.array(value if several else [value], np.float32)
         except (TypeError, ValueError):
             row = np.array([np.nan])
         if (
