@@ -109,6 +109,7 @@ def test_every_address_of_the_readme_is_understood(offline):
         "hf://timm/vit_base_patch16_224.augreg_in21k",
         "https://example.org/model.safetensors#sha256=" + 64 * "0",
         augreg.resolve("augreg:B/16"),
+        augreg.resolve("augreg:B/16"),
     ]
 
 
