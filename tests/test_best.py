@@ -140,7 +140,8 @@ def test_the_best_stands_beside_the_newest(whole):
         (4, "before the save"),
         pytest.param(4, "before the record", marks=pytest.mark.slow),
         pytest.param(4, "after it", marks=pytest.mark.slow),
-        (10, "before the record"),  # a step that was saved before its evaluation
+        # A step that was saved before its evaluation.
+        pytest.param(10, "before the record", marks=pytest.mark.slow),
     ],
 )
 def test_a_kill_changes_neither_the_best_nor_the_patience(

@@ -83,7 +83,7 @@ def losses():
     ("layout", "variant"),
     [
         ("zero1", "flat"),
-        ("zero1", "microbatches"),
+        pytest.param("zero1", "microbatches", marks=pytest.mark.slow),
         ("fsdp", "loop"),
         ("fsdp", "microbatches"),
     ],
