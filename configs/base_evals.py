@@ -50,7 +50,7 @@ def evaluation(
 
 def prepared(one: ConfigDict, **images: object) -> ConfigDict:
     """An evaluation with other images: `transform="resize_crop"` and the like."""
-    changed = ConfigDict(one).lock()  # a key that it does not have is an error
+    changed = ConfigDict(one.to_dict()).lock()  # a key it has not is an error
     changed.update(images)
     return changed
 

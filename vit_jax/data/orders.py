@@ -27,6 +27,8 @@ class Weighted(Protocol):
     sizes: Sequence[int]
     weights: Sequence[float]
 
+    def __len__(self) -> int: ...
+
 
 # Positions of which every source has as many as its weight says, to a whole number.
 _BLOCK = 1 << 16

@@ -164,10 +164,10 @@ def _orthogonal(momentum: float, dtype: Any) -> optax.GradientTransformation:
     def mean(old: jax.Array, new: jax.Array) -> jax.Array:
         return momentum * old.astype(new.dtype) + (1.0 - momentum) * new
 
-    def update(grads: Any, state: Momentum, params: Any = None) -> tuple[Any, Momentum]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Momentum]:
         del params
-        mu = jax.tree.map(mean, state.mu, grads)
-        ahead = jax.tree.map(mean, mu, grads)
+        mu = jax.tree.map(mean, state.mu, updates)
+        ahead = jax.tree.map(mean, mu, updates)
         stored = jax.tree.map(lambda leaf: leaf.astype(dtype), mu)
         return tree.map_named(_scaled, ahead), Momentum(stored)
 
