@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vit_jax import errors, models
-from vit_jax.data import catalog
 from vit_jax.learning import classification, losses, passes
 from vit_jax.models import layers
 from vit_jax.types import Batch, LossFn, Metrics, Params
@@ -40,34 +39,29 @@ KINDS: dict[str, Distance] = {"soft": soft, "hard": hard}
 
 
 @dataclass(frozen=True)
-class Distillation:
+class Distillation(classification.Classification):
     """A head over classes, drawn to a teacher and to the labels.
 
     A model with pool="distilled" has two: the first is drawn to the labels alone, the
     second to the teacher. Of another model the only one is drawn to both.
 
     Attributes:
-        info: The dataset that is trained on.
-        loss: Of the labels, a key of `losses.LOSSES`.
-        label_smoothing: As `classification.Classification` has it.
         teacher: A checkpoint with a head for the same classes, as `vit_jax.load` takes.
         kind: A key of `KINDS`.
         temperature: Of "soft".
         share: How much of the loss is the teacher's; the rest is that of the labels.
 
     Raises:
-        UserError: no teacher, or values without a meaning.
+        UserError: no teacher, labels that are numbers, or values without a meaning.
     """
 
-    info: catalog.DatasetInfo
-    loss: str
-    label_smoothing: float
     teacher: str
     kind: str
     temperature: float
     share: float
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         errors.lookup(KINDS, self.kind, "distill.kind")
         if not self.teacher:
             raise errors.UserError(
@@ -79,15 +73,6 @@ class Distillation:
                 f"distill.temperature={self.temperature}, distill.share={self.share}; "
                 "want a temperature above 0, and a share above 0 and up to 1"
             )
-
-    def outputs(self, architecture: models.Architecture) -> models.Architecture:
-        """Returns the model with a head over classes and none over patches."""
-        none = {"mask_token": False, "patch_outputs": 0}
-        return models.with_options(architecture, none)
-
-    def labels(self, rows: int) -> jax.ShapeDtypeStruct:
-        """Returns the labels as the dataset has them."""
-        return losses.labels_of(self.info, rows)
 
     def frozen(self) -> tuple[str, ...]:
         """Returns the teacher."""
@@ -126,9 +111,6 @@ class Distillation:
             return value, metrics | {"loss": value, "agreement": agreement}
 
         return loss_fn
-
-    def make_evaluation(self, bound: passes.Bound) -> None:
-        """Returns None: evaluators see the logits."""
 
 
 def _scores(

@@ -12,26 +12,19 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax import errors, models
-from vit_jax.data import catalog
-from vit_jax.learning import classification, losses, passes
+from vit_jax.learning import classification, passes
 from vit_jax.models import flexible
 from vit_jax.types import Batch, LossFn, Metrics, Params
 
 
 @dataclass(frozen=True)
-class Flexible:
+class Flexible(classification.Classification):
     """A head over classes, above patches of several sizes.
 
     Attributes:
-        info: The dataset that is trained on.
-        loss: A key of `losses.LOSSES`.
-        label_smoothing: As `classification.Classification` has it.
         patches: Sizes in pixels, each as likely; all divide the images.
     """
 
-    info: catalog.DatasetInfo
-    loss: str
-    label_smoothing: float
     patches: Sequence[int]
 
     def outputs(self, architecture: models.Architecture) -> models.Architecture:
@@ -58,16 +51,7 @@ class Flexible:
             )
         for patch in self.patches:
             architecture.replace(patch=(patch, patch))  # says what does not divide
-        none = {"mask_token": False, "patch_outputs": 0}
-        return models.with_options(architecture, none)
-
-    def labels(self, rows: int) -> jax.ShapeDtypeStruct:
-        """Returns the labels as the dataset has them."""
-        return losses.labels_of(self.info, rows)
-
-    def frozen(self) -> tuple[str, ...]:
-        """Returns none: there is no model beside the one that is trained."""
-        return ()
+        return super().outputs(architecture)
 
     def make_loss(self, bound: passes.Bound) -> LossFn:
         """Returns the loss over raw batches, at a patch size that the key draws.
@@ -92,9 +76,6 @@ class Flexible:
             return jax.lax.switch(index, branches, params, batch, key)
 
         return loss_fn
-
-    def make_evaluation(self, bound: passes.Bound) -> None:
-        """Returns None: evaluators see the logits at the model's own patch size."""
 
 
 def with_patch(bound: passes.Bound, patch: int) -> passes.Bound:
