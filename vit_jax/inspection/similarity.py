@@ -1,0 +1,31 @@
+"""Cosine similarity, of tokens to one patch and of all pairs."""
+
+import numpy as np
+
+
+def cosines(vectors: np.ndarray) -> np.ndarray:
+    """Returns the cosines between all rows of [n, d], float32 [n, n].
+
+    A row of zeros has 0 with every other, and 1 with itself as all have.
+    """
+    wide = np.asarray(vectors, np.float64)
+    lengths = np.linalg.norm(wide, axis=-1, keepdims=True)
+    unit = np.divide(wide, lengths, out=np.zeros_like(wide), where=lengths > 0)
+    found = np.clip(unit @ unit.T, -1, 1)
+    np.fill_diagonal(found, 1)
+    return found.astype(np.float32)
+
+
+def to_patch(tokens: np.ndarray, patch: tuple[int, int]) -> np.ndarray:
+    """Returns the cosine of each patch's token to that of one patch.
+
+    Args:
+        tokens: [rows, columns, d], as `model.features(images, layers=...)` gives them.
+        patch: (row, column).
+
+    Returns:
+        float32 [rows, columns], 1 at the patch.
+    """
+    rows, columns, width = tokens.shape
+    number = np.ravel_multi_index(patch, (rows, columns))
+    return cosines(tokens.reshape(-1, width))[number].reshape(rows, columns)
