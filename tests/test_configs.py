@@ -41,6 +41,7 @@ RECIPES = [
     ("quickstart", None),
     ("cifar10", None),
     ("cifar10", "gpu"),
+    ("cifar10", "small"),
     ("augreg", None),
     ("vit_s16_baseline", None),
     ("deit", "S/16"),
