@@ -25,8 +25,11 @@ COPIES = {
     "SECURITY.md": "security.md",
     "launch/README.md": "launching.md",
     **{
-        path.relative_to(REPOSITORY).as_posix(): f"benchmarks/{path.stem.lower()}.md"
-        for path in (REPOSITORY / "benchmarks").glob("*.md")
+        path.relative_to(
+            REPOSITORY
+        ).as_posix(): f"{path.parent.name}/{path.stem.lower()}.md"
+        for folder in ("benchmarks", "benchmarks/studies")
+        for path in (REPOSITORY / folder).glob("*.md")
     },
 }
 

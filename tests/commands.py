@@ -53,7 +53,7 @@ def _module(command: str) -> ModuleType:
 
 def parse(command: str, argv: list[str]) -> list[str]:
     """What is left of `argv` after the command's own way to parse it."""
-    if command in ("push", "sweep", "transfer"):
+    if command in ("push", "studies", "sweep", "transfer"):
         return _module(command)._parse(argv)
     known = cli.parse_recipe if command in OF_A_RECIPE else cli.parse_flags
     return known(argv)

@@ -38,6 +38,9 @@ COMMANDS = {
         "Fine-tunes as the paper measures it, and tables.",
         TRAIN,
     ),
+    "studies": Command(
+        "vit_jax.studies", "Compares ways to train by a rule fixed before.", TRAIN
+    ),
     "supervise": Command(
         "vit_jax.commands.supervise", "Runs a command again until it is done.", TRAIN
     ),

@@ -12,6 +12,7 @@ HERE = Path(__file__).resolve().parent
 TESTS = HERE.parent.parent / "tests" / "test_structure.py"
 # What a level is for, in a few words.
 WORDS = {
+    12: "comparisons by a rule fixed before",
     11: "commands",
     10: "the loop, and commands that Python calls too",
     9: "folders, metrics, stops, several processes",

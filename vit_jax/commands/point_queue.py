@@ -31,7 +31,10 @@ PROGRAM = (sys.executable, "-m", "vit_jax.main")
 IN_CHILD = cli.end_with_parent if sys.platform == "linux" else None
 LONGEST_ERROR = 300
 POLL = 1.0  # seconds between looks at what other processes run
-NEW = {"status": "waiting", "exit_code": None, "error": "", "seconds": 0.0}
+NEW = {
+    **{"status": "waiting", "exit_code": None, "error": ""},
+    **{"seconds": 0.0, "cpu_seconds": 0.0},
+}
 
 
 class Point(NamedTuple):
@@ -156,9 +159,10 @@ class Queue(abc.ABC):
         self._write(point.name)
         code, out, err = errors.EXIT_RETRY, "", ""
         for _ in range(1 + self._retries):
-            began = time.monotonic()
+            began, spent = time.monotonic(), _cpu_seconds()
             code, out, err = self._start(point, log)
             row["seconds"] += round(time.monotonic() - began, 1)
+            row["cpu_seconds"] += round(_cpu_seconds() - spent, 2)
             if self._stopped or not (code == errors.EXIT_RETRY or code < 0):
                 break
         row["exit_code"] = code
@@ -268,6 +272,12 @@ def _turn(folder: Path) -> Iterator[None]:
             stack.callback(os.close, file)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _cpu_seconds() -> float:
+    """The CPU time of all runs that ended, the user's and the system's."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def _error(code: int, said: str) -> str:

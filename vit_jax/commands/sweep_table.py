@@ -144,6 +144,9 @@ def read(path: Path) -> list[dict[str, Any]]:
     kinds = {**texts, **kinds, "seconds": (int, float), "exit_code": (int, type(None))}
     try:
         record = documents.checked(documents.read(path), {"points": list})
-        return [documents.checked(point, kinds) for point in record["points"]]
+        known = [documents.checked(point, kinds) for point in record["points"]]
+        # Older versions did not measure it.
+        known = [{"cpu_seconds": 0.0, **point} for point in known]
+        return [documents.checked(p, {"cpu_seconds": (int, float)}) for p in known]
     except errors.UserError as error:
         raise errors.UserError(f"{error}; want another --workdir") from error

@@ -1,0 +1,202 @@
+"""Studies: their runs in order, over kills too, and what their rules say."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import commands
+import numpy as np
+import pytest
+
+from vit_jax import errors, studies
+from vit_jax.commands import point_queue
+from vit_jax.studies import augmentation, report, running, study
+from vit_jax.studies.study import Before, Study
+
+# Trains nothing: notes that it ran, and prints a figure that is a rule of its flags.
+STUB = """
+import json, os, pathlib, signal, sys
+flags = dict(word.lstrip("-").split("=", 1) for word in sys.argv[1:])
+workdir = pathlib.Path(flags["workdir"])
+workdir.mkdir(exist_ok=True)
+with open(workdir / "starts", "a") as file:
+    file.write("x")
+if (workdir.parent / "kill").exists() and workdir.name.endswith("seed=1"):
+    os.kill(os.getppid(), signal.SIGKILL)
+    signal.pause()  # we end with it
+seed, rate = int(flags["config.seed"]), float(flags.get("config.optimizer.lr", 0))
+decay = float(flags.get("config.optimizer.layer_decay", 1))
+if "config.init_from" in flags:
+    assert (pathlib.Path(flags["config.init_from"]) / "starts").exists()
+dev = 0.5 - abs(rate - decay * 1e-2)
+figures = {"dev/top1": dev, "test/top1": decay + seed / 100 + rate}
+print(json.dumps({"workdir": str(workdir), **figures}))
+"""
+DECAY, ONE = "decay", "one rate"
+TINY = Study(
+    question="Is it?",
+    rule="It is.",
+    config="quickstart",
+    flags=("--config.init_from={start}",),
+    before={"start": Before("cifar10", ("--config.total=1 steps",))},
+    arms={DECAY: ("--config.optimizer.layer_decay=0.3",), ONE: ()},
+    settings={f"lr {r}": (f"--config.optimizer.lr={r}",) for r in ("3e-3", "1e-2")},
+    dev=("--config.evals.dev.split=train[9:]",),
+    seeds=(0, 1),
+    verdict=study.better(ONE, DECAY),
+)
+NAMES = [
+    *("before_start_seed=0", "dev_decay_lr-3e-3_seed=0", "dev_decay_lr-1e-2_seed=0"),
+    *("dev_one-rate_lr-3e-3_seed=0", "dev_one-rate_lr-1e-2_seed=0"),
+    *("test_decay_seed=0", "test_decay_seed=1"),
+    *("test_one-rate_seed=0", "test_one-rate_seed=1"),
+]
+
+
+def of_stub(folder, fixed=("--config.batch_size=8",)):
+    program = (sys.executable, "-S", str(folder / "stub.py"))
+    return running.Running(
+        *("tiny", TINY, folder), fixed=fixed, retries=0, program=program
+    )
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    # No code between fork and exec here, where JAX has threads; the command has none.
+    monkeypatch.setattr(point_queue, "IN_CHILD", None)
+    (tmp_path / "stub.py").write_text(STUB)
+    return tmp_path
+
+
+def starts(folder):
+    return {p.parent.name: len(p.read_text()) for p in folder.glob("*/starts")}
+
+
+def test_a_study_that_is_killed_goes_on(folder):
+    """Its first seed is done, and its second kills the process that runs the study."""
+    (folder / "kill").touch()
+    script = (
+        "import pathlib, sys; sys.path.insert(0, 'tests'); import test_studies\n"
+        f"test_studies.of_stub(pathlib.Path({str(folder)!r})).run()"
+    )
+    died = subprocess.run([sys.executable, "-c", script], capture_output=True)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    assert starts(folder) == dict.fromkeys(NAMES[:7], 1)
+    (folder / "kill").unlink()
+    run = of_stub(folder)
+    assert run.results().holds is None
+    assert run.run() == 0 and list(run.rows) == NAMES
+    assert starts(folder) == dict.fromkeys(NAMES, 1) | {NAMES[6]: 2}
+    assert run.total() == len(NAMES)
+
+    # Each arm has the best rate of its own, and the start that came before.
+    assert [run.chosen(arm) for arm in TINY.arms] == ["lr 3e-3", "lr 1e-2"]
+    assert run.rows[NAMES[6]]["arguments"] == [
+        *("--config=quickstart", f"--config.init_from={folder / NAMES[0]}"),
+        *("--config.optimizer.layer_decay=0.3", "--config.optimizer.lr=3e-3"),
+        *("--config.batch_size=8", "--config.seed=1"),
+    ]
+    assert run.rows[NAMES[0]]["arguments"] == [
+        *("--config=cifar10", "--config.total=1 steps"),
+        *("--config.batch_size=8", "--config.seed=0"),
+    ]
+    found = run.results()
+    assert found.figures[DECAY] == pytest.approx({"0": 0.303, "1": 0.313})
+    assert found.holds and found.verdict.startswith(
+        "one rate over decay: +70.70 points"
+    )
+
+    page = (folder / "tiny.md").read_text()
+    assert "**It holds.** one rate over decay" in page
+    line = "| one rate | lr 1e-2 | 101.00 | 102.00 | 101.50 ± 0.71 (2) |"
+    assert line in page and "| one rate | 49.30 | 50.00 |" in page
+    lines = (folder / "results.jsonl").read_text().splitlines()
+    assert [json.loads(one)["run"] for one in lines] == [
+        *("before", *["dev"] * 4, *["test"] * 4)
+    ]
+    assert 0 < sum(json.loads(one)["cpu_seconds"] for one in lines) < 20
+
+
+def test_nothing_starts_from_a_run_that_failed(folder):
+    (folder / "stub.py").write_text("import sys; sys.exit('error: no luck')")
+    run = of_stub(folder)
+    assert run.run() != 0 and list(run.rows) == NAMES[:1]
+    assert run.results()[2:] == (None, "4 runs are not done.")
+
+
+def test_the_margin_of_two_samples():
+    ours, theirs = [0.5, 0.6, 0.7], [0.2, 0.3, 0.4]
+    found = study.margin(ours, theirs)
+    assert found == pytest.approx((0.3, np.std(ours, ddof=1)))
+    assert found.counts and not found.against
+    assert study.margin(theirs, ours).against
+    close = study.margin([0.5, 0.6, 0.7], [0.31, 0.41, 0.51])
+    assert not close.counts and not close.against  # 0.19 is less than twice 0.1
+
+
+def test_verdicts_of_given_results():
+    few = {augmentation.FLIP: [0.4, 0.41, 0.42], "a": [0.1, 0.11, 0.12]}
+    holds, text = augmentation.verdict(few)
+    assert not holds and "a harms: -30.00 points (deviation 1.00)" in text
+    holds, text = augmentation.verdict(few | {"b": [0.5, 0.51, 0.52]})
+    assert holds and "b helps: +10.00" in text
+    assert not augmentation.verdict(few | {"b": [0.4, 0.42, 0.44]}).holds
+    assert study.better("b", "a")({"a": [0.1, 0.2], "b": [0.9, 0.8]}).holds
+    assert not study.better("b", "a")({"a": [0.1, 0.2], "b": [0.1, 0.3]}).holds
+
+
+@pytest.mark.parametrize("name", studies.STUDIES)
+def test_the_runs_of_every_study_are_accepted(name, tmp_path, capsys):
+    argv = ["studies", "run", name, "--dry_run", f"--workdir={tmp_path / 'new'}"]
+    with commands.own_flags("studies") as module:
+        assert module._main(module._parse(argv)) == 0
+    one = studies.STUDIES[name]
+    run = running.Running(name, one, tmp_path, fixed=(), retries=0)
+    assert len(capsys.readouterr().out.splitlines()) == len(run.plan()) > 0
+    assert len(one.seeds) >= 3 and one.rule.endswith(".")
+    assert name in report.page(name, one, [], run.results(), ())
+
+
+def test_the_list_has_the_questions(capsys):
+    with commands.own_flags("studies") as module:
+        assert module._main(module._parse(["studies", "list"])) == 0
+    out = capsys.readouterr().out
+    assert all(one.question in out for one in studies.STUDIES.values())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "want list, or run NAME"),
+        (["run"], "want list, or run NAME"),
+        (["run", "layer_decoy"], 'Did you mean "layer_decay"'),
+        (["run", "layer_decay", "--config.seed=1"], "a study has its own seeds"),
+        (["run", "layer_decay", "--config=cifar10"], "a study has its own recipe"),
+        (["run", "layer_decay", "--config.totl=1"], 'Did you mean "total"'),
+    ],
+)
+def test_a_mistake_is_refused_before_any_run(words, message, tmp_path):
+    argv = ["studies", *words, f"--workdir={tmp_path / 'new'}"]
+    with commands.own_flags("studies") as module:
+        with pytest.raises(errors.UserError, match=message):
+            module._main(module._parse(argv))
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+def test_a_study_trains(tmp_path, monkeypatch):
+    monkeypatch.setattr(point_queue, "IN_CHILD", None)
+    tiny = Study(
+        question="",
+        rule="",
+        config="quickstart",
+        flags=("--config.total=3 steps", "--config.eval_every="),
+        arms={"a": (), "b": ("--config.optimizer.lr=0.01",)},
+        seeds=(0, 1),
+        verdict=study.better("a", "b"),
+    )
+    run = running.Running("tiny", tiny, tmp_path, fixed=(), retries=0)
+    assert run.run() == 0
+    assert {row["status"] for row in run.rows.values()} == {"done"}
+    assert run.results().holds is not None

@@ -1,0 +1,48 @@
+"""Layer decay against one rate, in fine-tuning on few images of other classes."""
+
+from vit_jax.studies import study
+from vit_jax.studies.study import Before, Study
+
+SHAPE = ("--config.model.name=Ti/8", "--config.model.heads=2")
+DECAY, ONE = "layer decay 0.75", "one rate"
+
+STUDY = Study(
+    question="Does a layer decay of 0.75 (MAE, BEiT) fine-tune better than one rate "
+    "for all layers, from 5 classes of CIFAR-10 to 500 images of the other 5?",
+    rule="With the best of three rates each, chosen on other images by the first seed, "
+    "layer decay is better if its mean test accuracy over three seeds is above that of "
+    "one rate by more than twice the pooled deviation over seeds.",
+    config="cifar10",
+    before={
+        "pretrained": Before(
+            "cifar10",
+            (
+                *SHAPE,
+                "--config.data.classes=airplane,automobile,bird,cat,deer",
+                "--config.total=3 epochs",
+                "--config.batch_size=64",
+                "--config.eval_every=",
+            ),
+        )
+    },
+    flags=(
+        *SHAPE,
+        "--config.init_from={pretrained}",
+        "--config.data.classes=dog,frog,horse,ship,truck",
+        "--config.data.train_split=train[:500]",
+        "--config.total=20 epochs",
+        "--config.eval_every=",
+        "--config.save_every=",
+    ),
+    arms={DECAY: ("--config.optimizer.layer_decay=0.75",), ONE: ()},
+    settings={
+        f"lr {rate}": (f"--config.optimizer.lr={rate}",)
+        for rate in ("3e-4", "1e-3", "3e-3")
+    },
+    dev=(
+        "--config.evals.test=none",
+        "--config.evals.dev=classify",
+        "--config.evals.dev.split=train[500:2500]",
+    ),
+    verdict=study.better(DECAY, ONE),
+)

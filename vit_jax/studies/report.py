@@ -1,0 +1,188 @@
+"""What a study found: as lines of JSON, and as a table in Markdown."""
+
+import json
+import re
+import shlex
+import statistics
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from vit_jax.commands import sweep_table
+from vit_jax.studies.study import Study
+
+Row = Mapping[str, Any]
+DATA_DIR = "--config.data.data_dir="
+WIDTH = 98
+
+
+class Found(NamedTuple):
+    """What is known of a study.
+
+    Attributes:
+        figures: Of each seed whose run is done, by the arm and the seed.
+        chosen: Each arm's setting; None: not known.
+        holds: What the rule says; None: runs are left or failed.
+        verdict: Why.
+    """
+
+    figures: dict[str, dict[str, float]]
+    chosen: dict[str, str | None]
+    holds: bool | None
+    verdict: str
+
+
+def found(study: Study, rows: Sequence[Row], chosen: Mapping[str, str | None]) -> Found:
+    """Returns what the runs say so far.
+
+    Args:
+        study: What is compared.
+        rows: What is known of each run.
+        chosen: The setting of each arm, as far as it is known.
+    """
+    figures: dict[str, dict[str, float]] = {arm: {} for arm in study.arms}
+    for row in rows:
+        values = row["values"]
+        if row["status"] == "done" and values["run"] == "test":
+            figures[values["arm"]][values["seed"]] = row["figures"][study.figure]
+    missing = len(study.arms) * len(study.seeds) - sum(map(len, figures.values()))
+    if missing:
+        return Found(figures, dict(chosen), None, f"{missing} runs are not done.")
+    verdict = study.verdict({arm: list(of.values()) for arm, of in figures.items()})
+    return Found(figures, dict(chosen), verdict.holds, verdict.text)
+
+
+def lines(rows: Sequence[Row]) -> str:
+    """Returns a line of JSON of each run."""
+    keys = ("status", "error", "seconds", "cpu_seconds", "figures")
+    found = ({**row["values"], **{key: row[key] for key in keys}} for row in rows)
+    return "".join(f"{json.dumps(one)}\n" for one in found)
+
+
+def page(
+    name: str, study: Study, rows: Sequence[Row], found: Found, fixed: Sequence[str]
+) -> str:
+    """Returns the study in Markdown: question, rule, command, table, verdict.
+
+    Args:
+        name: Of the study.
+        study: What is compared.
+        rows: What is known of each run.
+        found: What they say.
+        fixed: Flags of every run that the command line gave.
+    """
+    answer = {True: "It holds.", False: "It does not hold.", None: "Not known yet."}
+    spent = sum(row["cpu_seconds"] for row in rows)
+    given = [f"{DATA_DIR}DIR" if w.startswith(DATA_DIR) else w for w in fixed]
+    command = shlex.join(["vit_jax", "studies", "run", name, *given])
+    parts = [
+        f"# Study: {name}",
+        _wrapped(study.question),
+        _wrapped(f"Rule, fixed before the first run: {study.rule}"),
+        _wrapped(f"**{answer[found.holds]}** {found.verdict}"),
+        sweep_table.markdown(table(study, rows, found)).rstrip(),
+    ]
+    if len(study.settings) > 1:
+        parts.append(f"`{study.dev_figure}` of each setting, in percent, first seed:")
+        parts.append(sweep_table.markdown(_settings(study, rows)).rstrip())
+    if study.before:
+        parts.append("Before them:")
+        parts.append(sweep_table.markdown(_before(study, rows)).rstrip())
+    parts.append(
+        _wrapped(
+            f"`{study.figure}` in percent, mean ± deviation (n - 1); CPU time of all "
+            f"runs {spent / 60:.1f} minutes. Every run is `--config={study.config}` "
+            "with these flags:"
+        )
+    )
+    parts.append("\n".join(["```text", *study.flags, "```"]))
+    parts.append(f"```sh\n{command}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+def table(study: Study, rows: Sequence[Row], found: Found) -> list[list[str]]:
+    """Returns a line an arm, the headings first; figures in percent."""
+    settings = ["setting"] if len(study.settings) > 1 else []
+    seeds = [f"seed {seed}" for seed in study.seeds]
+    lines = [["arm", *settings, *seeds, "mean", "CPU time of a run", "errors"]]
+    for arm, flags in study.arms.items():
+        of = found.figures[arm]
+        runs = [r for r in rows if r["values"]["arm"] == arm and _is(r, "test")]
+        times = [row["cpu_seconds"] for row in runs if row["status"] == "done"]
+        errors = [row["error"] for row in runs if row["error"]]
+        lines.append(
+            [
+                " ".join([arm, *(f"`{_short(flag)}`" for flag in flags)]),
+                *([found.chosen[arm] or ""] if settings else []),
+                *(_percent(of.get(str(seed))) for seed in study.seeds),
+                _spread(list(of.values())),
+                f"{statistics.fmean(times):.0f} s" if times else "",
+                "; ".join(errors),
+            ]
+        )
+    if not any(line[-1] for line in lines[1:]):
+        lines = [line[:-1] for line in lines]
+    return lines
+
+
+def _settings(study: Study, rows: Sequence[Row]) -> list[list[str]]:
+    known = {
+        (row["values"]["arm"], row["values"]["setting"]): row
+        for row in rows
+        if _is(row, "dev")
+    }
+
+    def cell(arm: str, setting: str) -> str:
+        row = known.get((arm, setting))
+        if row is None or row["status"] != "done":
+            return "" if row is None else row["status"]
+        return _percent(row["figures"][study.dev_figure])
+
+    lines = [[arm, *(cell(arm, one) for one in study.settings)] for arm in study.arms]
+    return [["arm", *study.settings], *lines]
+
+
+def _before(study: Study, rows: Sequence[Row]) -> list[list[str]]:
+    known = {row["values"]["arm"]: row for row in rows if _is(row, "before")}
+    lines = []
+    for name, run in study.before.items():
+        row = known.get(name)
+        figures = {} if row is None else row["figures"]
+        flags = [f"--config={run.config}", *run.flags]
+        lines.append(
+            [
+                name,
+                " ".join(f"`{_short(flag)}`" for flag in flags),
+                _percent(figures.get(study.figure)),
+                "" if row is None else f"{row['cpu_seconds']:.0f} s",
+            ]
+        )
+    return [["run", "flags", study.figure, "CPU time"], *lines]
+
+
+def _is(row: Row, of: str) -> bool:
+    return row["values"]["run"] == of
+
+
+def _short(flag: str) -> str:
+    return flag.removeprefix("--config.").removeprefix("--")
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.2f}"
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    spread = f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{_percent(statistics.fmean(values))}{spread} ({len(values)})"
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def folder_name(text: str) -> str:
+    """Returns a text as the name of a folder."""
+    return re.sub(r"[^A-Za-z0-9_.+=-]+", "-", text)

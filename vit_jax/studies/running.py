@@ -1,0 +1,163 @@
+"""The runs of a study: which there are, in which order, and what they found."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vit_jax.commands import point_queue
+from vit_jax.commands.point_queue import Point
+from vit_jax.studies import report
+from vit_jax.studies.study import Before, Flags, Study
+
+FILE, LINES = "study.json", "results.jsonl"
+BEFORE, DEV, TEST = "before", "dev", "test"  # what a run is for
+
+
+class Running(point_queue.Queue):
+    """The runs of a study in a folder.
+
+    What comes before is run first; then each arm's settings; then, with the best one
+    of each arm, the seeds.
+    """
+
+    FILE = FILE
+
+    def __init__(
+        self,
+        name: str,
+        study: Study,
+        workdir: Path,
+        *,
+        fixed: Sequence[str],
+        retries: int,
+        program: Sequence[str] = point_queue.PROGRAM,
+    ):
+        """Reads what earlier calls left.
+
+        Args:
+            name: Of the study.
+            study: What is compared.
+            workdir: As `Queue`; flags of arms that name runs before them hold it.
+            fixed: Flags of every run, after all others.
+            retries: As `Queue`.
+            program: As `Queue`.
+        """
+        self._name, self._study, self._fixed = name, study, tuple(fixed)
+        self._folder = workdir
+        super().__init__(workdir, retries=retries, program=program)
+
+    def plan(self) -> list[Point]:
+        """Returns the runs that are known so far."""
+        before = self.before_points()
+        if any(not self._is(point, "done") for point in before):
+            return before
+        found = [
+            *before,
+            *(p for arm in self._study.arms for p in self.dev_points(arm)),
+        ]
+        for arm in self._study.arms:
+            if setting := self.chosen(arm):
+                found += self.test_points(arm, setting)
+        return found
+
+    def total(self) -> int:
+        """Returns how many runs there will be."""
+        arms = list(self._study.arms)
+        tests = len(arms) * len(self._study.seeds)
+        return (
+            len(self._study.before) + len(arms) * len(self.dev_points(arms[0])) + tests
+        )
+
+    def before_points(self) -> list[Point]:
+        """Returns the runs that arms start from."""
+        seed = self._study.seeds[0]
+        return [
+            self._point(BEFORE, name, "", seed, run)
+            for name, run in self._study.before.items()
+        ]
+
+    def dev_points(self, arm: str) -> list[Point]:
+        """Returns the runs that choose an arm's setting; none where it has one."""
+        study = self._study
+        if len(study.settings) == 1:
+            return []
+        return [
+            self._arm_point(DEV, arm, setting, study.seeds[0], study.dev)
+            for setting in study.settings
+        ]
+
+    def test_points(self, arm: str, setting: str) -> list[Point]:
+        """Returns the runs of an arm with a setting, one a seed."""
+        return [
+            self._arm_point(TEST, arm, setting, seed, ()) for seed in self._study.seeds
+        ]
+
+    def _arm_point(
+        self, of: str, arm: str, setting: str, seed: int, flags: Flags
+    ) -> Point:
+        study = self._study
+        words = (*study.flags, *study.arms[arm], *study.settings[setting], *flags)
+        return self._point(of, arm, setting, seed, Before(study.config, words))
+
+    def _point(self, of: str, name: str, setting: str, seed: int, run: Before) -> Point:
+        parts = [of, name, *([setting] if of == DEV else []), f"seed={seed}"]
+        places = {
+            other: str(self._folder / f"{BEFORE}_{other}_seed={self._study.seeds[0]}")
+            for other in self._study.before
+        }
+        return Point(
+            report.folder_name("_".join(parts)),
+            {"run": of, "arm": name, "setting": setting, "seed": str(seed)},
+            [
+                f"--config={run.config}",
+                *(_placed(word, places) for word in run.flags),
+                *self._fixed,
+                f"--config.seed={seed}",
+            ],
+        )
+
+    def _is(self, point: Point, *statuses: str) -> bool:
+        return point.name in self.rows and self.rows[point.name]["status"] in statuses
+
+    def chosen(self, arm: str) -> str | None:
+        """Returns an arm's best setting, the first of equal ones.
+
+        None where runs are left, or all failed. A setting is out where its run failed.
+        """
+        settings, points = list(self._study.settings), self.dev_points(arm)
+        if not points:
+            return settings[0]
+        if not all(self._is(point, "done", "failed") for point in points):
+            return None
+        figure = self._study.dev_figure
+        known = {
+            setting: self.rows[point.name]["figures"][figure]
+            for setting, point in zip(settings, points, strict=True)
+            if self._is(point, "done")
+        }
+        return max(known, key=lambda one: known[one]) if known else None
+
+    def results(self) -> report.Found:
+        """Returns what is known of the study."""
+        chosen = {arm: self.chosen(arm) for arm in self._study.arms}
+        return report.found(self._study, list(self.rows.values()), chosen)
+
+    def record(self) -> dict[str, Any]:
+        """Returns the verdict and what it is of."""
+        return {"study": self._name, **self.results()._asdict()}
+
+    def pages(self) -> dict[str, str]:
+        """Returns a line of JSON of each run, and the table."""
+        rows = list(self.rows.values())
+        return {
+            LINES: report.lines(rows),
+            f"{self._name}.md": report.page(
+                self._name, self._study, rows, self.results(), self._fixed
+            ),
+        }
+
+
+def _placed(word: str, places: dict[str, str]) -> str:
+    for name, place in places.items():
+        word = word.replace(f"{{{name}}}", place)
+    return word

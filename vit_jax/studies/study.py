@@ -1,0 +1,113 @@
+"""What a study is, and how two of its arms are compared."""
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+Flags = tuple[str, ...]
+Results = Mapping[str, Sequence[float]]  # the figure of each seed, by the arm's name
+
+ONLY = "only"  # the setting of a study that chooses among none
+
+
+class Verdict(NamedTuple):
+    """What the rule says of the results.
+
+    Attributes:
+        holds: Whether what the rule asks for was found.
+        text: What was found, in a few sentences.
+    """
+
+    holds: bool
+    text: str
+
+
+class Before(NamedTuple):
+    """A run that the arms start from.
+
+    Attributes:
+        config: Its recipe, as --config takes it.
+        flags: Its own; those of the study are not for it.
+    """
+
+    config: str
+    flags: Flags
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A comparison of arms, each run with several seeds.
+
+    In the flags of arms `{NAME}` is the workdir of the run `NAME` of `before`.
+
+    Attributes:
+        question: That it answers.
+        rule: That decides; it is fixed before the first run.
+        config: The recipe of every arm, as --config takes it.
+        flags: Of every arm.
+        arms: What sets each apart.
+        verdict: From the figures of all arms to what the rule says of them.
+        figure: That arms are compared by.
+        seeds: Of each arm.
+        before: Runs that must be done before those of arms, by name.
+        settings: Of which each arm has its best, such as learning rates; the first
+            seed is judged by `dev_figure`. One setting is taken as it is.
+        dev: Flags of the runs that choose a setting.
+        dev_figure: The larger, the better.
+    """
+
+    question: str
+    rule: str
+    config: str
+    flags: Flags
+    arms: Mapping[str, Flags]
+    verdict: Callable[[Results], Verdict]
+    figure: str = "test/top1"
+    seeds: tuple[int, ...] = (0, 1, 2)
+    before: Mapping[str, Before] = field(default_factory=dict)
+    settings: Mapping[str, Flags] = field(default_factory=lambda: {ONLY: ()})
+    dev: Flags = ()
+    dev_figure: str = "dev/top1"
+
+
+class Margin(NamedTuple):
+    """How much larger one arm's mean is than another's.
+
+    Attributes:
+        mean: The difference of the means.
+        pooled: The pooled deviation of both over their seeds (n - 1).
+    """
+
+    mean: float
+    pooled: float
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is larger than twice the pooled deviation."""
+        return self.mean > 2 * self.pooled
+
+    @property
+    def against(self) -> bool:
+        """Whether the other arm's mean is larger by more than that."""
+        return -self.mean > 2 * self.pooled
+
+    def __str__(self) -> str:
+        return f"{100 * self.mean:+.2f} points (deviation {100 * self.pooled:.2f})"
+
+
+def margin(ours: Sequence[float], theirs: Sequence[float]) -> Margin:
+    """Returns the margin of one arm over another, of the figures of their seeds."""
+    pooled = math.sqrt((statistics.variance(ours) + statistics.variance(theirs)) / 2)
+    return Margin(statistics.fmean(ours) - statistics.fmean(theirs), pooled)
+
+
+def better(ours: str, theirs: str) -> Callable[[Results], Verdict]:
+    """Returns the verdict that asks whether one arm is better than another."""
+
+    def verdict(results: Results) -> Verdict:
+        found = margin(results[ours], results[theirs])
+        return Verdict(found.counts, f"{ours} over {theirs}: {found}.")
+
+    return verdict
