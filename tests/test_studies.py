@@ -12,7 +12,7 @@ import pytest
 from vit_jax import errors, studies
 from vit_jax.commands import point_queue
 from vit_jax.studies import augmentation, report, running, study
-from vit_jax.studies.study import Before, Study
+from vit_jax.studies.study import Run, Study
 
 # Trains nothing: notes that it ran, and prints a figure that is a rule of its flags.
 STUB = """
@@ -39,7 +39,7 @@ TINY = Study(
     rule="It is.",
     config="quickstart",
     flags=("--config.init_from={start}",),
-    before={"start": Before("cifar10", ("--config.total=1 steps",))},
+    before={"start": Run("cifar10", ("--config.total=1 steps",))},
     arms={DECAY: ("--config.optimizer.layer_decay=0.3",), ONE: ()},
     settings={f"lr {r}": (f"--config.optimizer.lr={r}",) for r in ("3e-3", "1e-2")},
     dev=("--config.evals.dev.split=train[9:]",),

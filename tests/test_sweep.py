@@ -248,6 +248,15 @@ def test_commas_in_brackets_separate_no_values():
     assert [p.name for p in found][:1] == ["image_size=-16-16-_seed=0"]
 
 
+def test_a_sweep_of_an_older_version_has_no_cpu_time(tmp_path):
+    row = {"name": "a", "values": {}, "arguments": [], "figures": {}}
+    row |= point_queue.NEW | {"cpu_seconds": 2.5}
+    old = {name: value for name, value in row.items() if name != "cpu_seconds"}
+    (tmp_path / "a").write_text(json.dumps({"points": [row, old]}))
+    found = sweep_table.read(tmp_path / "a")
+    assert found == [row, old | {"cpu_seconds": 0.0}]
+
+
 def test_one_seed_has_no_deviation():
     row = {"status": "done", "values": {"seed": "0"}, "figures": {"val/top1": 0.5}}
     (group,) = sweep_table.over_seeds([row])

@@ -10,9 +10,11 @@ import abc
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import logging
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -30,6 +32,7 @@ PROGRAM = (sys.executable, "-m", "vit_jax.main")
 # A run must not outlive us: the next call would start it a second time.
 IN_CHILD = cli.end_with_parent if sys.platform == "linux" else None
 LONGEST_ERROR = 300
+LONGEST_NAME = 120  # of a folder
 POLL = 1.0  # seconds between looks at what other processes run
 NEW = {
     **{"status": "waiting", "exit_code": None, "error": ""},
@@ -49,6 +52,14 @@ class Point(NamedTuple):
     name: str
     values: dict[str, str]
     arguments: list[str]
+
+
+def folder_name(text: str) -> str:
+    """Returns a text as the name of a folder, cut where it is long."""
+    name = re.sub(r"[^A-Za-z0-9_.=+-]+", "-", text)
+    if len(name) > LONGEST_NAME:
+        return f"{name[:100]}-{hashlib.sha1(name.encode()).hexdigest()[:12]}"
+    return name
 
 
 def command(point: Point, workdir: Path, program: Sequence[str] = PROGRAM) -> list[str]:

@@ -8,7 +8,6 @@ DIR/sweep.json and DIR/sweep.md have the figures, and their mean and deviation o
 values of `seed`. Exit codes are training's; 42: run it again.
 """
 
-import hashlib
 import itertools
 import math
 import re
@@ -27,7 +26,6 @@ from vit_jax.settings import durations, packaged, recipe, validation
 
 FILE, TABLE = "sweep.json", "sweep.md"
 MOST_POINTS = 2000
-LONGEST_NAME = 120  # of a folder
 
 
 def parse_grid(words: Sequence[str]) -> dict[str, list[str]]:
@@ -78,9 +76,7 @@ def points(
     found = []
     for values in itertools.product(*grid.values()):
         name = "_".join(f"{a}={b}" for a, b in zip(labels, values, strict=True))
-        name = re.sub(r"[^A-Za-z0-9_.=+-]+", "-", name)
-        if len(name) > LONGEST_NAME:
-            name = f"{name[:100]}-{hashlib.sha1(name.encode()).hexdigest()[:12]}"
+        name = point_queue.folder_name(name)
         chosen = dict(zip(grid, values, strict=True))
         words = [f"--config.{key}={value}" for key, value in chosen.items()]
         found.append(Point(name, chosen, [f"--config={config}", *fixed, *words]))

@@ -1,7 +1,7 @@
 """A small model that learns from a larger one, against labels alone."""
 
 from vit_jax.studies import study
-from vit_jax.studies.study import Before, Study
+from vit_jax.studies.study import Run, Study
 
 TAUGHT, LABELS = "distilled", "labels alone"
 
@@ -12,7 +12,7 @@ STUDY = Study(
     "that of the labels alone by more than twice the pooled deviation over seeds.",
     config="cifar10",
     before={
-        "teacher": Before(
+        "teacher": Run(
             "cifar10",
             (
                 "--config.total=1 epochs",

@@ -1,7 +1,7 @@
 """Layer decay against one rate, in fine-tuning on few images of other classes."""
 
 from vit_jax.studies import study
-from vit_jax.studies.study import Before, Study
+from vit_jax.studies.study import Run, Study
 
 SHAPE = ("--config.model.name=Ti/8", "--config.model.heads=2")
 DECAY, ONE = "layer decay 0.75", "one rate"
@@ -14,7 +14,7 @@ STUDY = Study(
     "one rate by more than twice the pooled deviation over seeds.",
     config="cifar10",
     before={
-        "pretrained": Before(
+        "pretrained": Run(
             "cifar10",
             (
                 *SHAPE,

@@ -1,7 +1,6 @@
 """What a study found: as lines of JSON, and as a table in Markdown."""
 
 import json
-import re
 import shlex
 import statistics
 import textwrap
@@ -9,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from vit_jax.commands import sweep_table
-from vit_jax.studies.study import Study
+from vit_jax.studies.study import BEFORE, DEV, TEST, Study
 
 Row = Mapping[str, Any]
 DATA_DIR = "--config.data.data_dir="
@@ -43,7 +42,7 @@ def found(study: Study, rows: Sequence[Row], chosen: Mapping[str, str | None]) -
     figures: dict[str, dict[str, float]] = {arm: {} for arm in study.arms}
     for row in rows:
         values = row["values"]
-        if row["status"] == "done" and values["run"] == "test":
+        if row["status"] == "done" and values["run"] == TEST:
             figures[values["arm"]][values["seed"]] = row["figures"][study.figure]
     missing = len(study.arms) * len(study.seeds) - sum(map(len, figures.values()))
     if missing:
@@ -107,7 +106,7 @@ def table(study: Study, rows: Sequence[Row], found: Found) -> list[list[str]]:
     lines = [["arm", *settings, *seeds, "mean", "CPU time of a run", "errors"]]
     for arm, flags in study.arms.items():
         of = found.figures[arm]
-        runs = [r for r in rows if r["values"]["arm"] == arm and _is(r, "test")]
+        runs = [r for r in rows if r["values"]["arm"] == arm and _is(r, TEST)]
         times = [row["cpu_seconds"] for row in runs if row["status"] == "done"]
         errors = [row["error"] for row in runs if row["error"]]
         lines.append(
@@ -129,7 +128,7 @@ def _settings(study: Study, rows: Sequence[Row]) -> list[list[str]]:
     known = {
         (row["values"]["arm"], row["values"]["setting"]): row
         for row in rows
-        if _is(row, "dev")
+        if _is(row, DEV)
     }
 
     def cell(arm: str, setting: str) -> str:
@@ -143,7 +142,7 @@ def _settings(study: Study, rows: Sequence[Row]) -> list[list[str]]:
 
 
 def _before(study: Study, rows: Sequence[Row]) -> list[list[str]]:
-    known = {row["values"]["arm"]: row for row in rows if _is(row, "before")}
+    known = {row["values"]["arm"]: row for row in rows if _is(row, BEFORE)}
     lines = []
     for name, run in study.before.items():
         row = known.get(name)
@@ -181,8 +180,3 @@ def _spread(values: Sequence[float]) -> str:
 
 def _wrapped(text: str) -> str:
     return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
-
-
-def folder_name(text: str) -> str:
-    """Returns a text as the name of a folder."""
-    return re.sub(r"[^A-Za-z0-9_.+=-]+", "-", text)

@@ -7,10 +7,9 @@ from typing import Any
 from vit_jax.commands import point_queue
 from vit_jax.commands.point_queue import Point
 from vit_jax.studies import report
-from vit_jax.studies.study import Before, Flags, Study
+from vit_jax.studies.study import BEFORE, DEV, TEST, Flags, Run, Study
 
 FILE, LINES = "study.json", "results.jsonl"
-BEFORE, DEV, TEST = "before", "dev", "test"  # what a run is for
 
 
 class Running(point_queue.Queue):
@@ -97,16 +96,16 @@ class Running(point_queue.Queue):
     ) -> Point:
         study = self._study
         words = (*study.flags, *study.arms[arm], *study.settings[setting], *flags)
-        return self._point(of, arm, setting, seed, Before(study.config, words))
+        return self._point(of, arm, setting, seed, Run(study.config, words))
 
-    def _point(self, of: str, name: str, setting: str, seed: int, run: Before) -> Point:
-        parts = [of, name, *([setting] if of == DEV else []), f"seed={seed}"]
+    def _point(self, of: str, name: str, setting: str, seed: int, run: Run) -> Point:
+        first = self._study.seeds[0]
         places = {
-            other: str(self._folder / f"{BEFORE}_{other}_seed={self._study.seeds[0]}")
+            other: str(self._folder / _folder_name(BEFORE, other, "", first))
             for other in self._study.before
         }
         return Point(
-            report.folder_name("_".join(parts)),
+            _folder_name(of, name, setting if of == DEV else "", seed),
             {"run": of, "arm": name, "setting": setting, "seed": str(seed)},
             [
                 f"--config={run.config}",
@@ -155,6 +154,11 @@ class Running(point_queue.Queue):
                 self._name, self._study, rows, self.results(), self._fixed
             ),
         }
+
+
+def _folder_name(of: str, name: str, setting: str, seed: int) -> str:
+    parts = (of, name, setting, f"seed={seed}")
+    return point_queue.folder_name("_".join(filter(None, parts)))
 
 
 def _placed(word: str, places: dict[str, str]) -> str:

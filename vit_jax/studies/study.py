@@ -9,6 +9,7 @@ from typing import NamedTuple
 Flags = tuple[str, ...]
 Results = Mapping[str, Sequence[float]]  # the figure of each seed, by the arm's name
 
+BEFORE, DEV, TEST = "before", "dev", "test"  # what a run is for
 ONLY = "only"  # the setting of a study that chooses among none
 
 
@@ -24,12 +25,12 @@ class Verdict(NamedTuple):
     text: str
 
 
-class Before(NamedTuple):
-    """A run that the arms start from.
+class Run(NamedTuple):
+    """What is trained.
 
     Attributes:
-        config: Its recipe, as --config takes it.
-        flags: Its own; those of the study are not for it.
+        config: The recipe, as --config takes it.
+        flags: All that it has but for a seed.
     """
 
     config: str
@@ -51,7 +52,8 @@ class Study:
         verdict: From the figures of all arms to what the rule says of them.
         figure: That arms are compared by.
         seeds: Of each arm.
-        before: Runs that must be done before those of arms, by name.
+        before: Runs that must be done before those of arms, by name. They have the
+            first seed, and none of `flags`.
         settings: Of which each arm has its best, such as learning rates; the first
             seed is judged by `dev_figure`. One setting is taken as it is.
         dev: Flags of the runs that choose a setting.
@@ -66,7 +68,7 @@ class Study:
     verdict: Callable[[Results], Verdict]
     figure: str = "test/top1"
     seeds: tuple[int, ...] = (0, 1, 2)
-    before: Mapping[str, Before] = field(default_factory=dict)
+    before: Mapping[str, Run] = field(default_factory=dict)
     settings: Mapping[str, Flags] = field(default_factory=lambda: {ONLY: ()})
     dev: Flags = ()
     dev_figure: str = "dev/top1"
