@@ -91,8 +91,8 @@ def test_assembles_without_arrays(module, argument, device_mesh, tmp_path):
 def test_every_file_of_recipes_is_tried():
     files = {path.stem for path in Path(pretrain.__file__).parent.glob("*.py")}
     shared = {"__init__", "base", "base_evals", "pretrain", "tasks"}
-    # tests/test_masked.py, test_measuring.py, test_probe.py, test_imagenets.py
-    elsewhere = {"masked", "fewshot", "probe", "distill", "imagenets"}
+    # tests/test_masked.py, test_measuring.py, test_probe.py, test_imagenets.py, ...
+    elsewhere = {"masked", "fewshot", "probe", "distill", "imagenets", "noisy_student"}
     assert files - shared - elsewhere == {module for module, _ in RECIPES}
 
 

@@ -168,6 +168,7 @@ add("train: a folder as a recipe", "main", "--config={folder_py}")
 add("train: a binary recipe", "main", "--config={binary}")
 add("train: a FIFO as config", "main", "--config={fifo}")
 add("read: folder.csv", "read", "csv:{folder_csv}")
+add("read: predictions in a folder", "read", "predicted:{folder_csv}")
 add("read: folder.tar", "read", "wds:{folder_tar}")
 add("read: folder.parquet", "read", "parquet:{folder_parquet}")
 add("predict: a list of devices", "predict", "--checkpoint={google}", "@{list_fifo}")
@@ -710,6 +711,17 @@ for form in ("npy", "safetensors"):
     add(f"neighbours: a FIFO.{form}", "neighbours", "{jpeg}", f"{{fifo_{form}}}")
 add("neighbours: a query that is a FIFO", "neighbours", "{fifo_npy}", "{google}")
 add("read: a FIFO of CSV", "read", "csv:{fifo_csv}", "all")
+add("read: a FIFO of predictions", "read", "predicted:{fifo_csv},confidence=0.3")
+add("read: no predictions", "read", "predicted:{parquet_deep}")
+for options in (
+    "most=1e400",
+    "confidence=nan",
+    "balance=-1",
+    "labels=",
+    "most=7,most=8",
+):
+    name = f"read: predictions, {options}"
+    add(name, "read", f"predicted:{{csv_climbs}},{options}", "train")
 add("read: names in a FIFO", "read", "csv:{csv_climbs}#names={fifo_csv}", "all")
 add("read: a FIFO for a shard", "read", "toy", "train", "{toys_fifo}")
 name = "toy#image=image,label=label/x"

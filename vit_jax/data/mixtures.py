@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from vit_jax import errors
-from vit_jax.data import sources, splits
+from vit_jax.data import orders, sources, splits, walking
 from vit_jax.settings import naming
 
 TRAIN = "train"
@@ -80,7 +80,7 @@ class Mixture:
             errors.UserError: classes that cannot be joined.
         """
         self.name = name
-        self.multi_label = parts[0].info.multi_label
+        self.multi_label = any(part.info.multi_label for part in parts)
         self.label_names = _joined(name, parts)
         self.num_classes = len(self.label_names)
         self._parts, self._open = parts, open_source
@@ -116,12 +116,27 @@ class Mixture:
                 f"{self.name}: a mixture is not cut; want one whole split, and shares "
                 f"of its parts as in mix:0.7*{self._parts[0].dataset}@train[:90%],..."
             )
-        members = []
+        members: list[Any] = []
+        streams: list[tuple[int, float]] = []
         for of, split in self._of(part.split):
             source = self._open(of.dataset, split)
-            members.append(_renumbered(source, of.info.label_names, self.label_names))
-        weights = [of.weight for of in self._parts] if part.split == TRAIN else []
-        return Mixed(members, weights, self.label_names)
+            streams += _streams(source, of.weight)
+            member = _renumbered(source, of.info.label_names, self.label_names)
+            if self.multi_label and not of.info.multi_label:
+                member = OneHot(member, self.num_classes)
+            members.append(member)
+        if part.split != TRAIN:
+            return Mixed(members, [], self.label_names)
+        return Mixed(members, streams, self.label_names)
+
+
+def _streams(source: Any, weight: float) -> list[tuple[int, float]]:
+    """How many examples a part has in epochs of their own, and the weight of those."""
+    if not (isinstance(source, orders.Weighted) and source.weights):
+        return [(len(source), weight)]
+    whole = sum(source.weights)
+    shares = (weight * one / whole for one in source.weights)
+    return list(zip(source.sizes, shares, strict=True))
 
 
 def opened(
@@ -154,9 +169,10 @@ def opened(
 
 def _joined(name: str, parts: Sequence[Part]) -> tuple[str, ...]:
     """All names of classes, each once, in the order of the parts."""
-    kinds = {part.info.multi_label for part in parts}
-    if len(kinds) > 1:
-        several = next(part.dataset for part in parts if part.info.multi_label)
+    vectors = [part.dataset for part in parts if part.info.multi_label]
+    soft = all(dataset.startswith(naming.PREDICTED) for dataset in vectors)
+    if 0 < len(vectors) < len(parts) and not soft:
+        several = vectors[0]
         raise errors.UserError(
             f"dataset={name!r}: images of {several} have several labels, others one; "
             "want parts of one kind"
@@ -177,6 +193,11 @@ def _joined(name: str, parts: Sequence[Part]) -> tuple[str, ...]:
             )
     if len(set(found)) == 1 and found[0] is not None:
         return found[0]
+    common = set.intersection(*(set(names or ()) for names in found))
+    walking.tell_once(
+        f"{name}: {len(common)} classes are in all parts by their names, and others in "
+        f"some: {', '.join(f'{len(names or ())}' for names in found)}"
+    )
     return tuple(dict.fromkeys(itertools.chain(*(names or () for names in found))))
 
 
@@ -192,35 +213,62 @@ def _renumbered(
     return labels.Relabelled(source, order, len(joined))
 
 
+class OneHot:
+    """A source whose classes are vectors, as those that it is mixed with."""
+
+    def __init__(self, source: Any, num_classes: int):
+        """Takes a source of ours with one class an example."""
+        self.image_shape, self.label_names = source.image_shape, source.label_names
+        self._source, self.num_classes = source, num_classes
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> sources.Example:
+        """Returns the example, its label 1 at its class.
+
+        Raises:
+            decode.BadImage: as the source.
+        """
+        example = self._source[index]
+        label = np.zeros(self.num_classes, np.float32)
+        label[example["label"]] = 1
+        return example | {"label": label}
+
+    def name(self, index: int) -> str:
+        """Returns the source's name of an example."""
+        return sources.describe_example(self._source, index)
+
+
 class Mixed:
     """The examples of several sources, one after the other.
 
     Attributes:
-        sizes: Of each source.
-        weights: By which the sources are drawn; none: as they are.
+        sizes: Of what is in epochs of its own: the sources, or parts of them.
+        weights: By which these are drawn; none: as they are.
     """
 
     def __init__(
         self,
         members: Sequence[Any],
-        weights: Sequence[float],
+        streams: Sequence[tuple[int, float]],
         label_names: tuple[str, ...],
     ):
-        """Takes sources of ours whose labels are those of all."""
+        """Takes sources of ours whose labels are those of all, sizes and weights."""
         shapes = {member.image_shape for member in members}
         self.image_shape = shapes.pop() if len(shapes) == 1 else None
         self.label_names, self.num_classes = label_names, len(label_names)
-        self.sizes = tuple(len(member) for member in members)
-        self.weights = tuple(weights)
+        self.sizes = tuple(size for size, _ in streams)
+        self.weights = tuple(weight for _, weight in streams)
         self._members = list(members)
-        self._ends = list(itertools.accumulate(self.sizes))
+        self._ends = list(itertools.accumulate(map(len, members)))
 
     def __len__(self) -> int:
         return self._ends[-1]
 
     def _located(self, index: int) -> tuple[Any, int]:
         at = bisect.bisect_right(self._ends, index)
-        return self._members[at], index - self._ends[at] + self.sizes[at]
+        return self._members[at], index - self._ends[at] + len(self._members[at])
 
     def __getitem__(self, index: int) -> sources.Example:
         """Returns the example as its source has it, its class one of all.

@@ -107,6 +107,11 @@ def opened(
     """
     if dataset not in _opened:
         bare, columns = naming.split(dataset)
+        if bare.startswith(naming.PREDICTED):
+            raise errors.UserError(
+                f"{dataset}: want classes chosen of the table itself, whose rows are "
+                "drawn by class already"
+            )
         whole = naming.join(bare, dataclasses.replace(columns, classes=""))
         info = describe(whole, data_dir=data_dir)
         if not info.prepared:

@@ -14,10 +14,11 @@ from typing import Any
 from vit_jax import errors
 
 # What the name of a dataset may begin with, before a colon; `data.forms` opens them.
-FORMS = ("csv", "hf", "imagenetv2", "objectnet", "parquet", "py", "real", "wds")
+FORMS = tuple("csv hf imagenetv2 objectnet parquet predicted py real wds".split())
 # What a label column begins with that holds numbers and no classes, for a regression.
 NUMBER = "number:"
-MIX = "mix:"  # several datasets: see `data.mixtures`
+# Several datasets: see `data.mixtures`. What a model said: `data.forms.predicted`.
+MIX, PREDICTED = "mix:", "predicted:"
 # What a label column begins with that is computed, see `data.label_rules`.
 RULE = "rule:"
 _PART = r"(image|label|names|classes)=[^,#=]+"

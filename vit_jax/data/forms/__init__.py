@@ -25,6 +25,12 @@ def _wds() -> Opener:
     return wds.open_table
 
 
+def _predicted() -> Opener:
+    from vit_jax.data.forms import predicted
+
+    return predicted.open_table
+
+
 def _huggingface() -> Opener:
     from vit_jax.data.forms import huggingface
 
@@ -63,6 +69,7 @@ def _objectnet() -> Opener:
 
 FORMS: dict[str, Callable[[], Opener]] = {
     "parquet": _parquet,
+    "predicted": _predicted,
     "wds": _wds,
     "hf": _huggingface,
     "csv": _lists,

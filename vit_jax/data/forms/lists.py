@@ -72,7 +72,7 @@ def open_table(spec: str, columns: naming.Columns, dataset: str) -> table.Table:
         split: FileImages(path.parent, [rows[number][file] for number in numbers])
         for split, numbers in grouped.items()
     }
-    _check_there(images)
+    check_there(images, "paths are from the table's folder")
     several = label.endswith("s") or any(
         mark in row[label] for row in rows for mark in ";|"
     )
@@ -137,8 +137,13 @@ def _several(cell: str) -> list[str]:
     return [one.strip() for one in cell.replace("|", ";").split(";") if one.strip()]
 
 
-def _check_there(images: dict[str, FileImages]) -> None:
-    """Raises a `UserError` where files are not there: a wrong folder, most likely."""
+def check_there(images: dict[str, FileImages], where: str) -> None:
+    """Raises a `UserError` where files are not there: a wrong folder, most likely.
+
+    Args:
+        images: Of each split.
+        where: What paths mean, for the message.
+    """
     missing = [
         name
         for one in images.values()
@@ -148,5 +153,5 @@ def _check_there(images: dict[str, FileImages]) -> None:
     if missing:
         raise errors.UserError(
             f"{len(missing)} of {sum(map(len, images.values()))} files are not there: "
-            f"{', '.join(missing[:_MISSING_SHOWN])}; paths are from the table's folder"
+            f"{', '.join(missing[:_MISSING_SHOWN])}; {where}"
         )

@@ -7,7 +7,8 @@ import collections
 import logging
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -313,6 +314,15 @@ def _metadata(path: str) -> Any:
         return _pyarrow().parquet.read_metadata(path)
     except (OSError, ValueError) as error:
         raise _damaged(path, error) from error
+
+
+def rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Yields the rows of a table by their columns, or raises `UserError`."""
+    try:
+        for batch in _pyarrow().parquet.ParquetFile(path).iter_batches():
+            yield from batch.to_pylist()
+    except (OSError, ValueError) as error:
+        raise _damaged(str(path), error) from error
 
 
 def _labels(paths: Sequence[str], column: str, *, numeric: bool) -> labelling.Raw:
