@@ -243,7 +243,7 @@ def table(times: dict[str, float]) -> list[str]:
 
 
 def write(lines: list[str]) -> None:
-    """Replaces the committed table."""
+    """Replaces the committed table, and leaves what follows it."""
     said = "\n\n".join(__doc__.strip().split("\n\n")[2:]).split(" `--write`")[0]
     versions = []
     for module in ("cv2", "PIL", "timm", "torch", "tensorflow"):
@@ -256,7 +256,9 @@ def write(lines: list[str]) -> None:
         "`python benchmarks/augmentation.py --data_dir=DIR --write` "
         f"({', '.join(versions)})\n\n{said}\n\n" + "\n".join(lines) + "\n"
     )
-    (HERE / "augmentation.md").write_text(text)
+    table_file = HERE / "augmentation.md"
+    _, mark, others = table_file.read_text().partition("\n## ")
+    table_file.write_text(text + mark + others)
 
 
 def main() -> None:

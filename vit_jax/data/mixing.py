@@ -88,8 +88,8 @@ def _rolled(
     weight = jnp.maximum(weight, 1.0 - weight)
 
     def mixed(x: jax.Array) -> jax.Array:
-        x = x.astype(jnp.float32)
-        return weight * x + (1.0 - weight) * jnp.roll(x, 1, axis=0)
+        before = jnp.roll(x, 1, axis=0)  # of bytes: a fourth of what moves
+        return weight * x.astype(jnp.float32) + (1.0 - weight) * before
 
     return mixed(images), mixed(labels)
 
