@@ -3,6 +3,7 @@
 import collections
 import gc
 import os
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -15,6 +16,11 @@ _XLA_FLAGS = (
     "--xla_cpu_parallel_codegen_split_count=1",  # programs are small
 )
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_XLA_FLAGS])
+# What programs keep for a second start goes where the tests end, not into a home, and
+# of commands no compiled program is kept.
+_CACHE = tempfile.TemporaryDirectory(prefix="vit_jax-tests-")
+os.environ["VIT_JAX_CACHE"] = _CACHE.name
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

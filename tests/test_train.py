@@ -19,7 +19,7 @@ from vit_jax import errors, experiment, train, tree
 from vit_jax.checkpoints import checkpoint, manager
 from vit_jax.learning import schedules
 from vit_jax.parallel import hardware, mesh
-from vit_jax.runs import companions
+from vit_jax.runs import companions, compiling
 from vit_jax.runs import workdir as workdir_lib
 from vit_jax.weights import pretrained
 
@@ -106,7 +106,7 @@ def test_a_changed_evaluation_of_a_finished_run_is_made_again(
     whole, tmp_path, device_mesh, caplog, monkeypatch
 ):
     """And one whose data is not there is left out, with one line."""
-    monkeypatch.setattr(train, "_compiled", lambda exp: exp)  # no step is taken
+    monkeypatch.setattr(compiling, "compiled", lambda exp, anew: exp)  # no step
     workdir, figures = whole
     shutil.copytree(workdir, tmp_path / "run")
     config = small(**{"data.data_dir": str(tmp_path / "none")})

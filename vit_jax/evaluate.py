@@ -19,6 +19,7 @@ from vit_jax import cli, errors, evaluators, host, models
 from vit_jax.data import catalog
 from vit_jax.data import labels as labels_lib
 from vit_jax.evaluators import fewshot as fewshot_lib
+from vit_jax.host import programs
 from vit_jax.learning import losses, passes
 from vit_jax.parallel import memory
 from vit_jax.parallel import mesh as mesh_lib
@@ -239,6 +240,7 @@ def _main(argv: list[str]) -> int:
         raise errors.UserError("want --checkpoint=...; --help lists the flags")
     shots = _parse_shots(given.shots)
     with distributed.joined():
+        programs.keep()
         figures = run(
             given.checkpoint,
             given.dataset,

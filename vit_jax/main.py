@@ -107,7 +107,9 @@ def _main(argv: list[str]) -> int:
         import jax
 
         from vit_jax import experiment, train
+        from vit_jax.host import programs
 
+        programs.keep()
         mesh = experiment.make_mesh(_CONFIG.value)
         first = jax.process_index() == 0
         if not first:  # all say the same

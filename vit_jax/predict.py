@@ -20,6 +20,7 @@ import numpy as np
 from absl import flags
 
 from vit_jax import cli, errors
+from vit_jax.host import programs
 from vit_jax.runs.bulk import bulk_flags, inputs, predictions, tables
 from vit_jax.weights import loaded as loaded_lib
 from vit_jax.weights import pretrained
@@ -121,6 +122,7 @@ def _main(argv: list[str]) -> int:
     if not given.checkpoint:
         raise errors.UserError("want --checkpoint=...; --help lists the flags")
     pretrained.describe(given.checkpoint)  # before a long look for images
+    programs.keep()
     if given.out:
         figures = predictions.run(
             given.checkpoint,

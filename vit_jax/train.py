@@ -1,7 +1,6 @@
 """One run, from its configuration to its last evaluation; the same call resumes it."""
 
 import contextlib
-import dataclasses
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -82,33 +81,24 @@ def _loop(
                 return
 
 
-def _compiled(exp: experiment.Experiment) -> experiment.Experiment:
-    """Compiles the step before anything is placed, and refuses one that cannot fit."""
-    step, found = memory.compile_step(
-        *(exp.train_step, exp.state, exp.batch, exp.mesh),
-        layout=exp.layout.name,
-        remat=exp.architecture.remat,
-        microbatches=exp.microbatches,
-        frozen=[one.params for one in exp.frozen],
-    )
-    logging.info(memory.describe(found, exp.mesh.devices.flat[0]))
-    return dataclasses.replace(exp, train_step=step)
-
-
 def _prepare(
     exp: experiment.Experiment,
     checkpoints: manager.Checkpoints,
     source: Any,
     during: phases.Phases,
+    *,
+    anew: bool,
 ) -> tuple[experiment.Experiment, TrainState, int, Any, list[Params]]:
     """Compiles, restores or starts, and opens the batches: what takes time and memory.
 
     Raises:
         UserError: what does not fit into memory, or cannot be read.
     """
+    from vit_jax.runs import compiling  # which loads when a run is made
+
     with memory.explained(exp.batch_size, exp.microbatches):
         with during.within(phases.COMPILE):
-            exp = _compiled(exp)
+            exp = compiling.compiled(exp, anew=anew)
         state, start = starting.restore_or_start(exp, checkpoints)
         batches = starting.train_batches(exp, source)
         return exp, state, start, batches, starting.frozen(exp)
@@ -207,7 +197,7 @@ def _train(
             logging.info("workdir %s", workdir)
             overview.log(exp, parameters=parameters)
             exp, state, start, batches, frozen = _prepare(
-                exp, checkpoints, source, requests.phases
+                *(exp, checkpoints, source, requests.phases), anew=reached is None
             )
         watch = watchdog.Watchdog(requests.phases, limits)
         batch_of = starting.batch_after(workdir)

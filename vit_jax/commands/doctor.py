@@ -24,6 +24,7 @@ from absl import flags
 from vit_jax import cli, errors, host
 from vit_jax.cli import tables
 from vit_jax.data import prepared
+from vit_jax.host import programs
 from vit_jax.weights.remote import cache, hubcache
 
 GIB = 2**30
@@ -217,9 +218,10 @@ def caches() -> Iterator[Line]:
             yield Line(name, OK, f"{folder}{known}")
         else:
             yield Line(name, WARNING, f"{folder} cannot be written to{known}")
-    compiled = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    own = str(programs.folder())
+    compiled = os.environ[programs.VARIABLE] if programs.VARIABLE in os.environ else own
     if not compiled:
-        text = "off; JAX_COMPILATION_CACHE_DIR=FOLDER keeps compiled programs"
+        text = f"off, {programs.VARIABLE} is empty; FOLDER keeps compiled programs"
         yield Line("compiled", OK, text)
     elif "://" in compiled or _writable(Path(compiled)):
         yield Line("compiled", OK, compiled)

@@ -11,6 +11,7 @@ of standard output is JSON.
 from absl import flags
 
 from vit_jax import cli, errors
+from vit_jax.host import programs
 from vit_jax.runs.bulk import arrays, bulk_flags, features
 from vit_jax.weights import pretrained
 
@@ -29,6 +30,7 @@ def _main(argv: list[str]) -> int:
     if not given.checkpoint or not given.out:
         raise errors.UserError("want --checkpoint=... and --out=FILE; see --help")
     pretrained.describe(given.checkpoint)  # before a long look for images
+    programs.keep()
     figures = features.run(
         given.checkpoint,
         bulk_flags.inputs(argv[1:]),

@@ -1,7 +1,7 @@
 """What the assembly of a run makes of its configuration."""
 
 import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +87,7 @@ class Experiment:
     state: TrainState
     batch: dict[str, jax.ShapeDtypeStruct]
     frozen: "tuple[Frozen, ...]"
-    init: Callable[[], TrainState]
+    init: Any
     train_step: Any
     forward: passes.Forward
     evaluation: Any

@@ -49,7 +49,7 @@ class Task(Protocol):
 
 # Compiled once for each model and task, however many files are written in a process.
 @functools.lru_cache(maxsize=4)
-def _compiled(bound: passes.Bound, task: Task) -> Callable[[Params, jax.Array], Any]:
+def _compiled(bound: passes.Bound, task: Task) -> Any:
     return jax.jit(functools.partial(task.outputs, bound))
 
 
@@ -72,15 +72,21 @@ class Ready:
     where: jax.sharding.NamedSharding
 
     def compiled(self, task: Task) -> Callable[[np.ndarray], Any]:
-        """Returns the function of uint8 images [batch_size, h, w, 3]."""
+        """Returns the function of uint8 images [batch_size, h, w, 3], compiled."""
         forward = _compiled(self.bound, task)
+        # JAX keeps it for the calls.
+        forward.lower(self.params, self._images(self.where)).compile()
         return lambda images: forward(self.params, jax.device_put(images, self.where))
 
     def abstract(self, task: Task) -> Any:
         """Returns the shapes of the outputs of a batch; computes nothing."""
+        return jax.eval_shape(
+            _compiled(self.bound, task), self.params, self._images(None)
+        )
+
+    def _images(self, where: jax.sharding.Sharding | None) -> jax.ShapeDtypeStruct:
         size = (self.batch_size, *self.loaded.preprocessing.image_size, 3)
-        images = jax.ShapeDtypeStruct(size, np.uint8)
-        return jax.eval_shape(_compiled(self.bound, task), self.params, images)
+        return jax.ShapeDtypeStruct(size, np.uint8, sharding=where)
 
     def description(self) -> dict[str, Any]:
         """Returns what of it decides the rows; plain values."""
@@ -180,6 +186,8 @@ def run(
             logging.info("going on behind %s rows of %s", f"{rows.rows:,}", out)
         counts = len(inputs), rows.rows
         with cli.progress("images", *counts) as tell:
+            with memory.explained(ready.batch_size):
+                ready.compiled(task)  # whose time is in no rate
             progress = progress_lib.Progress(*counts, rows.failed, tell=tell)
             try:
                 with memory.explained(ready.batch_size):
