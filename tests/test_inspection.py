@@ -275,8 +275,12 @@ def test_the_payload_is_what_was_found_to_within_a_byte():
     scale = image["readout_scale"][..., None]
     decoded = scale * (image["readout"] / 255.0) ** 2
     np.testing.assert_allclose(decoded, seen.readout, atol=0.005)
-    decoded = image["rollout_scale"] * (image["rollout"] / 255.0) ** 2
-    np.testing.assert_allclose(decoded, seen.rollout, atol=0.005)
+    decoded = image["rollout_scale"][:, None] * (image["rollout"] / 255.0) ** 2
+    np.testing.assert_allclose(decoded[-1], seen.rollout, atol=0.005)
+    first = rollout.rollout(seen.heads[:1], seen.weights)
+    np.testing.assert_allclose(decoded[0], first, atol=0.005)
+    decoded = image["patch_scale"][..., None, None] * (image["patch"] / 255.0) ** 2
+    np.testing.assert_allclose(decoded, seen.heads, atol=0.005)
     low, high = image["similarity_low"], image["similarity_high"]
     cosines = low[-1] + (high[-1] - low[-1]) * image["similarity"][-1] / 255
     np.testing.assert_allclose(cosines, similarity.cosines(seen.tokens[1]), atol=0.01)
@@ -284,6 +288,19 @@ def test_the_payload_is_what_was_found_to_within_a_byte():
         packed["distance"], found.distances.mean(axis=0), rtol=1e-6
     )
     assert [row["name"] for row in image["predictions"]] != []
+
+
+def test_every_head_is_kept_where_it_is_few_numbers(monkeypatch):
+    loaded = filled(block="axial", pool="mean", posemb="none")
+    found = looking.inspect(loaded, [PHOTOGRAPH])
+    count = found.seen[0].heads.size
+    means = found.seen[0].heads.mean(axis=1)
+    np.testing.assert_allclose(found.seen[0].heads_mean, means, rtol=1e-6)
+    monkeypatch.setattr(looking, "EVERY_HEAD", count - 1)
+    found = looking.inspect(loaded, [PHOTOGRAPH])
+    assert found.seen[0].heads is None
+    (image,) = payload.payload(found)["images"]
+    assert image["patch"].shape[:2] == (4, 1) == image["patch_scale"].shape
 
 
 def test_layers_from_patch_to_patch_fit_the_budget():

@@ -19,6 +19,9 @@ from vit_jax.runs.bulk import predictions
 from vit_jax.weights.loaded import Loaded
 
 DETAILED = 8  # images
+# Probabilities of all detailed images together up to which every head is kept: a byte
+# each, they take as much of a page as eight images of a B/16 take by their means.
+EVERY_HEAD = 5_600_000
 _COPIES = 3  # of all probabilities of an image, at most at once
 
 
@@ -34,6 +37,8 @@ class Seen:
         weights: [n], how much of each token the head reads, see `attention.weights`.
         readout: float32 [L, h, n], attention from what the head reads to all tokens.
         heads_mean: float32 [L, n, n], the mean of the attention over heads.
+        heads: float32 [L, h, n, n], the attention itself; None: it would be more than
+            `EVERY_HEAD` numbers.
         rollout: float64 [n], of what the head reads.
         tokens: float32 [K, N, d], the patches' tokens after each block.
         predictions: As `predict` has them: "top" or "values"; {} where there are none.
@@ -44,6 +49,7 @@ class Seen:
     weights: np.ndarray
     readout: np.ndarray
     heads_mean: np.ndarray
+    heads: np.ndarray | None
     rollout: np.ndarray
     tokens: np.ndarray
     predictions: Mapping[str, Any]
@@ -156,9 +162,8 @@ def inspect(
             )
             distances.append(np.stack([far(p[0]) for p in probabilities.values()]))
             if i < detailed:
-                seen.append(
-                    _seen(loaded, arch, names[i], found, probabilities, top_k=top_k)
-                )
+                some = min(len(images), detailed)
+                seen.append(_seen(loaded, names[i], found, probabilities, some, top_k))
             if tell is not None:
                 tell(i + 1)
     positions = posemb_lib.positions(params, arch)
@@ -219,23 +224,26 @@ def _map_attention(
 
 def _seen(
     loaded: Loaded,
-    arch: VitArchitecture,
     name: str,
     found: Mapping[str, np.ndarray],
     probabilities: Mapping[str, np.ndarray],
-    *,
+    images: int,
     top_k: int,
 ) -> Seen:
+    """Of one of so many images."""
+    arch = checked(loaded.architecture)
     learned = found["read"][0] if "read" in found else None
     weights = attention.weights(arch.pool, arch.tokens, arch.prefix, learned)
     layers = [values[0] for values in probabilities.values()]
     tokens = [found[f"blocks/{i}"][0, arch.prefix :] for i in range(arch.depth)]
+    all_heads = images * sum(layer.size for layer in layers) <= EVERY_HEAD
     return Seen(
         name,
         _view(loaded, found["pixels"][0]),
         weights,
         np.stack([attention.read(layer, weights) for layer in layers]),
         np.stack([layer.mean(axis=0) for layer in layers]),
+        np.stack(layers) if all_heads else None,
         rollout.rollout(layers, weights),
         np.stack(tokens).astype(np.float32),
         _predicted(loaded, arch, found["logits"][0], top_k),

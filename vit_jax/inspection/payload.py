@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from vit_jax import models
-from vit_jax.inspection import attention, looking, posemb, similarity
+from vit_jax.inspection import attention, looking, posemb, rollout, similarity
 
 FORMAT = 1
 LARGEST_VIEW = 224  # pixels of the longer side
@@ -30,7 +30,9 @@ def payload(inspection: looking.Inspection, *, budget: int = BUDGET) -> dict[str
 
     Returns:
         "format", "model", "images", "detail_layers", "distance", "distance_uniform",
-        "posemb", "filters" and "notes"; None for what is not there.
+        "posemb", "filters" and "notes"; None for what is not there. Of each image
+        "rollout" has a row a layer, through the layers up to it, and "patch" an axis of
+        heads, one long where only their mean is kept.
     """
     arch = inspection.architecture
     detailed = detail_layers(
@@ -129,8 +131,13 @@ def _image(
     prefix = inspection.architecture.prefix
     readout, readout_scale = coded(seen.readout[..., prefix:], 1)
     mean, mean_scale = coded(seen.readout.mean(axis=1)[:, prefix:], 1)
-    patch, patch_scale = coded(seen.heads_mean[detailed][:, prefix:, prefix:], 2)
-    rolled, rolled_scale = coded(seen.rollout[prefix:], 1)
+    every = seen.heads_mean[:, None] if seen.heads is None else seen.heads
+    patch, patch_scale = coded(every[detailed][..., prefix:, prefix:], 2)
+    means = seen.heads_mean[:, None]
+    through = np.stack(
+        [rollout.rollout([*means[: i + 1]], seen.weights) for i in range(len(means))]
+    )
+    rolled, rolled_scale = coded(through[:, prefix:], 1)
     per_block = len(inspection.layers) // len(seen.tokens)
     cosines = [similarity.cosines(seen.tokens[i // per_block]) for i in detailed]
     lows = [float(x.min()) for x in cosines]
@@ -148,8 +155,8 @@ def _image(
         "patch": patch,
         "patch_scale": patch_scale,
         "rollout": rolled,
-        "rollout_scale": float(rolled_scale),
-        "rollout_prefix": float(seen.rollout[:prefix].sum()),
+        "rollout_scale": rolled_scale,
+        "rollout_prefix": through[:, :prefix].sum(axis=-1),
         "similarity": np.stack(
             [_bytes(*each) for each in zip(cosines, lows, highs, strict=True)]
         ),
