@@ -77,6 +77,9 @@ COMMANDS = {
     "checkpoint": Command(
         "vit_jax.checkpoint", "Verifies, lists and prunes what a run has saved.", USE
     ),
+    "inspect": Command(
+        "vit_jax.inspection", "Draws what a ViT looks at, and learning curves.", USE
+    ),
     "models": Command(
         "vit_jax.models", "Lists models: parameters, GMAC, tokens.", LOOK
     ),

@@ -41,6 +41,7 @@ EXTRAS = {
     "prepare": ("tensorflow", "preparing datasets of TFDS that need it"),
     "data": ("datasets", "data of hf:NAME, tables and shards at URLs"),
     "gcs": ("gcsfs", "workdirs and checkpoints in gs://"),
+    "inspect": ("matplotlib", "vit_jax inspect"),
     "export": ("flatbuffers", "vit_jax export"),
     "tflite": ("ai_edge_litert", "vit_jax export --format=tflite"),
     "onnx": ("onnx", "vit_jax export --format=onnx"),

@@ -130,6 +130,7 @@ def inspect(
     loaded: Loaded,
     images: Sequence[Any] = (),
     *,
+    names: Sequence[str] = (),
     detailed: int = DETAILED,
     top_k: int = 5,
 ) -> Inspection:
@@ -139,6 +140,7 @@ def inspect(
         loaded: From `vit_jax.load`.
         images: Paths, bytes, Pillow images or arrays, as `Loaded.images` takes them;
             none: what needs none is looked at.
+        names: What they are called; without any as their paths, or by number.
         detailed: Of the first so many all that `Seen` has is kept, of the others their
             distances alone.
         top_k: Predicted classes of each.
@@ -151,7 +153,7 @@ def inspect(
     if images:
         check_memory(arch)
     params = loaded.params
-    names = tuple(_name(image, i) for i, image in enumerate(images))
+    names = tuple(names or (_name(image, i) for i, image in enumerate(images)))
     distances, seen, layers = [], [], _layer_names(arch)
     with cli.progress("images", len(images)) as tell:
         for i, found in enumerate(_passes(loaded, images)):

@@ -1,0 +1,183 @@
+"""`vit_jax inspect`: pictures and numbers in files, curves of runs, bad input."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import own_flags, parse
+from PIL import Image
+from test_inspection import filled
+
+from vit_jax import errors
+from vit_jax.inspection import curves, drawing, figure, looking, writing
+
+GOLDEN = Path(__file__).resolve().parent / "golden"
+CHECKPOINT = GOLDEN / "reference" / "hf_vit"
+
+
+def write_run(folder, lines):
+    folder.mkdir()
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / "metrics.jsonl").write_text(text)
+    return str(folder)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two runs, the second of which went back to step 2."""
+    first = [{"step": s, "loss": 1 / s, "epoch": 1.0, "wall_time": 9} for s in (1, 2)]
+    first.append({"step": 2, "val/top1": 0.5, "val/examples": 10})
+    second = [{"step": s, "loss": v} for s, v in ((1, 3), (3, 2), (2, 1), (3, None))]
+    return [write_run(tmp_path / "a", first), write_run(tmp_path / "b", second)]
+
+
+def test_curves_are_what_counted_in_the_end(runs):
+    first, second = curves.read(runs)
+    assert (first.name, second.name) == ("a", "b")
+    assert set(first.curves) == {"loss", "val/top1", "val/examples"}
+    assert second.curves["loss"].steps.tolist() == [1, 2, 3]
+    np.testing.assert_array_equal(second.curves["loss"].values, [3, 1, np.nan])
+    assert curves.usual([first, second]) == ["loss", "val/top1"]
+    named = curves.short_names(["x/seed=0/run", "y/seed=0/run", "y/seed=1/run"])
+    assert named == ["x/seed=0/run", "y/seed=0/run", "y/seed=1/run"]
+
+
+def test_the_mean_between_lines_stands_for_the_figure():
+    made = {"loss": 1, "loss_mean": 1, "learning_rate": 1, "few/x_seed0": 1}
+    run = curves.Run("r", dict.fromkeys(made, curves.Curve(np.arange(1), np.ones(1))))
+    assert curves.usual([run]) == ["loss_mean", "learning_rate"]
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.5, 0.9])
+def test_a_moving_average_is_the_weighted_mean_so_far(factor):
+    values = np.random.default_rng(0).standard_normal(20)
+    found = curves.smoothed(values, factor)
+    weights = factor ** np.arange(19, -1, -1.0)
+    np.testing.assert_allclose(found[-1], weights @ values / weights.sum())
+    assert found[0] == values[0]
+    np.testing.assert_allclose(curves.smoothed(np.full(9, 2.5), factor), 2.5)
+    assert np.isnan(curves.smoothed(np.array([1, np.nan, 3]), factor)).sum() == 1
+
+
+def test_maps_side_by_side_keep_their_values_and_places():
+    maps = np.arange(2 * 3 * 4 * 5, dtype=float).reshape(2, 3, 4, 5)
+    whole, (down, across) = drawing.mosaic(maps)
+    assert whole.shape == (4 + 1 + 4, 5 + 1 + 5 + 1 + 5)
+    assert np.isfinite(whole).sum() == maps.size
+    np.testing.assert_array_equal(whole[5:9, 6:11], maps[1, 1])
+    assert down.tolist() == [1.5, 6.5] and across.tolist() == [2, 8, 14]
+
+
+def test_titles_are_short_and_no_formulas():
+    assert drawing.short("photos/a$b.jpg") == r"a\$b.jpg"
+    assert drawing.short("a" * 50 + ":17").endswith("aaa:17")
+    assert len(drawing.plain("x" * 99)) == drawing.LONGEST_NAME
+    assert drawing.plain("a\x1b[31m\n") == "a?[31m?"
+    assert drawing.evenly(range(100), 3) == [0, 50, 99]
+
+
+BAD = {
+    "draw": (["--draw=rolout"], "rollout"),
+    "no images": (["--draw=rollout,filters"], "wants images"),
+    "no runs": (["--draw=curves"], "--runs"),
+    "smooth": (["--smooth=1"], "below 1"),
+    "words": (["--layers=first"], "whole numbers"),
+    "patch": (["--patch=3"], "ROW,COLUMN"),
+    "outside": (["--patch=4,0"], "rows 0 to 3"),
+    "layers": (["--layers=3"], "from 0 to 2"),
+    "heads": (["--heads=-5"], "from 0 to 3"),
+    "size": (["--image_size=big"], "no size"),
+    "image": (["nowhere.jpg"], "no such file"),
+    "run": (["--runs=nowhere"], "no figures"),
+    "theme": (["--theme=blue"], "theme"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_error_and_writes_nothing(case, tmp_path, monkeypatch):
+    words, said = BAD[case]
+    monkeypatch.setattr(looking, "inspect", lambda *a, **k: pytest.fail("it began"))
+    out = tmp_path / "out"
+    with own_flags("inspect") as command, pytest.raises(errors.UserError) as told:
+        argv = ["inspect", str(CHECKPOINT), *words, f"--out={out}"]
+        command._main(parse("inspect", argv))
+    assert said in str(told.value) and len(str(told.value).splitlines()) <= 10
+    assert not out.exists()
+
+
+def test_a_place_that_is_a_file_and_no_matplotlib_are_errors(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(errors.UserError, match="is a file"):
+        writing.run(str(CHECKPOINT), None, tmp_path / "file", writing.Asked())
+    with pytest.raises(errors.UserError, match="want a CHECKPOINT"):
+        writing.run(None, None, tmp_path / "new", writing.Asked())
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(errors.UserError, match=r"pip install 'vit_jax\[inspect\]'"):
+        writing.run(str(CHECKPOINT), None, tmp_path / "new", writing.Asked())
+    assert not (tmp_path / "new").exists()
+
+
+def test_without_a_table_of_positions_it_cannot_be_drawn():
+    arch = filled(posemb="none").architecture
+    with pytest.raises(errors.UserError, match="no table of positions"):
+        writing._checked(writing.Asked(draw=("posemb",)), arch)
+    asked = writing._checked(writing.Asked(layers=(-1, 1, 0)), arch)
+    assert asked.layers == (1, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("theme", figure.THEMES)
+def test_the_command_draws_everything_and_says_what_the_numbers_are(
+    theme, runs, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    words = [str(CHECKPOINT), str(GOLDEN / "photographs"), "--pictures=2", "--most=3"]
+    words += [f"--runs={','.join(runs)}", "--smooth=0.5", f"--theme={theme}"]
+    with own_flags("inspect") as command:
+        command._main(parse("inspect", ["inspect", *words, f"--out={out}"]))
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    stems = ["rollout", "attention_0", "attention_1", "distance", "similarity_0"]
+    stems += ["similarity_1", "posemb", "filters", "curves"]
+    assert said["pictures"] == [f"{s}.{kind}" for s in stems for kind in figure.FORMATS]
+    paper = figure.THEMES[theme][2]
+    for name in said["pictures"]:
+        if name.endswith("png"):
+            with Image.open(out / name) as picture:
+                corner = np.asarray(picture.convert("RGB"))[0, 0]
+                assert "#" + bytes(corner).hex() == paper
+                assert np.asarray(picture).std() > 5, "there is something on it"
+        else:
+            assert "<svg" in (out / name).read_text()[:2000]
+    record = json.loads((out / writing.RECORD).read_text())
+    arrays = np.load(out / writing.NUMBERS)
+    assert set(arrays) == set(record["arrays"])
+    for name, told in record["arrays"].items():
+        assert list(arrays[name].shape) == told["shape"]
+        assert len(told["axes"]) == arrays[name].ndim and told["unit"]
+    assert arrays["distance"].shape == (3, 3, 4)
+    np.testing.assert_allclose(arrays["rollout"].sum(axis=-1), 1, rtol=1e-6)
+    assert len(record["notes"]) == 2, record["notes"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"posemb_at": "every"},
+        {"posemb": "relative", "pool": "mean"},
+        {"block": "axial", "pool": "mean", "posemb": "none"},
+        {"image_size": (30, 39), "crop": "valid", "num_classes": 0},
+    ],
+    ids=str,
+)
+def test_other_models_are_drawn_too(options, tmp_path):
+    found = looking.inspect(
+        filled(**options), [np.full((20, 30, 3), 9, np.uint8)], names=["a/b.png"]
+    )
+    with figure.style("light"):
+        drawn = dict(writing._drawn(found, [], writing.Asked()))
+        for name, one in drawn.items():
+            figure.save(one, tmp_path, name)
+    assert ("posemb" in drawn) == (options.get("posemb") != "none")

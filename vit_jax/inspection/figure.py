@@ -1,0 +1,81 @@
+"""Matplotlib, loaded when something is drawn, and how all pictures look."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vit_jax import errors
+
+MISSING = "pictures want matplotlib: pip install 'vit_jax[inspect]'"
+# Okabe and Ito's, which those who see fewer colours can tell apart; with `DASHES` on
+# paper without colours too.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+DASHES = ("-", "--", ":", "-.")
+COLOURMAP = "viridis"  # grows in lightness, for any eyes
+# Ink, soft ink, paper.
+THEMES: dict[str, tuple[str, str, str]] = {
+    "light": ("#1b1f24", "#6b7280", "#ffffff"),
+    "dark": ("#e8eaed", "#9aa3ad", "#14171a"),
+}
+DPI = 160
+FORMATS = ("png", "svg")
+
+
+def check_installed() -> None:
+    """Raises `UserError` where matplotlib is missing."""
+    try:
+        import matplotlib.figure  # noqa: F401  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise errors.UserError(MISSING) from error
+
+
+def new(width: float, height: float) -> Any:
+    """Returns a new figure of inches, which no window shows."""
+    from matplotlib import figure  # pyright: ignore[reportMissingImports]
+
+    return figure.Figure(figsize=(width, height), layout="constrained")
+
+
+@contextlib.contextmanager
+def style(theme: str) -> Iterator[None]:
+    """Draws in the colours of a theme, a key of `THEMES`."""
+    import matplotlib  # pyright: ignore[reportMissingImports]
+
+    ink, soft, paper = THEMES[theme]
+    inks = ("text.color", "axes.labelcolor", "axes.titlecolor")
+    lines = ("xtick.color", "ytick.color", "axes.edgecolor", "grid.color")
+    papers = ("figure.facecolor", "axes.facecolor", "savefig.facecolor")
+    parameters: dict[Any, Any] = {
+        **dict.fromkeys(inks, ink),
+        **dict.fromkeys(lines, soft),
+        **dict.fromkeys(papers, paper),
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlesize": 9,
+        "axes.labelsize": 9,
+        "xtick.labelsize": 8,
+        "ytick.labelsize": 8,
+        "legend.fontsize": 8,
+        "legend.frameon": False,
+        "font.size": 9,
+        "svg.hashsalt": "vit_jax",  # the same picture is the same file
+    }
+    with matplotlib.rc_context(parameters):
+        yield
+
+
+def save(drawn: Any, folder: Path, name: str) -> list[str]:
+    """Writes a figure as FOLDER/NAME.png and .svg; returns the names of the files."""
+    for suffix in FORMATS:
+        told = {"Date": None} if suffix == "svg" else None
+        drawn.savefig(folder / f"{name}.{suffix}", dpi=DPI, metadata=told)
+    return [f"{name}.{suffix}" for suffix in FORMATS]
+
+
+def bare(axes: Any) -> None:
+    """Takes ticks and frame from axes that hold an image."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
