@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.data import records
+from vit_jax.data import records, tfrecord
 
 SHARD = "photographs-train.tfrecord-00000-of-00001"
 SIZE = 224
@@ -75,7 +75,7 @@ def write_tfrecord(path: Path, payloads: list[bytes]) -> None:
 
 
 def _checksum(data: bytes) -> bytes:
-    return struct.pack("<I", records.masked_crc32c(data))
+    return struct.pack("<I", tfrecord.masked_crc32c(data))
 
 
 def _photos_ours(dataset: str, data_dir: str) -> Iterator[np.ndarray]:

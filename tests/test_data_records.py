@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from vit_jax import errors
-from vit_jax.data import records
+from vit_jax.data import records, tfrecord
 
 SHARD = "tfrecord_samples-train.tfrecord-00001-of-00003"
 ARRAYS = "imagenet_samples-train.array_record-00000-of-00001"
@@ -16,7 +16,7 @@ def write_tfrecord(path, payloads):
         for payload in payloads:
             length = struct.pack("<Q", len(payload))
             for part in (length, payload):
-                file.write(part + struct.pack("<I", records.masked_crc32c(part)))
+                file.write(part + struct.pack("<I", tfrecord.masked_crc32c(part)))
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_checksum_is_crc32c():
     """The check value of CRC-32C, masked as TFRecord does."""
     plain = 0xE3069283
     masked = ((plain >> 15 | plain << 17) + 0xA282EAD8) & 0xFFFFFFFF
-    assert records.masked_crc32c(b"123456789") == masked
+    assert tfrecord.masked_crc32c(b"123456789") == masked
 
 
 def test_records_come_back_in_any_order(tmp_path):
@@ -91,7 +91,7 @@ def test_no_flipped_bit_is_read(tmp_path):
 
 def test_a_record_larger_than_any_example_is_refused(tmp_path):
     length = struct.pack("<Q", 2**31)
-    header = length + struct.pack("<I", records.masked_crc32c(length))
+    header = length + struct.pack("<I", tfrecord.masked_crc32c(length))
     (tmp_path / "a").write_bytes(header)
     with pytest.raises(errors.UserError, match="no Example is larger"):
         records.RecordFiles("tfrecord", [tmp_path / "a"], [1]).check()

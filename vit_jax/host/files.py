@@ -124,7 +124,8 @@ def whole(path: Path, *, shared: bool = False) -> Iterator[BinaryIO]:
         path: Its name, in a folder that is there.
         shared: Other processes may write the same file at the same time.
     """
-    end = f".{os.getpid()}.partial" if shared else ".partial"
+    # Of processes in containers the numbers are the same.
+    end = f".{os.urandom(4).hex()}.partial" if shared else ".partial"
     partial = path.with_name(path.name + end)
     try:
         with open(partial, "wb") as stream:

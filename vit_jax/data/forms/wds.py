@@ -11,7 +11,6 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ import numpy as np
 from vit_jax import errors, host
 from vit_jax.data.forms import files, labelling, picking, table, tar
 from vit_jax.host import files as host_files
+from vit_jax.host import kept
 from vit_jax.settings import documents, naming
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
@@ -117,27 +117,16 @@ def _shard(path: str, mark: str, columns: naming.Columns) -> Shard:
     what = [_VERSION, os.path.abspath(path) if not files.is_url(path) else path]
     what += [mark, columns.image, columns.label]
     digest = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
-    kept = host.cache_folder() / "tar" / f"{digest}.npz"
-    try:
-        with np.load(kept, allow_pickle=False) as file:
-            told = json.loads(file["told"].tobytes())
-            return Shard(file["images"], told["labels"], told["keys"])
-    except (OSError, ValueError, KeyError, EOFError, RecursionError):
-        pass  # not there, or of a process that was killed
+    place = host.cache_folder() / "tar" / f"{digest}.npz"
+    if (found := kept.load(place)) is not None:
+        told, arrays = found
+        with contextlib.suppress(KeyError, TypeError):  # what others wrote there
+            return Shard(arrays["images"], told["labels"], told["keys"])
     shard = index(path, columns)
-    _keep(kept, shard)
+    told = {"labels": shard.labels, "keys": shard.keys}
+    if problem := kept.save(place, told, {"images": shard.images}):
+        logging.warning("the index of a tar file is not kept: %s", problem)
     return shard
-
-
-def _keep(path: Path, shard: Shard) -> None:
-    """Writes an index; a cache that cannot be written is only slower."""
-    told = json.dumps({"labels": shard.labels, "keys": shard.keys}).encode()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with host_files.whole(path, shared=True) as file:
-            np.savez(file, images=shard.images, told=np.frombuffer(told, np.uint8))
-    except OSError as error:
-        logging.warning("the index of a tar file is not kept: %s", error)
 
 
 def index(path: str, columns: naming.Columns) -> Shard:
