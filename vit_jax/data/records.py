@@ -47,7 +47,9 @@ class ArrayRecordShard:
     def read(self, index: int) -> bytes:
         """Returns record `index` of the file."""
         try:
-            return self._reader.read([index])[0]
+            # A range: a list of numbers copies the index, 1.9 ns for each record of the
+            # file (190 us in one of 100,000, where this takes 5).
+            return self._reader.read(index, index + 1)[0]
         except Exception as error:
             raise DamagedRecord(errors.reason(error)) from error
 
