@@ -6,7 +6,12 @@ const [rows, columns] = model.grid;
 const patches = rows * columns;
 const uniform = 1 / (patches + model.prefix);
 
-const bytesOf = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+function bytesOf(text) {
+  const letters = atob(text);
+  const bytes = new Uint8Array(letters.length);
+  for (let k = 0; k < bytes.length; k++) bytes[k] = letters.charCodeAt(k);
+  return bytes;
+}
 
 async function inflate(text) {
   const stream = new Blob([bytesOf(text)]).stream();

@@ -7,13 +7,15 @@ const STOPS = [
   [253, 231, 37],
 ];
 
-const COLOURS = new Uint8Array(256 * 3);
-for (let i = 0; i < 256; i++) {
-  const at = (i / 255) * (STOPS.length - 1);
+// Pixels by level, red in the lowest byte, as canvases have them.
+const SHADES = { colours: new Uint32Array(256), light: new Uint32Array(256) };
+for (let level = 0; level < 256; level++) {
+  const at = (level / 255) * (STOPS.length - 1);
   const from = Math.min(Math.floor(at), STOPS.length - 2);
-  for (let c = 0; c < 3; c++) {
-    COLOURS[3 * i + c] = STOPS[from][c] + (at - from) * (STOPS[from + 1][c] - STOPS[from][c]);
-  }
+  const [red, green, blue] = STOPS[from].map((low, c) =>
+    Math.round(low + (at - from) * (STOPS[from + 1][c] - low)));
+  SHADES.colours[level] = (255 << 24) | (blue << 16) | (green << 8) | red;
+  SHADES.light[level] = (255 - level) << 24;  // black, thinner the more there is
 }
 
 const RAMPS = {
@@ -32,19 +34,14 @@ function sheet(width, height) {
 }
 
 // A map as an image of one pixel a patch, in colours or as a shade over the image.
-function mapImage(values, low, high, paint, width = columns) {
-  const canvas = sheet(width, values.length / width);
-  const pixels = new ImageData(canvas.width, canvas.height);
-  values.forEach((value, k) => {
-    const part = share(value, low, high);
-    if (paint === "light") {
-      pixels.data[4 * k + 3] = 255 * (1 - part);
-    } else {
-      const colour = 3 * Math.round(255 * part);
-      pixels.data.set(COLOURS.subarray(colour, colour + 3), 4 * k);
-      pixels.data[4 * k + 3] = 255;
-    }
-  });
+function mapImage(values, low, high, paint) {
+  const canvas = sheet(columns, rows);
+  const pixels = new ImageData(columns, rows);
+  const shades = SHADES[paint];
+  const words = new Uint32Array(pixels.data.buffer);
+  for (let k = 0; k < words.length; k++) {
+    words[k] = shades[Math.round(255 * share(values[k], low, high))];
+  }
   canvas.getContext("2d").putImageData(pixels, 0, 0);
   return canvas;
 }
@@ -143,9 +140,12 @@ const TOP = 18;
 
 function atlasCell(canvas) {
   const ratio = canvas.width / canvas.clientWidth;
-  const across = (canvas.clientWidth - LEFT) / (model.heads + 1);
-  const down = (across * rows * model.stride[0]) / (columns * model.stride[1]);
-  return { ratio, across, down, gap: Math.min(2, across / 8) };
+  const aspect = (columns * model.stride[1]) / (rows * model.stride[0]);
+  // Of few heads the cells stay small, of many layers the table stays on the screen.
+  const most = Math.min(48, Math.max(14, 440 / model.layers.length));
+  const wide = (canvas.clientWidth - LEFT) / (model.heads + 1);
+  const across = Math.min(wide, most * Math.max(1, aspect));
+  return { ratio, across, down: across / aspect, gap: Math.min(2, across / 8) };
 }
 
 function fitAtlas(canvas) {

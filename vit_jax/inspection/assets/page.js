@@ -177,7 +177,7 @@ function showControls() {
     input.setAttribute("aria-valuetext", text);
     document.getElementById(`${id}-value`).textContent = text;
   };
-  const range = (names) => ` (${names[0]} to ${names.at(-1)})`;
+  const range = (names) => (isNaN(names[0]) ? "" : ` (${names[0]} to ${names.at(-1)})`);
   const layers = model.layers[state.layer] + range(model.layers);
   set("layer", state.layer, layers);
   const head = state.head < 0 ? "mean of heads" : state.head + range([0, model.heads - 1]);

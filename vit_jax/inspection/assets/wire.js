@@ -150,6 +150,7 @@ function buildModelParts() {
   }
   if (posemb) {
     $("#table").append(...posemb.names.map((name, at) => new Option(name, at)));
+    $("#posemb .tiles").style.maxWidth = `${Math.round(560 * (columns / rows) ** 2)}px`;
     $("#posemb .choice").hidden = posemb.names.length < 2;
     $("#posemb figcaption .muted").textContent = `Cosine of every position to every other: ${posemb.what}. Each small map stands where its position does.`;
   }
