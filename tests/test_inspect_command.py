@@ -127,6 +127,19 @@ def test_without_a_table_of_positions_it_cannot_be_drawn():
     assert asked.layers == (1, 0)
 
 
+def test_the_page_alone_can_be_asked_for(tmp_path):
+    asked = writing.Asked(draw=("page",))
+    told = writing.run(str(CHECKPOINT), None, tmp_path / "out", asked)
+    assert told["page"] == writing.PAGE and not told["pictures"]
+    found = {path.name for path in (tmp_path / "out").iterdir()}
+    assert found == {writing.PAGE, writing.NUMBERS, writing.RECORD}
+    assert "No images were given" in (tmp_path / "out" / writing.PAGE).read_text()
+    asked = writing.Asked(draw=("filters",))
+    told = writing.run(str(CHECKPOINT), None, tmp_path / "other", asked)
+    assert told["page"] is None and told["pictures"]
+    assert not (tmp_path / "other" / writing.PAGE).exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("theme", figure.THEMES)
 def test_the_command_draws_everything_and_says_what_the_numbers_are(
@@ -150,6 +163,9 @@ def test_the_command_draws_everything_and_says_what_the_numbers_are(
                 assert np.asarray(picture).std() > 5, "there is something on it"
         else:
             assert "<svg" in (out / name).read_text()[:2000]
+    assert said["page"] == "index.html"
+    text = (out / said["page"]).read_text()
+    assert text.startswith("<!doctype html>") and len(text) < 5_000_000
     record = json.loads((out / writing.RECORD).read_text())
     arrays = np.load(out / writing.NUMBERS)
     assert set(arrays) == set(record["arrays"])

@@ -2,11 +2,11 @@
 
 Draws as PNG and SVG, of images: attention rollout, attention by layer and head, mean
 attention distance, tokens like that of one patch; and of the model: similarity of its
-positions, principal components of its filters. All numbers go to `inspection.npz`, what
-they are to `inspection.json`. An IMAGE is a file, a folder, a pattern or `@LIST`, or
-there are `--dataset` and `--split`; without any, what needs none is drawn. `--runs`
-draws learning curves, with a checkpoint or without. The last line of standard output is
-JSON.
+positions, principal components of its filters. `index.html` is one page to look through
+all of it in a browser. All numbers go to `inspection.npz`, what they are to
+`inspection.json`. An IMAGE is a file, a folder, a pattern or `@LIST`, or there are
+`--dataset` and `--split`; without any, what needs none is drawn. `--runs` draws
+learning curves, with a checkpoint or without. The last line of standard output is JSON.
 """
 
 from absl import flags

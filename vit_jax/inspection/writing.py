@@ -20,6 +20,8 @@ from vit_jax.inspection import (
     figure,
     looking,
     numbers,
+    page,
+    payload,
     plots,
 )
 from vit_jax.models.vit_architecture import VitArchitecture
@@ -28,7 +30,7 @@ from vit_jax.settings import validation
 from vit_jax.weights import loaded as loaded_lib
 from vit_jax.weights import pretrained
 
-NUMBERS, RECORD = "inspection.npz", "inspection.json"
+NUMBERS, RECORD, PAGE = "inspection.npz", "inspection.json", "index.html"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +38,7 @@ class Asked:
     """What is to be drawn.
 
     Attributes:
-        draw: Names of pictures, keys of `OF_IMAGES`, `OF_MODELS` or "curves"; none: all
-            that there can be.
+        draw: Of `NAMES`; none: all that there can be.
         layers: Numbers of attention layers, from -1 back; none: all.
         heads: Numbers of heads; none: all.
         patch: (row, column), to whose token others are compared; None: in the middle.
@@ -107,7 +108,7 @@ OF_IMAGES: dict[str, Draw] = {
     "similarity": _similarity,
 }
 OF_MODELS: dict[str, Draw] = {"posemb": _posemb, "filters": _filters}
-NAMES = (*OF_IMAGES, *OF_MODELS, "curves")
+NAMES = (*OF_IMAGES, *OF_MODELS, "curves", "page")
 
 
 def run(
@@ -130,7 +131,8 @@ def run(
         most: Images that are looked at; the first so many.
 
     Returns:
-        "out", "pictures" (names of files), "numbers", and "notes" of what there is not.
+        "out", "pictures" (names of files), "page", the name of its file or None,
+        "numbers", and "notes" of what there is not.
 
     Raises:
         errors.UserError: bad input, before anything is computed.
@@ -156,6 +158,7 @@ def run(
     record = {
         "out": str(folder),
         "pictures": pictures,
+        "page": _write_page(folder, found, asked),
         "numbers": NUMBERS,
         "notes": [] if found is None else list(found.notes),
     }
@@ -270,6 +273,17 @@ def _drawn(
     if runs and (not asked.draw or "curves" in asked.draw):
         chosen = asked.figures or curves.usual(runs)
         yield "curves", plots.learning(runs, chosen, asked.smooth)
+
+
+def _write_page(
+    folder: Path, found: looking.Inspection | None, asked: Asked
+) -> str | None:
+    """Writes the page; returns its name, or None where there is none."""
+    if found is None or (asked.draw and "page" not in asked.draw):
+        return None
+    host_files.write_whole(folder / PAGE, page.render(payload.payload(found)))
+    logging.info("%s", folder / PAGE)
+    return PAGE
 
 
 def _write_numbers(
