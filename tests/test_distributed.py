@@ -149,6 +149,7 @@ def test_a_bug_is_not_started_again_but_a_slow_peer_is():
     assert guarding._code_of(RuntimeError("shapes do not match")) == 1
 
 
+@pytest.mark.slow
 def test_peers_that_do_not_come_are_one_error(tmp_path):
     port = free_port()
     done = subprocess.run(

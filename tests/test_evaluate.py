@@ -131,6 +131,7 @@ def run_two_processes(checkpoint):
     ]
 
 
+@pytest.mark.slow
 def test_two_processes_report_what_one_does(published):
     alone = [
         evaluate.run(published, "digits", batch_size=60, **options)

@@ -85,7 +85,7 @@ def losses():
         ("zero1", "flat"),
         pytest.param("zero1", "microbatches", marks=pytest.mark.slow),
         ("fsdp", "loop"),
-        ("fsdp", "microbatches"),
+        pytest.param("fsdp", "microbatches", marks=pytest.mark.slow),
     ],
 )
 def test_losses_are_those_of_dp(losses, layout, variant):

@@ -209,6 +209,7 @@ def test_layouts_remat_and_parts_of_a_batch_change_nothing(source, name):
     check_close(*states)
 
 
+@pytest.mark.slow
 def test_rotary_models_are_changed_in_every_layout(folder):
     """And what is trained is what the merged model computes."""
     options = {"posemb": "none", "rope": "mixed", "key_bias": False, "registers": 1}

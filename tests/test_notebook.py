@@ -40,6 +40,7 @@ def address(tmp_path):
         server.shutdown()
 
 
+@pytest.mark.slow
 def test_the_notebook_fine_tunes_evaluates_and_predicts(
     address, tmp_path, monkeypatch, capsys
 ):
