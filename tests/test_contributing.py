@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vit_jax import __main__, evaluators
+from vit_jax import __main__, evaluators, studies
 from vit_jax.data import augment, catalog
 from vit_jax.learning import objective
 from vit_jax.models import families, variants
@@ -21,7 +21,7 @@ TEXT = (REPOSITORY / "CONTRIBUTING.md").read_text()
 TABLES = (
     *(variants.SIZES, families.FAMILIES, catalog.ROWS, objective.OBJECTIVES),
     *(evaluators.EVALUATORS, augment.AUGMENTATIONS, layouts.LAYOUTS),
-    __main__.COMMANDS,
+    *(__main__.COMMANDS, studies.STUDIES),
 )
 
 

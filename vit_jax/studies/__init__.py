@@ -4,12 +4,10 @@ A study is a file here and its row in `STUDIES`; `vit_jax studies` runs it. Tabl
 those that were run are committed under benchmarks/studies/.
 """
 
-from collections.abc import Mapping
-
 from vit_jax.studies import augmentation, distillation, layer_decay
 from vit_jax.studies.study import Study
 
-STUDIES: Mapping[str, Study] = {
+STUDIES: dict[str, Study] = {
     "augmentation": augmentation.STUDY,
     "distillation": distillation.STUDY,
     "layer_decay": layer_decay.STUDY,
