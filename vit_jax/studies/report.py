@@ -46,7 +46,8 @@ def found(study: Study, rows: Sequence[Row], chosen: Mapping[str, str | None]) -
             figures[values["arm"]][values["seed"]] = row["figures"][study.figure]
     missing = len(study.arms) * len(study.seeds) - sum(map(len, figures.values()))
     if missing:
-        return Found(figures, dict(chosen), None, f"{missing} runs are not done.")
+        left = "1 run is" if missing == 1 else f"{missing} runs are"
+        return Found(figures, dict(chosen), None, f"{left} not done.")
     verdict = study.verdict({arm: list(of.values()) for arm, of in figures.items()})
     return Found(figures, dict(chosen), verdict.holds, verdict.text)
 
@@ -82,7 +83,12 @@ def page(
         sweep_table.markdown(table(study, rows, found)).rstrip(),
     ]
     if len(study.settings) > 1:
-        parts.append(f"`{study.dev_figure}` of each setting, in percent, first seed:")
+        parts.append(
+            _wrapped(
+                f"`{study.dev_figure}` of each setting, in percent, first seed, with "
+                f"{_words(study.dev)}:"
+            )
+        )
         parts.append(sweep_table.markdown(_settings(study, rows)).rstrip())
     if study.before:
         parts.append("Before them:")
@@ -111,7 +117,7 @@ def table(study: Study, rows: Sequence[Row], found: Found) -> list[list[str]]:
         errors = [row["error"] for row in runs if row["error"]]
         lines.append(
             [
-                " ".join([arm, *(f"`{_short(flag)}`" for flag in flags)]),
+                f"{arm} {_words(flags)}".rstrip(),
                 *([found.chosen[arm] or ""] if settings else []),
                 *(_percent(of.get(str(seed))) for seed in study.seeds),
                 _spread(list(of.values())),
@@ -151,7 +157,7 @@ def _before(study: Study, rows: Sequence[Row]) -> list[list[str]]:
         lines.append(
             [
                 name,
-                " ".join(f"`{_short(flag)}`" for flag in flags),
+                _words(flags),
                 _percent(figures.get(study.figure)),
                 "" if row is None else f"{row['cpu_seconds']:.0f} s",
             ]
@@ -163,8 +169,9 @@ def _is(row: Row, of: str) -> bool:
     return row["values"]["run"] == of
 
 
-def _short(flag: str) -> str:
-    return flag.removeprefix("--config.").removeprefix("--")
+def _words(flags: Sequence[str]) -> str:
+    short = (flag.removeprefix("--config.").removeprefix("--") for flag in flags)
+    return " ".join(f"`{word}`" for word in short)
 
 
 def _percent(value: float | None) -> str:
