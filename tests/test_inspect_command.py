@@ -15,6 +15,7 @@ from vit_jax.inspection import curves, drawing, figure, looking, writing
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
 CHECKPOINT = GOLDEN / "reference" / "hf_vit"
+PHOTOGRAPHS = str(GOLDEN / "photographs")
 
 
 def write_run(folder, lines):
@@ -85,9 +86,11 @@ BAD = {
     "smooth": (["--smooth=1"], "below 1"),
     "words": (["--layers=first"], "whole numbers"),
     "patch": (["--patch=3"], "ROW,COLUMN"),
-    "outside": (["--patch=4,0"], "rows 0 to 3"),
-    "layers": (["--layers=3"], "from 0 to 2"),
-    "heads": (["--heads=-5"], "from 0 to 3"),
+    "outside": ([PHOTOGRAPHS, "--patch=4,0"], "rows 0 to 3"),
+    "layers": ([PHOTOGRAPHS, "--layers=3"], "from 0 to 2"),
+    "heads": ([PHOTOGRAPHS, "--heads=-5"], "from 0 to 3"),
+    "of images": (["--heads=1"], "without images"),
+    "of runs": (["--smooth=0.5"], "without --runs"),
     "size": (["--image_size=big"], "no size"),
     "image": (["nowhere.jpg"], "no such file"),
     "run": (["--runs=nowhere"], "no figures"),
@@ -146,7 +149,7 @@ def test_the_command_draws_everything_and_says_what_the_numbers_are(
     theme, runs, tmp_path, capsys
 ):
     out = tmp_path / "out"
-    words = [str(CHECKPOINT), str(GOLDEN / "photographs"), "--pictures=2", "--most=3"]
+    words = [str(CHECKPOINT), PHOTOGRAPHS, "--pictures=2", "--most=3"]
     words += [f"--runs={','.join(runs)}", "--smooth=0.5", f"--theme={theme}"]
     with own_flags("inspect") as command:
         command._main(parse("inspect", ["inspect", *words, f"--out={out}"]))
@@ -154,7 +157,7 @@ def test_the_command_draws_everything_and_says_what_the_numbers_are(
     stems = ["rollout", "attention_0", "attention_1", "distance", "similarity_0"]
     stems += ["similarity_1", "posemb", "filters", "curves"]
     assert said["pictures"] == [f"{s}.{kind}" for s in stems for kind in figure.FORMATS]
-    paper = figure.THEMES[theme][2]
+    paper = figure.THEMES[theme].paper
     for name in said["pictures"]:
         if name.endswith("png"):
             with Image.open(out / name) as picture:

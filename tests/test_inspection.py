@@ -74,6 +74,19 @@ def test_rollout_of_a_readout_is_the_weighted_rows_of_all():
     )
 
 
+def test_the_mask_of_an_image_is_bright_where_the_values_are():
+    size = (30, 33)  # two rows and a column of pixels more than the patches cover
+    assert (rollout.mask(np.full((3, 4), 0.2), (8, 8), size) > 0.99).all()
+    values = np.zeros((3, 4))
+    values[2, 3] = 5
+    mask = rollout.mask(values, (8, 8), size)
+    assert mask.shape == size and mask.argmax() >= 20 * 33
+    assert mask[20, 28] > 5 * mask[4, 4]
+    image = np.full((*size, 3), 200, np.uint8)
+    assert rollout.masked(image, mask).max() == 200, "the brightest stays as it is"
+    assert not rollout.mask(np.zeros((3, 4)), (8, 8), size).any()
+
+
 @pytest.mark.parametrize("grid", [(1, 9), (4, 4), (3, 5)])
 @pytest.mark.parametrize("prefix", [0, 2])
 def test_uniform_attention_has_the_mean_distance_of_the_closed_form(grid, prefix):
@@ -262,6 +275,14 @@ def test_too_much_for_the_memory_is_refused_before_it_is_computed(monkeypatch):
     with pytest.raises(errors.UserError, match="--image_size"):
         looking.inspect(loaded, [PHOTOGRAPH])
     assert "No images" in looking.inspect(loaded).notes[0]
+
+
+def test_an_image_that_cannot_be_read_is_named(tmp_path):
+    path = tmp_path / "notes.jpg"
+    path.write_text("no image")
+    for images, names in ((str(path), ()), ([b"none"], ["b of a list"])):
+        with pytest.raises(errors.UserError, match="notes.jpg|b of a list"):
+            looking.inspect(filled(), images, names=names)
 
 
 def test_the_payload_is_what_was_found_to_within_a_byte():

@@ -89,8 +89,8 @@ def _main(argv: list[str]) -> None:
                 split=given.split,
                 data_dir=given.data_dir,
             )
-    elif given.dataset:
-        raise errors.UserError(f"--dataset={given.dataset} wants a CHECKPOINT")
+    elif given.dataset or given.image_size:
+        raise errors.UserError("--dataset and --image_size want a CHECKPOINT")
     cli.print_figures(
         writing.run(
             checkpoint, images, given.out, asked, image_size=size, most=given.most

@@ -60,7 +60,7 @@ def attention(
     values, (down, across) = mosaic(maps / largest)
     wide = min(max(0.7 * (len(heads) + 1), 3.0), 13.0)
     scale = wide / values.shape[1]
-    tall = max(values.shape[0] * scale + 0.9, 2.2)
+    tall = max(values.shape[0] * scale + 1.0, 2.3)
     drawn = figure.new(wide + 3.6, tall)
     left, right = drawn.subplots(1, 2, width_ratios=[2.2, wide])
     figure.bare(left)

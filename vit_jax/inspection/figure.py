@@ -3,20 +3,37 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vit_jax import errors
 
 MISSING = "pictures want matplotlib: pip install 'vit_jax[inspect]'"
-# Okabe and Ito's, which those who see fewer colours can tell apart; with `DASHES` on
-# paper without colours too.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-DASHES = ("-", "--", ":", "-.")
+DASHES = ("-", "--", ":", "-.")  # beside colours, for paper without any
 COLOURMAP = "viridis"  # grows in lightness, for any eyes
-# Ink, soft ink, paper.
-THEMES: dict[str, tuple[str, str, str]] = {
-    "light": ("#1b1f24", "#6b7280", "#ffffff"),
-    "dark": ("#e8eaed", "#9aa3ad", "#14171a"),
+
+
+class Theme(NamedTuple):
+    """Colours of ink, of soft ink, of paper, and of what is compared.
+
+    The last are Okabe and Ito's, which those who see fewer colours can tell apart; on
+    dark paper the light ones come first.
+    """
+
+    ink: str
+    soft: str
+    paper: str
+    colours: tuple[str, ...]
+
+
+THEMES: dict[str, Theme] = {
+    "light": Theme(
+        *("#1b1f24", "#5b6470", "#ffffff"),
+        ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"),
+    ),
+    "dark": Theme(
+        *("#e8eaed", "#9aa3ad", "#14171a"),
+        ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#D55E00"),
+    ),
 }
 DPI = 160
 FORMATS = ("png", "svg")
@@ -41,8 +58,9 @@ def new(width: float, height: float) -> Any:
 def style(theme: str) -> Iterator[None]:
     """Draws in the colours of a theme, a key of `THEMES`."""
     import matplotlib  # pyright: ignore[reportMissingImports]
+    from matplotlib import rcsetup  # pyright: ignore[reportMissingImports]
 
-    ink, soft, paper = THEMES[theme]
+    ink, soft, paper, colours = THEMES[theme]
     inks = ("text.color", "axes.labelcolor", "axes.titlecolor")
     lines = ("xtick.color", "ytick.color", "axes.edgecolor", "grid.color")
     papers = ("figure.facecolor", "axes.facecolor", "savefig.facecolor")
@@ -58,11 +76,17 @@ def style(theme: str) -> Iterator[None]:
         "ytick.labelsize": 8,
         "legend.fontsize": 8,
         "legend.frameon": False,
+        "axes.prop_cycle": rcsetup.cycler(color=colours),
         "font.size": 9,
         "svg.hashsalt": "vit_jax",  # the same picture is the same file
     }
     with matplotlib.rc_context(parameters):
         yield
+
+
+def colour(number: int) -> str:
+    """Returns the name that matplotlib has for a colour of the theme, from 0 on."""
+    return f"C{number}"
 
 
 def save(drawn: Any, folder: Path, name: str) -> list[str]:

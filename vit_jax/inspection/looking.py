@@ -128,7 +128,7 @@ def check_memory(arch: VitArchitecture) -> None:
 
 def inspect(
     loaded: Loaded,
-    images: Sequence[Any] = (),
+    images: str | Path | Sequence[Any] = (),
     *,
     names: Sequence[str] = (),
     detailed: int = DETAILED,
@@ -139,7 +139,7 @@ def inspect(
     Args:
         loaded: From `vit_jax.load`.
         images: Paths, bytes, Pillow images or arrays, as `Loaded.images` takes them;
-            none: what needs none is looked at.
+            one path is one image; none: what needs none is looked at.
         names: What they are called; without any as their paths, or by number.
         detailed: Of the first so many all that `Seen` has is kept, of the others their
             distances alone.
@@ -150,13 +150,15 @@ def inspect(
             too little memory.
     """
     arch = checked(loaded.architecture)
-    if images:
+    if isinstance(images, str | Path):
+        images = [images]
+    if len(images):
         check_memory(arch)
     params = loaded.params
     names = tuple(names or (_name(image, i) for i, image in enumerate(images)))
     distances, seen, layers = [], [], _layer_names(arch)
     with cli.progress("images", len(images)) as tell:
-        for i, found in enumerate(_passes(loaded, images)):
+        for i, found in enumerate(_passes(loaded, images, names)):
             probabilities = attention.of_layers(found)
             assert tuple(probabilities) == layers, f"{tuple(probabilities)}: {layers}"
             far = functools.partial(
@@ -191,7 +193,9 @@ def _name(image: Any, number: int) -> str:
     return str(image) if isinstance(image, str | Path) else f"image {number}"
 
 
-def _passes(loaded: Loaded, images: Sequence[Any]) -> Iterator[dict[str, np.ndarray]]:
+def _passes(
+    loaded: Loaded, images: Sequence[Any], names: Sequence[str]
+) -> Iterator[dict[str, np.ndarray]]:
     """Yields what is inside the pass of each image, and its "pixels" and "logits"."""
     graphdef, params = models.split(loaded.model)
 
@@ -205,8 +209,11 @@ def _passes(loaded: Loaded, images: Sequence[Any]) -> Iterator[dict[str, np.ndar
             found["read"] = _map_attention(model, found)
         return found
 
-    for image in images:
-        pixels = loaded.images([image] if isinstance(image, str | Path) else image)
+    for image, name in zip(images, names, strict=True):
+        try:
+            pixels = loaded.images([image])
+        except errors.UserError as error:
+            raise errors.UserError(f"{name}: {error}") from error
         found = jax.device_get(run(params, pixels))
         yield {"pixels": pixels, **found}
 

@@ -25,7 +25,7 @@ def distances(inspection: looking.Inspection) -> Any:
             i for i, n in enumerate(inspection.layers) if n.partition("/")[2] == kind
         ]
         depth = [int(inspection.layers[i].partition("/")[0]) for i in chosen]
-        colour, said = figure.COLOURS[number], f", along a {kind}" if kind else ""
+        colour, said = figure.colour(number), f", along a {kind}" if kind else ""
         axes.plot(
             np.repeat(depth, arch.heads),
             found[chosen].ravel(),
@@ -46,7 +46,7 @@ def distances(inspection: looking.Inspection) -> Any:
     if kinds == [""]:
         axes.axhline(
             inspection.uniform,
-            color=figure.COLOURS[1],
+            color=figure.colour(1),
             linestyle=figure.DASHES[2],
             label="uniform attention",
         )
@@ -170,7 +170,7 @@ def learning(runs: Sequence[curves.Run], figures: Sequence[str], smooth: float) 
 
 def _curve(panel: Any, run: curves.Run, name: str, number: int, smooth: float) -> None:
     curve = run.curves[name]
-    colour = figure.COLOURS[number % len(figure.COLOURS)]
+    colour = figure.colour(number)
     dashes = figure.DASHES[number % len(figure.DASHES)]
     points = "o" if np.isfinite(curve.values).sum() <= _FEW and not smooth else ""
     values = curve.values

@@ -8,9 +8,7 @@ def cosines(vectors: np.ndarray) -> np.ndarray:
 
     A row of zeros has 0 with every other, and 1 with itself as all have.
     """
-    wide = np.asarray(vectors, np.float64)
-    lengths = np.linalg.norm(wide, axis=-1, keepdims=True)
-    unit = np.divide(wide, lengths, out=np.zeros_like(wide), where=lengths > 0)
+    unit = _unit(vectors)
     found = np.clip(unit @ unit.T, -1, 1)
     np.fill_diagonal(found, 1)
     return found.astype(np.float32)
@@ -26,6 +24,14 @@ def to_patch(tokens: np.ndarray, patch: tuple[int, int]) -> np.ndarray:
     Returns:
         float32 [rows, columns], 1 at the patch.
     """
-    rows, columns, width = tokens.shape
-    number = np.ravel_multi_index(patch, (rows, columns))
-    return cosines(tokens.reshape(-1, width))[number].reshape(rows, columns)
+    unit = _unit(tokens)
+    found = np.clip(unit @ unit[patch], -1, 1)
+    found[patch] = 1
+    return found.astype(np.float32)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    """Vectors [..., d] of length 1; those of zeros stay."""
+    wide = np.asarray(vectors, np.float64)
+    lengths = np.linalg.norm(wide, axis=-1, keepdims=True)
+    return np.divide(wide, lengths, out=np.zeros_like(wide), where=lengths > 0)

@@ -196,6 +196,15 @@ def _check(asked: Asked, *, with_model: bool, with_images: bool) -> None:
         raise errors.UserError("want a CHECKPOINT, or --runs=WORKDIR,WORKDIR; --help")
     if not 0 <= asked.smooth < 1:
         raise errors.UserError(f"--smooth={asked.smooth:g}; want from 0 to below 1")
+    for name, value, wants, has in (
+        ("layers", asked.layers, "images", with_images),
+        ("heads", asked.heads, "images", with_images),
+        ("patch", asked.patch, "images", with_images),
+        ("figures", asked.figures, "--runs", bool(asked.runs)),
+        ("smooth", asked.smooth, "--runs", bool(asked.runs)),
+    ):
+        if value and not has:
+            raise errors.UserError(f"--{name} means nothing without {wants}")
 
 
 def _checked(asked: Asked, arch: VitArchitecture) -> Asked:
