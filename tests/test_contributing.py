@@ -80,7 +80,7 @@ def test_there_is_one_for_whatever_can_be_added():
     added = {example.id.removeprefix("Add ") for example in examples()}
     assert added == {
         *("a model", "a dataset", "an objective", "an evaluator", "an augmentation"),
-        *("a layout", "a dialect", "a command", "a metrics store"),
+        *("a layout", "a dialect", "a command", "a metrics store", "a study"),
     }
 
 
@@ -89,6 +89,6 @@ def test_its_commands_and_files_are_there():
     assert set(re.findall(r"\bmake ([\w-]+)", TEXT)) <= set(targets)
     for path in re.findall(r"`?((?:tests|configs|\.ci)/[\w./-]+)", TEXT):
         assert (REPOSITORY / path).exists(), path
-    rooms = "commands|data|models|learning|evaluators|parallel|weights"
+    rooms = "commands|data|models|learning|evaluators|parallel|studies|weights"
     for path in re.findall(rf"`((?:{rooms})/[\w./-]*)`", TEXT):
         assert (REPOSITORY / "vit_jax" / path).exists(), path
