@@ -52,6 +52,7 @@ RECIPES = [
 # Of a family that is there already; their programs take seconds to trace.
 MORE_RECIPES = [
     ("augreg", "Ti/16,i21k,strong2"),
+    ("augreg", "R50+L/32,i21k"),
     ("deit3", "H/14,finetune"),
     ("finetune", "R50+B/16,flowers"),
     ("axial", "AxialResNet50"),
@@ -418,6 +419,27 @@ def test_augreg(key):
     on_i21k = "i21k" in key[1]
     assert config.model.head_bias == (-10 if on_i21k else -6.9)
     assert config.model.pre_logits != on_i21k
+
+
+# What the file names of the checkpoints say that AugReg's README recommends.
+HYBRIDS = {
+    "R+Ti/16": ("none", 0.03, 0.0),
+    "R26+S/32": ("light1", 0.1, 0.0),
+    "R50+L/32": ("medium1", 0.1, 0.1),
+}
+
+
+@pytest.mark.parametrize("model", HYBRIDS)
+def test_hybrids_of_augreg(model):
+    level, decay, drop = HYBRIDS[model]
+    config = recipe("augreg", f"{model},i21k")
+    assert config == recipe("augreg", f"{model},i21k,{level}")
+    assert (config.optimizer.lr, config.optimizer.weight_decay) == (1e-3, decay)
+    assert (config.model.dropout, config.model.drop_path) == (drop, drop)
+    counterpart = model.split("+")[1].replace("L/32", "L/16")
+    on_i1k = recipe("augreg", f"{model},i1k")
+    on_i1k.model.name = counterpart
+    assert on_i1k == recipe("augreg", f"{counterpart},i1k")
 
 
 def test_the_better_baseline_is_its_reports_figure():
