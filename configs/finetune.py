@@ -89,7 +89,8 @@ def _table_4(config: ConfigDict, model: str, name: str, task: tasks.Task) -> Non
     config.model.dropout = DROPOUT[model] if model in DROPOUT else 0.0
     config.ema = task.ema
     config.data.train.transform = task.crop
-    config.data.train.resize = round(size * 448 / 384)  # of resize_crop
+    if task.crop == "resize_crop":
+        config.data.train.resize = round(size * 448 / 384)
     config.optimizer.lr = tasks.default_rate(model, name)
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup = f"{task.warmup} steps"

@@ -12,7 +12,7 @@ from vit_jax import errors, experiment, tree
 from vit_jax.data import catalog, splits, training
 from vit_jax.learning import schedules
 from vit_jax.parallel import mesh
-from vit_jax.settings import naming
+from vit_jax.settings import effects, naming, validation
 
 RECIPES = [
     *(
@@ -87,6 +87,20 @@ def test_assembles_without_arrays(module, argument, device_mesh, tmp_path):
     leaves = jax.tree.leaves((exp.state, exp.batch))
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
     assert exp.batch["image"].shape[0] == config.batch_size
+
+
+# What says of recipes for a checkpoint that --config.init_from names none.
+FOR_A_CHECKPOINT = {
+    ("deit3", "H/14,finetune"): {"keep_head"},
+    ("mae_finetune", "L/16"): {"optimizer.layer_decay"},
+}
+
+
+@pytest.mark.parametrize("key", [*RECIPES, *MORE_RECIPES])
+def test_no_key_of_a_recipe_is_without_effect(key):
+    flat = validation.beside_defaults(recipe(*key).to_dict())
+    found = {name for name, *_ in effects.unmet(*flat)}
+    assert found == FOR_A_CHECKPOINT.get(key, set())
 
 
 def test_every_file_of_recipes_is_tried():

@@ -171,6 +171,8 @@ def _train(
     on_storage_error: str,
 ) -> dict[str, float | None]:
     """Trains as `run`, to the end or a row of bad steps."""
+    from vit_jax.settings import effects  # which loads when a run is made
+
     began = extension.began(config, workdir)
     exp = experiment.assemble(config, mesh, start=began)
     _check_writers(exp, workdir, on_storage_error)
@@ -195,6 +197,7 @@ def _train(
         workdir_lib.forget(workdir, reached or 0, changed)
         with workdir_lib.started(workdir, exp.config) as undo, requests.undoing(undo):
             logging.info("workdir %s", workdir)
+            effects.tell(*validation.beside_defaults(config))
             overview.log(exp, parameters=parameters)
             exp, state, start, batches, frozen = _prepare(
                 *(exp, checkpoints, source, requests.phases), anew=reached is None

@@ -306,7 +306,7 @@ def check_values(config: Mapping[str, Any]) -> None:
     """Raises `UserError` for the first value that no run could use.
 
     Types are those of `configs/base.py`, which ml_collections holds flags to; this
-    checks ranges and choices, and that every number is finite.
+    checks ranges and choices, that every number is finite, and `effects.check`.
     """
     for name, value in flatten(config).items():
         for pattern, good, wanted in CHECKS:
@@ -316,18 +316,19 @@ def check_values(config: Mapping[str, Any]) -> None:
                 break
         if not _finite(value):
             raise errors.UserError(f"{name}={value!r}: want finite numbers")
-    if "optimizer" in config:
-        deviations = config["optimizer"]["skip_spikes"]
-        if deviations and not config["skip_bad_steps"]:
-            raise errors.UserError(
-                f"optimizer.skip_spikes={deviations!r} leaves out no step while "
-                "skip_bad_steps=0; want both, as in --config.skip_bad_steps=10"
-            )
-    if "lora" in config and config["lora"]["rank"] and not config["init_from"]:
-        raise errors.UserError(
-            f"lora.rank={config['lora']['rank']} changes weights that are there; want "
-            "--config.init_from=CHECKPOINT"
-        )
+    from vit_jax.settings import effects  # a table that only runs ask
+
+    effects.check(*beside_defaults(config))
+
+
+def beside_defaults(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns a configuration, whole by its defaults, and these, both flat."""
+    from vit_jax.settings import packaged
+
+    defaults = flatten(packaged.defaults())
+    both = defaults | flatten(config), defaults
+    ours, theirs = ({key: _plain(flat[key]) for key in flat} for flat in both)
+    return ours, theirs
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, tuple]:
