@@ -9,9 +9,9 @@ import pytest
 
 import vit_jax
 from configs import flexivit
-from vit_jax import errors, models
+from vit_jax import errors, experiment, models
 from vit_jax.data import catalog
-from vit_jax.learning import classification, passes
+from vit_jax.learning import classification, distillation, passes
 from vit_jax.learning import flexible as training
 from vit_jax.models import flexible
 from vit_jax.weights import posemb
@@ -102,6 +102,38 @@ def test_training_sees_what_load_makes_of_the_same_patches(checkpoint):
     assert min(np.diff(sorted(wanted))) > 1e-3
 
 
+def test_with_a_teacher_each_size_learns_what_distillation_has_it_learn(checkpoint):
+    """0.7 of the divergence from the teacher's patches, the rest by the labels."""
+    whole, half = vit_jax.load(checkpoint), (127.5,) * 3
+    graphdef, params = models.split(whole.model)
+    teacher = passes.Bound(graphdef, whole.architecture, half, half)
+    bound = dataclasses.replace(teacher, beside=(teacher,))
+    frozen = jax.tree.map(lambda leaf: leaf[::-1] + 0.1, params)
+    info = dataclasses.replace(
+        catalog.describe("digits"), num_classes=3, label_names=None
+    )
+    given = {"loss": "softmax", "label_smoothing": 0.0, "kind": "soft", "teacher": "T"}
+    trained = training.make(info, **given, patches=(4, 16), temperature=2.0, share=0.7)
+    assert trained.frozen() == ("T",)
+    batch = {"image": RNG.integers(0, 256, (4, 32, 32, 3), np.uint8)}
+    batch |= {"label": np.array([0, 1, 2, 1])}
+    loss_fn = jax.jit(trained.make_loss(bound))
+    keys = map(jax.random.key, range(6))
+    found = {float(loss_fn(params, batch, key, frozen)[0]) for key in keys}
+    images = bound.pixels(jnp.asarray(batch["image"]))
+    said = teacher.model(frozen)(images)
+    scored = classification.scoring(loss="softmax", label_smoothing=0.0, num_classes=3)
+    wanted = []
+    for size in (4, 16):
+        loaded = vit_jax.load(checkpoint, patch=size, posemb_resample="centers")
+        logits = loaded.model(images)
+        far = distillation.soft(logits, said, 2.0).mean()
+        wanted.append(float(0.7 * far + 0.3 * scored(logits, batch["label"])[0]))
+    assert len(found) == 2
+    np.testing.assert_allclose(sorted(found), sorted(wanted), rtol=1e-4)
+    assert training.make(info, **(given | {"teacher": ""}), patches=(4,)).frozen() == ()
+
+
 def test_what_cannot_be_flexible_is_said():
     options = {"num_classes": 3, "image_size": 32, "width": 16, "heads": 2, "depth": 1}
     plain = models.architecture("mu/8", **options)
@@ -120,3 +152,18 @@ def test_its_recipe_has_the_papers_lengths():
     config = flexivit.get_config("S")
     sides = [240 // patch for patch in config.flexible.patches]
     assert sides == [5, 6, 8, 10, 12, 15, 16, 20, 24, 30]
+
+
+def test_its_recipe_with_a_teacher_starts_from_it(tmp_path):
+    options = {"num_classes": 21843, "image_size": 32, "width": 8, "heads": 2}
+    teacher = vit_jax.create_model("mu/8", depth=1, mlp_width=8, **options)
+    path = str(vit_jax.save(teacher, tmp_path / "teacher"))
+    config = flexivit.get_config(path)
+    config.data.data_dir = str(tmp_path)
+    config.flexible.patches = (48, 8)
+    exp = experiment.assemble(config, experiment.make_mesh(config))
+    [frozen] = exp.frozen
+    assert frozen.path == exp.start.path == path and exp.start.keep_head
+    assert frozen.bound.architecture.grid == exp.architecture.grid == (30, 30)
+    rate = config.optimizer.lr, config.optimizer.weight_decay
+    assert rate == (1e-4, 0.1) and config.data.mix.mixup == 1.0

@@ -1,18 +1,21 @@
 """The objective of FlexiViT: classification with patches of a size drawn each step.
 
 "One Model for All Patch Sizes" (arXiv 2212.08013). The weights are those of one patch
-size; before each step their kernel and their positions are resized to another.
+size; before each step their kernel and their positions are resized to another. With a
+teacher each size learns what distillation has it learn; the teacher's patches stay.
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from vit_jax import errors, models
-from vit_jax.learning import classification, passes
+from vit_jax.data import catalog
+from vit_jax.learning import classification, distillation, passes
 from vit_jax.models import flexible
 from vit_jax.types import Batch, LossFn, Metrics, Params
 
@@ -23,9 +26,11 @@ class Flexible(classification.Classification):
 
     Attributes:
         patches: Sizes in pixels, each as likely; all divide the images.
+        distilled: What is trained at each size, with a teacher; None: classification.
     """
 
     patches: Sequence[int]
+    distilled: distillation.Distillation | None = None
 
     def outputs(self, architecture: models.Architecture) -> models.Architecture:
         """Returns the model with a head over classes and none over patches.
@@ -53,29 +58,56 @@ class Flexible(classification.Classification):
             architecture.replace(patch=(patch, patch))  # says what does not divide
         return super().outputs(architecture)
 
+    def frozen(self) -> tuple[str, ...]:
+        """Returns the teacher, if there is one."""
+        return self.distilled.frozen() if self.distilled else ()
+
     def make_loss(self, bound: passes.Bound) -> LossFn:
         """Returns the loss over raw batches, at a patch size that the key draws.
 
         All sizes are in one program, so that it compiles once.
         """
+        plain = classification.Classification(
+            self.info, self.loss, self.label_smoothing
+        )
+        trained = self.distilled or plain
         branches = [
-            classification.make_loss(
-                classification.apply_in_training(with_patch(bound, patch)),
-                loss=self.loss,
-                label_smoothing=self.label_smoothing,
-                num_classes=self.info.num_classes,
-            )
-            for patch in self.patches
+            trained.make_loss(with_patch(bound, patch)) for patch in self.patches
         ]
 
         def loss_fn(
-            params: Params, batch: Batch, key: jax.Array
+            params: Params, batch: Batch, key: jax.Array, *teacher: Params
         ) -> tuple[jax.Array, Metrics]:
             drawn = jax.random.fold_in(key, len(self.patches))
             index = jax.random.randint(drawn, (), 0, len(self.patches))
-            return jax.lax.switch(index, branches, params, batch, key)
+            return jax.lax.switch(index, branches, params, batch, key, *teacher)
 
         return loss_fn
+
+
+def make(
+    info: catalog.DatasetInfo,
+    *,
+    patches: Sequence[int],
+    loss: str,
+    label_smoothing: float,
+    **teacher: Any,
+) -> Flexible:
+    """Returns the objective of a run.
+
+    Args:
+        info: The dataset that is trained on.
+        patches: As `Flexible.patches`.
+        loss: A key of `losses.LOSSES`.
+        label_smoothing: How much of it.
+        **teacher: The other fields of `distillation.Distillation`; of an empty path
+            there is none.
+    """
+    of_labels = (info, loss, label_smoothing)
+    distilled = None
+    if teacher["teacher"]:
+        distilled = distillation.Distillation(*of_labels, **teacher)
+    return Flexible(*of_labels, patches, distilled)
 
 
 def with_patch(bound: passes.Bound, patch: int) -> passes.Bound:

@@ -84,7 +84,7 @@ def _distillation(info: catalog.DatasetInfo, **options: Any) -> Objective:
 def _flexible(info: catalog.DatasetInfo, **options: Any) -> Objective:
     from vit_jax.learning import flexible
 
-    return flexible.Flexible(info, **options)
+    return flexible.make(info, **options)
 
 
 def _masked_patches(info: catalog.DatasetInfo, **options: Any) -> Objective:
@@ -102,17 +102,10 @@ def _regression(info: catalog.DatasetInfo, **options: Any) -> Objective:
 OBJECTIVES: dict[str, Row] = {
     "classification": Row(_classification, ("loss", "label_smoothing")),
     "distillation": Row(_distillation, ("loss", "label_smoothing", "distill")),
-    "flexible": Row(_flexible, ("loss", "label_smoothing", "flexible")),
+    "flexible": Row(_flexible, ("loss", "label_smoothing", "flexible", "distill")),
     "masked_patches": Row(_masked_patches, ("masked",)),
     "regression": Row(_regression, ("loss",)),
 }
-
-
-# Group, key and objective of what asks for one by being set.
-_OF_ONE = (
-    ("distill", "teacher", "distillation"),
-    ("flexible", "patches", "flexible"),
-)
 
 
 def make(
@@ -129,12 +122,6 @@ def make(
         UserError: an unknown name, or options that no run could have.
     """
     row = errors.lookup(OBJECTIVES, name, "objective")
-    for group, key, of in _OF_ONE:
-        if name != of and group in settings and settings[group][key]:
-            raise errors.UserError(
-                f"{group}.{key}={settings[group][key]!r} is without effect where "
-                f"objective={name!r}; want --config.objective={of}, or none of it"
-            )
     options: dict[str, Any] = {}
     for key in row.options:
         value = settings[key]
