@@ -15,12 +15,14 @@ for (let level = 0; level < 256; level++) {
   const [red, green, blue] = STOPS[from].map((low, c) =>
     Math.round(low + (at - from) * (STOPS[from + 1][c] - low)));
   SHADES.colours[level] = (255 << 24) | (blue << 16) | (green << 8) | red;
-  SHADES.light[level] = (255 - level) << 24;  // black, thinner the more there is
+  // Black, thinner the more there is; by the square root, or little would be seen.
+  SHADES.light[level] = Math.round(255 * (1 - Math.sqrt(level / 255))) << 24;
 }
 
 const RAMPS = {
   colours: `linear-gradient(to right, ${STOPS.map((s) => `rgb(${s})`).join(", ")})`,
-  light: "linear-gradient(to right, #000, #fff)",
+  light: `linear-gradient(to right, ${STOPS.map((_, at) =>
+    `rgb(0 0 0 / ${1 - Math.sqrt(at / (STOPS.length - 1))})`).join(", ")}), #fff`,
 };
 
 const share = (value, low, high) =>

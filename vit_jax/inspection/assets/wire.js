@@ -111,7 +111,9 @@ function buildPicker() {
     canvas.setAttribute("aria-hidden", "true");
     const name = document.createElement("span");
     name.className = "name";
-    name.textContent = image.name.split(/[\\/]/).at(-1);
+    // Of long names the ends tell images apart.
+    const short = image.name.split(/[\\/]/).at(-1);
+    name.textContent = short.length > 12 ? `…${short.slice(-10)}` : short;
     label.title = image.name;
     label.append(input, canvas, name);
     $("#picker").append(label);
