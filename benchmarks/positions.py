@@ -288,6 +288,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "bicubic_antialias": {"mode": "bicubic", "antialias": True},
     "bicubic_corners": {"mode": "bicubic", "align_corners": True},
     "bicubic_offset": {"mode": "bicubic"},
+    "nearest": {"mode": "nearest-exact"},
 }
 OLD_GRIDS = ((4, 4), (7, 5))
 NEW_GRIDS = ((6, 3), (2, 9), (8, 8))

@@ -137,7 +137,7 @@ def _model(config: ConfigDict) -> None:
     config.model.posemb_at = "stem"  # stem | every (layer) | shared (by all layers)
     config.model.posemb_std = 0.02  # initial deviation of tables; 0: 1 / sqrt(width)
     # Of init_from's table for another grid: auto (as the checkpoint's own code does;
-    # ours: corners) | corners | centers | bilinear | bicubic | bicubic_antialias | ...
+    # ours: corners) | corners | centers | nearest | bicubic | fresh (drawn anew) | ...
     config.model.posemb_resample = "auto"
     # Queries and keys turned by their place: none | dinov3 | eva02 | axial | mixed
     # (learned); beside posemb, which may be none

@@ -5,6 +5,7 @@ import logging
 import shutil
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -30,7 +31,7 @@ def grid_of(text):
 
 def test_every_method_can_be_asked_for():
     known = VitArchitecture.CHOICES["posemb_resample"]
-    assert set(known) == {"auto", *posemb.METHODS}
+    assert set(known) == {"auto", posemb.FRESH, *posemb.METHODS}
 
 
 def test_tables_are_those_of_pytorch():
@@ -180,6 +181,39 @@ def test_fine_tuning_resamples_as_the_checkpoint_unless_told():
             leaves["posemb"], old_grid=(4, 4), new_grid=(6, 2), prefix=1, method=method
         )
         assert np.array_equal(params["posemb"], expected)
+
+
+@pytest.mark.parametrize("kind", ["learned", "learned_2d"])
+def test_positions_may_be_drawn_anew_for_another_grid(kind):
+    """By a run, which has initial values; nobody else makes them up."""
+    options = {"num_classes": 3, "posemb": kind, "posemb_resample": "fresh"}
+    source, target = (
+        models.architecture("mu/8", image_size=size, **options) for size in (32, 48)
+    )
+    leaves, drawn = (
+        {
+            name: np.random.default_rng(0).standard_normal(leaf.shape)
+            for name, leaf in tree.named_leaves(models.abstract(arch)[1])
+        }
+        for arch in (source, target)
+    )
+    like = models.abstract(target)[1]
+    adapting.check_adapt(Tensors.of(leaves), source, target, like)
+    drawn = {name: jnp.asarray(leaf) for name, leaf in drawn.items()}
+    params, report = adapting.adapt(
+        Tensors.of(leaves), source, target, like, fresh=drawn
+    )
+    tables = leaves.keys() & set(posemb.TABLES)
+    assert {text.split()[0] for text in report.made_new} == tables
+    for name, leaf in tree.named_leaves(params):
+        assert np.array_equal(leaf, (drawn if name in tables else leaves)[name])
+    with pytest.raises(errors.UserError, match="run with init_from"):
+        adapting.adapt(Tensors.of(leaves), source, target, like)
+    same, _ = adapting.adapt(
+        Tensors.of(leaves), source, source, models.abstract(source)[1], fresh=drawn
+    )
+    for name, leaf in tree.named_leaves(same):
+        assert np.array_equal(leaf, leaves[name])
 
 
 def rectangular(path, dialect, grid, **options):

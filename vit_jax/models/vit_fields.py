@@ -40,7 +40,7 @@ class VitFields(Architecture):
             big_vision has it.
         posemb_resample: How a learned table is brought to another grid, a key of
             `interop.posemb.METHODS`: set to the way of the code that weights come from;
-            "auto": as ours are, "corners".
+            "auto": as ours are, "corners"; "fresh": drawn anew, by a run alone.
         posemb_at: "stem": added once; "every": a table of its own at the input of each
             block; "shared": one table added at the input of every block. Relative
             positions have no stem: there "stem" means "every".
@@ -103,7 +103,7 @@ class VitFields(Architecture):
         ),
         "posemb_at": ("stem", "every", "shared"),
         "posemb_resample": (
-            *("auto", "corners", "centers", "bilinear"),
+            *("auto", "fresh", "corners", "centers", "nearest", "bilinear"),
             *("bicubic", "bicubic_antialias", "bicubic_corners", "bicubic_offset"),
         ),
         "rope": ("none", "dinov3", "eva02", "axial", "mixed"),

@@ -108,8 +108,9 @@ def adapt(
     """Fits weights to another architecture, for fine-tuning (the paper's section 3.2).
 
     Leaves of the same shape are kept, the position table is resampled for another
-    grid, a head for another number of classes starts at zero, and the pre-logits
-    layer and what only masked prediction uses are dropped where the target has none.
+    grid, or with posemb_resample="fresh" drawn anew, a head for another number of
+    classes starts at zero, and the pre-logits layer and what only masked prediction
+    uses are dropped where the target has none.
 
     Args:
         leaves: Of the source, by name; read one at a time, the largest first.
@@ -120,7 +121,8 @@ def adapt(
         head_order: int [classes], the source's output that becomes each of the
             target's, where the head is kept; None: they stay where they are.
         place: From an array and its part of `like` to what is returned.
-        fresh: Initial values of the target's leaves, by name, for what its task adds.
+        fresh: Initial values of the target's leaves, by name, for what its task adds
+            and for positions that are drawn anew.
 
     Returns:
         Parameters of the target, and what was done.
@@ -174,10 +176,11 @@ def _fitted(
     if source.image_size != target.image_size:
         cut = {"crop": "valid"} if "valid" in (source.crop, target.crop) else {}
         said = target.posemb_resample
-        leaves, _ = posemb.at_size(
-            *(leaves, source.replace(**cut), target.image_size),
-            method=None if said == "auto" else said,
-        )
+        if said != posemb.FRESH or not fresh:
+            leaves, _ = posemb.at_size(
+                *(leaves, source.replace(**cut), target.image_size),
+                method=None if said == "auto" else said,
+            )
     keep_head = keep_head and keeps_head(source, target)
     if keep_head and head_order is not None:
         leaves = _reordered(leaves, head_order)
@@ -220,8 +223,9 @@ def _made_new(
         if name.startswith(HEADS) and not keep_head:
             value = target.head_bias if name.endswith("/bias") else 0.0
             new[name] = functools.partial(np.full, shape, value, np.float32)
-        elif OF_A_TASK.match(name) and leaves.shapes.get(name) != shape:
-            if name in fresh:
+        elif leaves.shapes.get(name) != shape and name in fresh:
+            drawn = target.posemb_resample == posemb.FRESH and name in posemb.TABLES
+            if OF_A_TASK.match(name) or drawn:
                 new[name] = functools.partial(_on_host, fresh, name)
     return new
 

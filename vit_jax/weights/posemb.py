@@ -14,6 +14,8 @@ Kernel = Callable[[np.ndarray], np.ndarray]
 Weights = Callable[[int, int], np.ndarray]
 
 OURS = "corners"  # where neither the weights' own code nor a user chose another
+FRESH = "fresh"  # drawn anew, which `adapting.adapt` alone can, and a run then trains
+TABLES = ("posemb", "blocks/posemb", "posemb/row", "posemb/column")
 
 
 def _triangle(x: np.ndarray) -> np.ndarray:
@@ -72,6 +74,12 @@ def _sampled(
     return weights
 
 
+def _nearest(old: int, new: int) -> np.ndarray:
+    """Edge to edge, a copy of the entry that the new one's centre lies in."""
+    at = ((np.arange(new) + 0.5) * (old / new)).astype(int)
+    return np.eye(old)[np.minimum(at, old - 1)]
+
+
 # Method -> (old, new) -> [new, old], float64: what a new row or column is made of.
 METHODS: dict[str, Weights] = {
     # `scipy.ndimage.zoom(order=1)`.
@@ -88,11 +96,13 @@ METHODS: dict[str, Weights] = {
     "bicubic_antialias": functools.partial(_smoothed, kernel=_SMOOTH),
     # The same with scale_factor=(new + 0.1) / old, as DINO and DINOv2 have it.
     "bicubic_offset": functools.partial(_sampled, kernel=_SHARP, reach=2, offset=0.1),
+    # With mode="nearest-exact".
+    "nearest": _nearest,
 }
 
 
 def method_of(arch: Architecture) -> str:
-    """Returns how an architecture's position table is resampled."""
+    """Returns how a table of an architecture's weights is resampled."""
     return OURS if arch.posemb_resample == "auto" else arch.posemb_resample
 
 
@@ -125,6 +135,11 @@ def at_size(
             f"relative positions are learned for {size_text(arch.grid)} patches; "
             f"{size_text(target.grid)} have others. Leave image_size at "
             f"{arch.image_size}."
+        )
+    if method == FRESH:
+        raise errors.UserError(
+            f"posemb_resample={FRESH!r} draws positions anew, for a run with init_from "
+            f"that trains them; else want how: {', '.join(METHODS)}."
         )
     changes = {}
     for name, size in {"posemb/row": 0, "posemb/column": 1}.items():
@@ -190,7 +205,7 @@ def resample_posemb(
         method: Key of `METHODS`. "corners", bilinear: the corners keep their places,
             as in the paper's code and all published fine-tunings. The others have the
             pixel-centre convention of image libraries: "bilinear", "centers" (the
-            same, smoothed when it shrinks), "bicubic" (transformers'),
+            same, smoothed when it shrinks), "nearest", "bicubic" (transformers'),
             # The same with align_corners=True, as torchvision.
     "bicubic_corners": functools.partial(
         _sampled, kernel=_SHARP, reach=2, corners=True
