@@ -122,7 +122,21 @@ def test_nothing_starts_from_a_run_that_failed(folder):
     (folder / "stub.py").write_text("import sys; sys.exit('error: no luck')")
     run = of_stub(folder)
     assert run.run() != 0 and list(run.rows) == NAMES[:1]
-    assert run.results()[2:] == (None, "4 runs are not done.")
+    assert run.results()[2:] == (None, "4 runs have no test/top1 yet.")
+
+
+def test_what_an_older_version_ran_is_left_out(folder):
+    """An arm that is no more, and a run that the flags left without its figure."""
+    run = of_stub(folder)
+    run.run()
+    record = json.loads((folder / "study.json").read_text())
+    record["points"][-1]["figures"] = {"test/loss": 1.0}
+    record["points"].append(record["points"][-2] | {"name": "x", "values": {}})
+    (folder / "study.json").write_text(json.dumps(record))
+    again = of_stub(folder)
+    assert [row["name"] for row in again.known()] == NAMES and "x" in again.rows
+    assert again.results().verdict == "1 run has no test/top1 yet."
+    assert again.run() == 0 and "x" not in (folder / "results.jsonl").read_text()
 
 
 def test_the_margin_of_two_samples():

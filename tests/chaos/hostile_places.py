@@ -196,6 +196,7 @@ def _workdirs(root: Path, place: dict[str, Path]) -> None:
         _write(place[f"metrics_{name}"] / "metrics.jsonl", text)
         place[f"sweep_{name}"] = root / "workdirs" / f"sweep_{name}"
         _write(place[f"sweep_{name}"] / "sweep.json", text)
+        _write(place[f"sweep_{name}"] / "study.json", text)
     for name in ("config.json", "metrics.jsonl", "checkpoints", "sweep.json"):
         key = "folder_" + name.partition(".")[0]
         place[key] = root / "workdirs" / key

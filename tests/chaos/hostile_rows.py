@@ -509,6 +509,10 @@ add(
 )
 add("sweep: dots", "sweep", "quickstart", "--grid=seed=..")
 add("sweep: retries", "sweep", "quickstart", "--grid=seed=0", "--retries=-1")
+add("studies: a name", "studies", "run", LONG)
+add("studies: two names", "studies", "run", "layer_decay", "augmentation")
+add("studies: retries", "studies", "run", "layer_decay", "--retries=x")
+add("studies: flags", "studies", "run", "layer_decay", "--dry_run", "--config.=" + LONG)
 TRANSFER = ("transfer", "a.npz", "digits", "--model=B/16", "--dry_run")
 add("transfer: rates", *TRANSFER, "--rates=" + LONG)
 add("transfer: rates nan", *TRANSFER, "--rates=nan")
@@ -565,6 +569,11 @@ for name in JSON:
         "quickstart",
         "--grid=seed=0",
         "--retries=0",
+        f"--workdir={{sweep_{name}}}",
+    )
+    add(
+        f"studies: study.json {name}",
+        *("studies", "run", "layer_decay", "--retries=0"),
         f"--workdir={{sweep_{name}}}",
     )
     for document in TOY:

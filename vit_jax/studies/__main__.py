@@ -86,7 +86,7 @@ def _main(argv: list[str]) -> int:
         raise errors.UserError(f"--workdir={workdir}: {error.strerror}") from error
     code = run.run()
     found = run.results()
-    tables.log("", report.table(study, list(run.rows.values()), found))
+    tables.log("", report.table(study, run.known(), found))
     cli.print_figures(
         {
             "workdir": str(workdir),

@@ -41,15 +41,21 @@ def found(study: Study, rows: Sequence[Row], chosen: Mapping[str, str | None]) -
     """
     figures: dict[str, dict[str, float]] = {arm: {} for arm in study.arms}
     for row in rows:
-        values = row["values"]
-        if row["status"] == "done" and values["run"] == TEST:
-            figures[values["arm"]][values["seed"]] = row["figures"][study.figure]
+        value = figure(row, study.figure)
+        if row["status"] == "done" and _is(row, TEST) and value is not None:
+            figures[row["values"]["arm"]][row["values"]["seed"]] = value
     missing = len(study.arms) * len(study.seeds) - sum(map(len, figures.values()))
     if missing:
-        left = "1 run is" if missing == 1 else f"{missing} runs are"
-        return Found(figures, dict(chosen), None, f"{left} not done.")
+        left = "1 run has" if missing == 1 else f"{missing} runs have"
+        return Found(figures, dict(chosen), None, f"{left} no {study.figure} yet.")
     verdict = study.verdict({arm: list(of.values()) for arm, of in figures.items()})
     return Found(figures, dict(chosen), verdict.holds, verdict.text)
+
+
+def figure(row: Row, name: str) -> float | None:
+    """Returns a figure of a run; None where it has none of that name."""
+    value = row["figures"][name] if name in row["figures"] else None
+    return float(value) if isinstance(value, int | float) else None
 
 
 def lines(rows: Sequence[Row]) -> str:
@@ -141,7 +147,7 @@ def _settings(study: Study, rows: Sequence[Row]) -> list[list[str]]:
         row = known.get((arm, setting))
         if row is None or row["status"] != "done":
             return "" if row is None else row["status"]
-        return _percent(row["figures"][study.dev_figure])
+        return _percent(figure(row, study.dev_figure))
 
     lines = [[arm, *(cell(arm, one) for one in study.settings)] for arm in study.arms]
     return [["arm", *study.settings], *lines]
@@ -152,13 +158,12 @@ def _before(study: Study, rows: Sequence[Row]) -> list[list[str]]:
     lines = []
     for name, run in study.before.items():
         row = known.get(name)
-        figures = {} if row is None else row["figures"]
         flags = [f"--config={run.config}", *run.flags]
         lines.append(
             [
                 name,
                 _words(flags),
-                _percent(figures.get(study.figure)),
+                "" if row is None else _percent(figure(row, study.figure)),
                 "" if row is None else f"{row['cpu_seconds']:.0f} s",
             ]
         )

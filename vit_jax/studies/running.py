@@ -128,18 +128,30 @@ class Running(point_queue.Queue):
             return settings[0]
         if not all(self._is(point, "done", "failed") for point in points):
             return None
-        figure = self._study.dev_figure
         known = {
-            setting: self.rows[point.name]["figures"][figure]
+            setting: figure
             for setting, point in zip(settings, points, strict=True)
             if self._is(point, "done")
+            and (figure := report.figure(self.rows[point.name], self._study.dev_figure))
+            is not None
         }
         return max(known, key=lambda one: known[one]) if known else None
+
+    def known(self) -> list[report.Row]:
+        """Returns what is known of each run of the study, as it is defined now.
+
+        The folder may have others, of an older version.
+        """
+        return [
+            {**self.rows[point.name], "values": point.values}
+            for point in self.plan()
+            if point.name in self.rows
+        ]
 
     def results(self) -> report.Found:
         """Returns what is known of the study."""
         chosen = {arm: self.chosen(arm) for arm in self._study.arms}
-        return report.found(self._study, list(self.rows.values()), chosen)
+        return report.found(self._study, self.known(), chosen)
 
     def record(self) -> dict[str, Any]:
         """Returns the verdict and what it is of."""
@@ -147,7 +159,7 @@ class Running(point_queue.Queue):
 
     def pages(self) -> dict[str, str]:
         """Returns a line of JSON of each run, and the table."""
-        rows = list(self.rows.values())
+        rows = self.known()
         return {
             LINES: report.lines(rows),
             f"{self._name}.md": report.page(
