@@ -1,5 +1,7 @@
 """What is inside a Vision Transformer: equations of the arithmetic, and real models."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -27,6 +29,7 @@ def probabilities(*shape):
     return values / values.sum(axis=-1, keepdims=True)
 
 
+@functools.cache
 def filled(**options):
     """A model with random weights, images of 24 x 32 pixels, patches of 8 x 8."""
     given = {"num_classes": 5, "image_size": (24, 32), "depth": 2, "width": 16}
@@ -174,7 +177,7 @@ def heads_of(x, kernel, bias):
 
 def test_probabilities_are_the_softmax_of_queries_and_keys_in_numpy():
     loaded = filled()
-    inside = loaded.model.intermediates(loaded.images(PHOTOGRAPH))
+    inside = jax.jit(loaded.model.intermediates)(loaded.images(PHOTOGRAPH))
     block = jax.tree.map(lambda leaf: leaf[1], loaded.params["blocks"])
     x = np.asarray(inside["blocks/0"][0], np.float64)
     x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
@@ -245,12 +248,21 @@ def test_every_kind_of_vit_can_be_looked_into(kind):
     assert found.distances.shape == (1, layers, 2) and (found.distances > 0).all()
     assert seen.tokens.shape == (2, arch.patches, 16)
     assert bool(seen.predictions) == (kind != "left over")
-    if kind == "map":
-        assert seen.weights.std() > 0.001, "a query of its own weights all tokens"
     mask = rollout.mask(
         seen.rollout[arch.prefix :].reshape(arch.grid), arch.strides, arch.image_size
     )
     assert mask.shape == arch.image_size and mask.min() >= 0 and mask.max() <= 1
+
+
+@pytest.mark.slow
+def test_a_map_head_reads_as_its_query_attends_to_the_encoded_tokens():
+    loaded, taps = filled(pool="map"), {}
+    model = loaded.model
+    tokens = model.encode(model.embed(loaded.images(PHOTOGRAPH)))
+    model.map.attn(tokens, queries=model.map.probe[...], taps=taps)
+    (seen,) = looking.inspect(loaded, [PHOTOGRAPH]).seen
+    expected = taps["attention"].mean(axis=1)[0, 0]
+    np.testing.assert_allclose(seen.weights, expected, atol=1e-6)
 
 
 def test_what_the_head_reads_is_what_it_pools():
