@@ -134,9 +134,15 @@ def listing(first: str, lines: Sequence[str], last: str) -> str:
     return "\n".join([first, *(f"  {line}" for line in lines[:6]), *more, last])
 
 
-def some(names: Sequence[str]) -> str:
-    """Returns the first five names, in order, and how many more there are."""
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+def some(names: Sequence[str], count: int = 0) -> str:
+    """Returns the first five names, in order, and how many more of `count` there are.
+
+    Args:
+        names: All of them, or the first five at least.
+        count: Of all; 0: as many as are given.
+    """
+    rest = (count or len(names)) - 5
+    more = f" and {rest} more" if rest > 0 else ""
     return ", ".join(sorted(names)[:5]) + more
 
 

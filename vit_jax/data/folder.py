@@ -2,27 +2,30 @@
 
 Which of the two it is follows from the names. The folders in it are splits if one that
 holds folders of images is named like a split (`train`, `val`, `test_2`, `fold1`, see
-`SPLIT_NAME`); otherwise they are classes. All images below a class folder, however
+`folder_layout`); otherwise they are classes. All images below a class folder, however
 deep, belong to the class. What would leave room for doubt is an error.
+
+The listing of a large folder is kept in the cache. It holds as long as no folder in it
+has other times: what files hold is no part of it.
 """
 
 import hashlib
-import re
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from vit_jax import errors
-from vit_jax.data import decode, sources, splits, walking
+import numpy as np
+
+from vit_jax import errors, host
+from vit_jax.data import decode, folder_layout, sources, splits, walking
+from vit_jax.data.folder_layout import Layout
+from vit_jax.data.names import FEW, Names
+from vit_jax.host import kept
 
 EXTENSIONS = walking.EXTENSIONS
-SPLIT_NAME = re.compile(
-    r"(.+[-_.])?(train|training|val|valid|validation|dev|test|testing|eval|evaluation"
-    r"|holdout|fold|split)([-_.]?\d+|[-_.].+)?",
-    re.IGNORECASE,
-)
-_LAYOUTS = (
-    f"wanted SPLIT/CLASS/IMAGE or CLASS/IMAGE, images ending in {', '.join(EXTENSIONS)}"
-)
+FEWEST = 10_000  # images whose listing is kept: it took a tenth of a second
+_VERSION = 1  # of what is kept
 
 
 class Folder:
@@ -46,43 +49,25 @@ class Folder:
         self.root, self.name = root, name or str(root)
         if not root.is_dir():
             what = "is a file, not a folder" if root.exists() else "does not exist"
-            raise errors.UserError(f"folder {root} {what}; {_LAYOUTS}")
-        self._walk = walking.Walk()
-        top = self._walk.list_folder(root)
-        below = {name: self._walk.list_below(root / name) for name in top.folders}
-        direct = [n for n in top.folders if any("/" not in i for i in below[n][0])]
-        deep = [n for n in top.folders if any("/" in i for i in below[n][0])]
-        named = [n for n in deep if SPLIT_NAME.fullmatch(n)]
-        if not direct and not deep:
-            found = "images beside it" if top.images else "no image"
-            raise errors.UserError(
-                f"folder {root} has no class folder with images ({found}); {_LAYOUTS}"
-            )
-        if named and direct:
-            raise errors.UserError(
-                f"folder {root} mixes two layouts: {direct[0]}/ holds images and "
-                f"{named[0]}/ holds folders of images; {_LAYOUTS}"
-            )
-        left_out = list(top.left_out)
-        if named:
-            # Images beside the splits are in none of them.
-            left_out += top.images
-            left_out += [f"{name}/" for name in top.folders if name not in deep]
-            below = {name: below[name] for name in deep}
-            self._splits = {n: (root / n, images) for n, (images, _) in below.items()}
+            raise errors.UserError(f"folder {root} {what}; {folder_layout.LAYOUTS}")
+        kept_at = _place(root)
+        found = _read(kept_at, root)
+        if found is None:
+            self._walk = walking.Walk()
+            branches = list(self._walk.branches(root, FEW))
+            self._layout = folder_layout.of(root, branches)
+            self._keep(kept_at)
         else:
-            _check_classes(root, direct, below)
-            images = [f"{n}/{i}" for n, (found, _) in below.items() for i in found]
-            self._splits = {"train": (root, images + top.images)}
-        for name, (_, others) in below.items():
-            left_out += [f"{name}/{other}" for other in others]
-        self.class_names = _class_names(self._walk, root, self._splits)
-        self._files = {n: sorted(f, key=_order) for n, (_, f) in self._splits.items()}
-        self._tell(left_out)
+            self._layout, self._walk = found
+        self.class_names = self._layout.classes
+        splits = self._layout.splits.items()
+        self._parts = {n: (str(root / place), names) for n, (place, names) in splits}
+        for line in self._layout.said:
+            walking.tell_once(line)
 
     def counts(self) -> dict[str, int]:
         """Returns the number of images of each split."""
-        return {split: len(files) for split, files in self._files.items()}
+        return {split: len(found) for split, (_, found) in self._layout.splits.items()}
 
     @property
     def num_classes(self) -> int:
@@ -104,36 +89,64 @@ class Folder:
 
     def file(self, split: str, at: int) -> tuple[str, str]:
         """Returns the path and the class name of one image of a split."""
-        place, _ = self._splits[split]
-        name = self._files[split][at]
+        place, names = self._parts[split]
+        name = names[at]
         return f"{place}/{name}", name.split("/")[0]
 
-    def _tell(self, left_out: list[str]) -> None:
-        """Logs what a user may not expect, once."""
-        deeper = [
-            name
-            for files in self._files.values()
-            for name in files
-            if name.count("/") > 1
-        ]
-        if deeper:
-            walking.tell_once(
-                f"folder {self.root}: of the images {len(deeper)} lie deeper than "
-                f"their class's folder and belong to it: {errors.some(deeper)}"
-            )
-        if left_out:
-            walking.tell_once(
-                f"folder {self.root}: left out {len(left_out)} (no images, or of no "
-                f"class): {errors.some(left_out)}"
-            )
-        for split, files in self._files.items():
-            missing = set(self.class_names) - {name.split("/")[0] for name in files}
-            if missing:
-                walking.tell_once(
-                    f"folder {self.root}: split {split!r} has no image of "
-                    f"{len(missing)} of {len(self.class_names)} classes: "
-                    f"{errors.some(list(missing))}"
-                )
+    def _keep(self, place: Path) -> None:
+        """Writes the listing for the next start, where it may be trusted then."""
+        if sum(self.counts().values()) < FEWEST or not self._walk.is_settled():
+            return
+        arrays: dict[str, np.ndarray] = {}
+        told: dict[str, tuple[str, list[str]]] = {}
+        for number, (split, (folder, names)) in enumerate(self._layout.splits.items()):
+            told[split] = folder, names.prefixes
+            arrays |= {f"{number}.{k}": v for k, v in names.arrays().items()}
+        marks = self._walk.marks
+        arrays["marks"] = np.array(list(marks.values()), np.int64)
+        said = {
+            "version": _VERSION,
+            "root": str(self.root.absolute()),
+            "folders": [os.path.relpath(one, self.root) for one in marks],
+            "splits": told,
+            "classes": list(self._layout.classes),
+            "said": self._layout.said,
+        }
+        if problem := kept.save(place, said, arrays):
+            walking.tell_once(f"the listing of {self.root} is not kept: {problem}")
+
+
+def _place(root: Path) -> Path:
+    """Where the listing of a folder is kept; a file in it would change its time."""
+    digest = hashlib.sha256(os.fsencode(root.absolute())).hexdigest()[:32]
+    return host.cache_folder() / "folders" / f"{digest}.npz"
+
+
+def _read(place: Path, root: Path) -> tuple[Layout, walking.Walk] | None:
+    """The listing that is kept of a folder; None where the folder is another now."""
+    if (read := kept.load(place)) is None:
+        return None
+    told, arrays = read
+    try:
+        if told["version"] != _VERSION or told["root"] != str(root.absolute()):
+            return None
+        marks = map(tuple, arrays["marks"].tolist())
+        folders = (str(root / name) for name in told["folders"])
+        walk = walking.Walk(dict(zip(folders, marks, strict=True)))
+        if not walk.is_as_marked():
+            return None
+        found = {
+            split: (folder, Names.read(prefixes, _part(arrays, number)))
+            for number, (split, (folder, prefixes)) in enumerate(told["splits"].items())
+        }
+        return Layout(found, tuple(told["classes"]), told["said"]), walk
+    except (KeyError, TypeError, ValueError):
+        walking.tell_once(f"{place} is no listing of ours: made again")
+        return None
+
+
+def _part(arrays: dict[str, Any], number: int) -> dict[str, Any]:
+    return {name: arrays[f"{number}.{name}"] for name in ("counts", "blob", "order")}
 
 
 _listed: dict[tuple[Path, str], Folder] = {}  # of this process, the last used last
@@ -153,68 +166,6 @@ def listed(root: Path, *, name: str = "") -> Folder:
     for oldest in list(_listed)[:-_KEPT]:
         del _listed[oldest]
     return known
-
-
-def _check_classes(
-    root: Path, direct: list[str], below: dict[str, tuple[list[str], list[str]]]
-) -> None:
-    """Raises a `UserError` where folders read as classes are plainly something else."""
-    if direct:
-        return
-    inner = {image.split("/")[0] for images, _ in below.values() for image in images}
-    if len(below) == 1:
-        [name] = below
-        raise errors.UserError(
-            f"folder {root} holds one folder, {name}/, and all images lie deeper (in "
-            f"{errors.some(list(inner))}); give the folder of the splits or classes "
-            f"itself: folder:{root / name}"
-        )
-    if len(inner) > 1 and all(SPLIT_NAME.fullmatch(name) for name in inner):
-        raise errors.UserError(
-            f"folder {root} has its splits ({errors.some(list(inner))}) inside the "
-            f"classes ({errors.some(list(below))}); {_LAYOUTS}"
-        )
-
-
-def _class_names(
-    walk: walking.Walk, root: Path, places: dict[str, tuple[Path, list[str]]]
-) -> tuple[str, ...]:
-    """The classes of all splits; one that training lacks, or an empty one, is an error.
-
-    Raises:
-        errors.UserError: also an image that lies beside the class folders.
-    """
-    classes = {n: walk.list_folder(place).folders for n, (place, _) in places.items()}
-    names = sorted({name for found in classes.values() for name in found})
-    if "train" in classes:
-        for split, found in classes.items():
-            extra = sorted(set(found) - set(classes["train"]))
-            if extra:
-                raise errors.UserError(
-                    f"folder {root}: class {extra[0]!r} is in split {split!r} but not "
-                    f"in 'train', which has {len(classes['train'])} classes; name the "
-                    "class folders alike in every split (and none like a split)"
-                )
-    for split, (place, files) in places.items():
-        stray = sorted(name for name in files if "/" not in name)
-        if stray:
-            raise errors.UserError(
-                f"folder {root}: image {place / stray[0]} of split {split!r} lies in "
-                f"no class folder; {_LAYOUTS}"
-            )
-        empty = set(classes[split]) - {name.split("/")[0] for name in files}
-        if empty:
-            raise errors.UserError(
-                f"folder {place}: {len(empty)} of {len(classes[split])} class folders "
-                f"hold no image: {errors.some(list(empty))}; put images there or "
-                f"remove them; {_LAYOUTS}"
-            )
-    return tuple(names)
-
-
-def _order(name: str) -> tuple[bytes, str]:
-    data = name.encode("utf-8", "surrogateescape")
-    return hashlib.blake2b(data, digest_size=8).digest(), name
 
 
 class FolderSource:
