@@ -11,7 +11,16 @@ import pytest
 
 from vit_jax import errors, studies
 from vit_jax.commands import point_queue
-from vit_jax.studies import augmentation, report, running, study
+from vit_jax.studies import (
+    augmentation,
+    crops,
+    pooling,
+    report,
+    resolution,
+    running,
+    span,
+    study,
+)
 from vit_jax.studies.study import Run, Study
 
 # Trains nothing: notes that it ran, and prints a figure that is a rule of its flags.
@@ -158,6 +167,27 @@ def test_verdicts_of_given_results():
     assert not augmentation.verdict(few | {"b": [0.4, 0.42, 0.44]}).holds
     assert study.better("b", "a")({"a": [0.1, 0.2], "b": [0.9, 0.8]}).holds
     assert not study.better("b", "a")({"a": [0.1, 0.2], "b": [0.1, 0.3]}).holds
+
+
+@pytest.mark.parametrize(
+    ("of", "figures", "holds"),
+    [
+        (span, [0.5, 0.3, 0.4], True),
+        (span, [0.4, 0.3, 0.39], False),
+        (resolution, [0.5, 0.49, 0.4], True),
+        (resolution, [0.5, 0.6, 0.4], False),
+        (resolution, [0.5, 0.3, 0.49], False),
+        (crops, [0.5, 0.1, 0.51], True),
+        (crops, [0.5, 0.1, 0.6], False),
+        (pooling, [0.5, 0.509], True),
+        (pooling, [0.5, 0.49 - 1e-3], False),
+    ],
+)
+def test_each_study_has_its_own_rule(of, figures, holds):
+    """Means of its arms, each with a deviation of one point over three seeds."""
+    arms = zip(of.STUDY.arms, figures, strict=True)
+    results = {arm: [mean - 0.01, mean, mean + 0.01] for arm, mean in arms}
+    assert of.STUDY.verdict(results).holds == holds
 
 
 @pytest.mark.parametrize("name", studies.STUDIES)

@@ -4,11 +4,23 @@ A study is a file here and its row in `STUDIES`; `vit_jax studies` runs it. Tabl
 those that were run are committed under benchmarks/studies/.
 """
 
-from vit_jax.studies import augmentation, distillation, layer_decay
+from vit_jax.studies import (
+    augmentation,
+    crops,
+    distillation,
+    layer_decay,
+    pooling,
+    resolution,
+    span,
+)
 from vit_jax.studies.study import Study
 
 STUDIES: dict[str, Study] = {
     "augmentation": augmentation.STUDY,
+    "crops": crops.STUDY,
     "distillation": distillation.STUDY,
     "layer_decay": layer_decay.STUDY,
+    "pooling": pooling.STUDY,
+    "resolution": resolution.STUDY,
+    "span": span.STUDY,
 }
