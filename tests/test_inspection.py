@@ -289,6 +289,14 @@ def test_too_much_for_the_memory_is_refused_before_it_is_computed(monkeypatch):
     assert "No images" in looking.inspect(loaded).notes[0]
 
 
+def test_weights_that_are_not_finite_are_one_error(monkeypatch):
+    nothing = {"pixels": np.zeros((1, 24, 32, 3))}
+    nothing |= {f"attention/{i}": np.full((1, 2, 13, 13), np.nan) for i in range(2)}
+    monkeypatch.setattr(looking, "_passes", lambda *_: iter([nothing]))
+    with pytest.raises(errors.UserError, match="not finite"):
+        looking.inspect(filled(), [PHOTOGRAPH])
+
+
 def test_an_image_that_cannot_be_read_is_named(tmp_path):
     path = tmp_path / "notes.jpg"
     path.write_text("no image")

@@ -146,8 +146,8 @@ def inspect(
         top_k: Predicted classes of each.
 
     Raises:
-        errors.UserError: a model without attention, an image that cannot be read, or
-            too little memory.
+        errors.UserError: a model without attention or with weights that are not
+            finite, an image that cannot be read, or too little memory.
     """
     arch = checked(loaded.architecture)
     if isinstance(images, str | Path):
@@ -165,6 +165,11 @@ def inspect(
                 distance.mean, grid=arch.grid, stride=arch.strides, prefix=arch.prefix
             )
             distances.append(np.stack([far(p[0]) for p in probabilities.values()]))
+            if not np.isfinite(distances[-1]).all():
+                raise errors.UserError(
+                    f"{names[i]}: the attention of {loaded.source} is not finite; want "
+                    "weights that are, as of a checkpoint before a run diverged"
+                )
             if i < detailed:
                 some = min(len(images), detailed)
                 seen.append(_seen(loaded, names[i], found, probabilities, some, top_k))
