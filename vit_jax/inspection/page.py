@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-LIMIT = 4_900_000  # characters, all of them ASCII where names are
+LIMIT = 4_900_000  # characters; what is not ASCII is escaped in the data
 # Of the numbers from patch to patch, finest first: zlib makes of 15 levels what 4 bits
 # a number take, whatever the numbers are.
 LEVELS = (255, 127, 63, 31, 15)

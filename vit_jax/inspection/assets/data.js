@@ -30,20 +30,27 @@ async function unpack(part) {
   return arrays;
 }
 
-const opened = new Map();
+// What is made once of each image, when it is asked for first.
+function once(make) {
+  const made = new Map();
+  return (index) => {
+    if (!made.has(index)) made.set(index, make(index));
+    return made.get(index);
+  };
+}
 
-async function readImage(part, index) {
-  const type = part.view.slice("data:".length, part.view.indexOf(";"));
-  const file = new Blob([bytesOf(part.view.split(",")[1])], { type });
-  const [arrays, view] = await Promise.all([unpack(part), createImageBitmap(file)]);
+const photographAt = once((index) => {
+  const [head, text] = payload.images[index].view.split(",");
+  const type = head.slice("data:".length, head.indexOf(";"));
+  return createImageBitmap(new Blob([bytesOf(text)], { type }));
+});
+
+const imageAt = once(async (index) => {
+  const part = payload.images[index];
+  const [arrays, view] = await Promise.all([unpack(part), photographAt(index)]);
   const pictures = { plain: photograph(view, false), grey: photograph(view, true) };
   return { ...part, ...arrays, index, pictures };
-}
-
-function imageAt(index) {
-  if (!opened.has(index)) opened.set(index, readImage(payload.images[index], index));
-  return opened.get(index);
-}
+});
 
 // Attention is kept as the square root of its share of the largest of the map.
 function attention(array, row, scale, levels = 255) {

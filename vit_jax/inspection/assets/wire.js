@@ -42,7 +42,11 @@ async function choose(change, announce = true) {
   clearTimeout(saying);
   saying = setTimeout(() => {
     toAddress();
-    if (announce && hasImages) $("#said").textContent = $("#a .reading").textContent;
+    if (!announce || !hasImages) return;
+    const { name, predictions } = present;
+    const found = predictions?.[0] ? `: ${predictions[0].name ?? predictions[0].label}` : "";
+    const read = $("b" in change ? "#b .reading" : "#a .reading").textContent;
+    $("#said").textContent = "image" in change ? `${name}${found}. ${read}` : read;
   }, 250);
 }
 
@@ -121,19 +125,17 @@ function buildPicker() {
   });
 }
 
-// The small images of the picker, one after the other when the page has been drawn.
 async function fillPicker() {
   for (const [at, canvas] of $$("#picker canvas").entries()) {
-    const { plain } = (await imageAt(at)).pictures;
-    const { height, width } = plain;
+    const photo = await photographAt(at);
+    const { height, width } = photo;
     const side = Math.min(height, width);
     canvas.width = canvas.height = Math.max(side, 168);
     const context = canvas.getContext("2d");
     context.imageSmoothingEnabled = side >= 64;
     const left = (width - side) / 2;
     const top = (height - side) / 2;
-    context.drawImage(plain, left, top, side, side, 0, 0, canvas.width, canvas.height);
-    await new Promise((done) => setTimeout(done));
+    context.drawImage(photo, left, top, side, side, 0, 0, canvas.width, canvas.height);
   }
 }
 
@@ -247,12 +249,11 @@ async function start() {
   for (const [id, last] of [["layer", most.layer], ["head", most.head + 1]]) {
     document.getElementById(id).max = last;
   }
-  $('#head').disabled = !hasImages;
   buildPicker();
   buildModelParts();
   wire();
   if (payload.distance) markDistance = drawDistance($("#distance .plot"), turnTo);
-  await choose({}, false);
+  await Promise.all([choose({}, false), fillPicker()]);
   document.documentElement.dataset.drawn = String(Math.round(performance.now()));
   let width = window.innerWidth;
   window.addEventListener("resize", () => {
@@ -264,7 +265,6 @@ async function start() {
     fromAddress();
     choose({});
   });
-  await fillPicker();
 }
 
 start().catch((error) => {
