@@ -67,7 +67,7 @@ def payload(images=2, layers=LAYERS, heads=HEADS, grid=(ROWS, COLUMNS), stride=1
             "stride": [stride, stride],
             "prefix": 1,
             "pool": "token",
-            "read": "class token",
+            "read": "the class token",
             "problem": "single_label",
             "layers": [str(layer) for layer in range(layers)],
             "heads": heads,
@@ -84,7 +84,7 @@ def payload(images=2, layers=LAYERS, heads=HEADS, grid=(ROWS, COLUMNS), stride=1
         "filters": {
             "images": numbers(28, stride, stride, 3),
             "variance": np.full(28, 0.03),
-            "what": f"Of the kernel {HOSTILE}.",
+            "what": f"the kernel {HOSTILE}",
         },
         "notes": [f"Nothing is missing {HOSTILE}."],
     }
@@ -278,8 +278,9 @@ def box(browser, selector):
     return browser.evaluate(script)
 
 
-def said(browser, selector):
-    return browser.evaluate(f"document.querySelector({selector!r}).textContent")
+def said(browser, selector, what="textContent"):
+    found = browser.evaluate(f"document.querySelector({selector!r}).{what}")
+    return found.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def centre(browser, selector, patch):
@@ -367,14 +368,14 @@ def test_it_is_worked_by_keys(browser, file):
     assert said(browser, "#b .reading").startswith("Layer 1: cosine of the tokens")
     after("[name=image]", "ArrowRight")
     browser.until("document.querySelector('#a canvas').ariaLabel.startsWith('1 ')")
-    label = browser.evaluate("document.querySelector('#a canvas').ariaLabel")
+    label = said(browser, "#a canvas", "ariaLabel")
     assert label == f"1 {HOSTILE}. " + said(browser, "#a .reading")
     browser.until("document.querySelector('#said').textContent.includes('Rollout')")
     # Nothing moved on the way, and the address has it all.
     assert browser.evaluate("document.documentElement.scrollHeight") == height
     address = browser.evaluate("location.hash")
     browser.show(file, address=address)
-    assert browser.evaluate("document.querySelector('#a canvas').ariaLabel") == label
+    assert said(browser, "#a canvas", "ariaLabel") == label
     assert not browser.complaints()
 
 
@@ -401,8 +402,8 @@ def check_pointing(browser, file, given, width):
     row = image["patch_scale"][2, 0] * (image["patch"][2, 0, PEAK] / 255.0) ** 2
     (own,) = re.findall(r"To itself ([\d.]+) %", said(browser, "#b .reading"))
     np.testing.assert_allclose(float(own), 100 * row[PEAK], rtol=0.05)
-    for value in ("rollout", "similarity"):
-        x, y, wide, high = box(browser, f"[value={value}] + span")
+    for choice in ("rollout", "similarity"):
+        x, y, wide, high = box(browser, f"[value={choice}] + span")
         browser.click(x + wide / 2, y + high / 2)
     assert f"any patch is {100 * most:.1f} %" in said(browser, "#a .reading")
     low = image["similarity_low"][2]
@@ -414,10 +415,11 @@ def check_pointing(browser, file, given, width):
     others = np.delete(2.0 * given["posemb"]["similarity"][0, PEAK] / 255 - 1, PEAK)
     assert f"to all {others.mean():.2f}." in said(browser, "#posemb .reading")
     browser.evaluate("document.querySelector('[name=a]').click()")
-    ticks = "[...document.querySelectorAll('#a .ticks span')].at(-1).textContent"
-    assert browser.evaluate(ticks) == f"{100 * image['readout_scale'][2, 1]:.1f} %"
+    ticks = "#a .ticks span:last-of-type"
+    assert said(browser, ticks) == f"{100 * image['readout_scale'][2, 1]:.1f} %"
     browser.evaluate("document.querySelector('#shared').click()")
-    assert browser.evaluate(ticks) == f"{100 * image['readout_scale'].max():.1f} %"
+    assert said(browser, ticks) == f"{100 * image['readout_scale'].max():.1f} %"
+    assert f"any patch is {100 * value:.1f} %" in said(browser, "#a .reading")
     left, top, wide, _ = box(browser, "#atlas canvas")
     across = (wide - 26) / (HEADS + 1)
     browser.click(left + 26 + 3.5 * across, top + 18 + across * ROWS / COLUMNS / 2)

@@ -55,6 +55,7 @@ const imageAt = once(async (index) => {
 // Attention is kept as the square root of its share of the largest of the map.
 function attention(array, row, scale, levels = 255) {
   const values = new Float32Array(patches);
+  scale ??= NaN;  // what is not finite has no number in JSON
   for (let k = 0; k < patches; k++) {
     values[k] = scale * (array.bytes[row * patches + k] / levels) ** 2;
   }

@@ -17,17 +17,19 @@ let markDistance = () => {};
 
 const place = (patch) => `row ${Math.floor(patch / columns)}, column ${patch % columns}`;
 const percent = (value) => {
-  if (value === null) return "not finite";
-  return value ? `${(100 * value).toPrecision(value >= 0.1 ? 3 : 2)} %` : "0 %";
+  if (!Number.isFinite(value)) return "not finite";
+  return `${value ? (100 * value).toPrecision(value >= 0.1 ? 3 : 2) : 0}\u00a0%`;
 };
+const cosine = (value) => (Math.round(100 * value) / 100 || 0).toFixed(2);  // no -0.00
 const headName = () => (state.head < 0 ? "mean of heads" : `head ${state.head}`);
 const layerName = () => `Layer ${model.layers[state.layer]}`;
 
 function say(element, parts) {
   element.replaceChildren();
   parts.forEach((part, at) => {
-    if (at % 2) element.append(Object.assign(document.createElement("b"), { textContent: part }));
-    else element.append(part);
+    const bold = document.createElement("b");
+    bold.textContent = part;
+    element.append(at % 2 ? bold : part);
   });
 }
 
@@ -51,20 +53,23 @@ function mapA() {
 
 function mapB() {
   const kept = payload.detail_layers[detailOf(state.layer)];
-  const near = kept === state.layer ? "" : ` (layer ${model.layers[kept]}, the nearest that is here)`;
+  const near = kept === state.layer ? ""
+    : ` (layer ${model.layers[kept]}, the nearest that is here)`;
   if (state.b === "similarity") {
     const map = similarityMap(present, state.layer, state.patch);
     const what = `${layerName()}${near}: cosine of the tokens to `;
-    return { ...map, what, format: (value) => value.toFixed(2) };
+    return { ...map, what, format: cosine };
   }
   const map = patchMap(present, state.layer, state.head, state.patch);
   const group = headsOfPatches() ? headName() : "mean of heads";
   const scales = present.patch_scale.flat();
   const high = state.shared ? Math.max(...scales) : Math.max(...map.values);
-  return { ...map, low: 0, high, what: `${layerName()}${near}, ${group}: attention of `, format: percent };
+  const what = `${layerName()}${near}, ${group}: attention of `;
+  return { ...map, low: 0, high, what, format: percent };
 }
 
-const times = (value) => `${(value / uniform).toPrecision(2)} times uniform`;
+const times = (value) => (Number.isFinite(value)
+  ? `, ${value ? (value / uniform).toPrecision(2) : 0} times uniform` : "");
 
 const prefixName = model.prefix > 1 ? `the ${model.prefix} tokens before the patches`
   : model.pool === "token" ? "the class token itself" : "the token before the patches";
@@ -72,7 +77,7 @@ const prefixName = model.prefix > 1 ? `the ${model.prefix} tokens before the pat
 function readA(map) {
   const value = map.values[state.patch];
   const parts = [`${map.what}the patch in ${place(state.patch)} gets `, percent(value),
-    `, ${times(value)}. The most of any patch is ${percent(map.high)}.`];
+    `${times(value)}. The most of any patch is ${percent(Math.max(...map.values))}.`];
   if (model.prefix) {
     parts[2] += ` On ${prefixName}: `;
     parts.push(percent(map.prefix), ".");
@@ -86,7 +91,8 @@ function readB(map) {
   const parts = [map.what, `the patch in ${place(state.patch)}`];
   if (order < 0) return parts;
   const own = map.format(map.values[state.patch]);
-  const self = state.b === "attention" ? `. To itself ${own}. Elsewhere most at ` : ". Nearest is ";
+  const self = state.b === "attention" ? `. To itself ${own}. Elsewhere most at `
+    : ". Nearest is ";
   return [...parts, self, place(order), `: ${map.format(map.values[order])}.`];
 }
 
@@ -111,7 +117,8 @@ function showAtlas() {
   const canvas = $("#atlas canvas");
   const muted = getComputedStyle(document.body).getPropertyValue("--muted");
   drawAtlas(canvas, present, state, { key: `${present.index} ${muted}`, muted });
-  canvas.setAttribute("aria-label", `Maps of all layers and heads. ${layerName()}, ${headName()}.`);
+  const label = `Maps of all layers and heads. ${layerName()}, ${headName()}.`;
+  canvas.setAttribute("aria-label", label);
 }
 
 function showDistance() {
@@ -133,13 +140,20 @@ function showPosemb() {
   const [row, column] = [Math.floor(state.patch / columns), state.patch % columns];
   const mean = (test) => {
     const found = [...values].filter((_, k) => k !== state.patch && test(k));
-    return (found.reduce((a, b) => a + b, 0) / Math.max(1, found.length)).toFixed(2);
+    return cosine(found.reduce((a, b) => a + b, 0) / Math.max(1, found.length));
   };
-  const parts = ["Mean cosine of ", place(state.patch), ` to its row ${mean((k) => Math.floor(k / columns) === row)}, to its column ${mean((k) => k % columns === column)}, to all ${mean(() => true)}.`];
+  const [across, down, all] = [
+    mean((k) => Math.floor(k / columns) === row),
+    mean((k) => k % columns === column),
+    mean(() => true),
+  ];
+  const parts = ["Mean cosine of ", place(state.patch),
+    ` to its row ${across}, to its column ${down}, to all ${all}.`];
   say($("#posemb .reading"), parts);
   const text = parts.join("");
   one.setAttribute("aria-label", `The map of ${place(state.patch)}. ${text}`);
-  $("#posemb .tiles").setAttribute("aria-label", `Similarity of every position to every other. ${text}`);
+  const label = `Similarity of every position to every other. ${text}`;
+  $("#posemb .tiles").setAttribute("aria-label", label);
 }
 
 // Of a regression's outputs, which are all there.
@@ -158,7 +172,8 @@ function showPredictions() {
     name.textContent = name.title = each.name ?? `class ${each.label}`;
     const value = document.createElement("span");
     value.className = "value";
-    value.textContent = each.probability === undefined ? String(each.value) : percent(each.probability);
+    value.textContent = each.probability === undefined ? String(each.value)
+      : percent(each.probability);
     const track = document.createElement("div");
     track.className = "track";
     const fill = document.createElement("div");
@@ -168,6 +183,8 @@ function showPredictions() {
     item.append(name, value, track);
     return item;
   }));
+  const more = found.length - MOST_PREDICTIONS;
+  if (more > 0) list.append(`${more} more are in inspection.json`);
 }
 
 function showControls() {
@@ -184,12 +201,14 @@ function showControls() {
   set("head", state.head + 1, head);
   set("strength", 100 * state.strength, `${Math.round(100 * state.strength)} %`);
   for (const name of ["a", "b", "paint", "theme", "image"]) {
-    $$(`input[name="${name}"]`).forEach((input) => (input.checked = input.value === String(state[name])));
+    const chosen = String(state[name]);
+    $$(`input[name="${name}"]`).forEach((input) => (input.checked = input.value === chosen));
   }
   $("#shared").checked = state.shared;
 }
 
 function show() {
+  if (hasImages && !present) return;  // the first image is on its way
   showControls();
   if (hasImages) {
     showStages();

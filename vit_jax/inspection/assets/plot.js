@@ -51,10 +51,11 @@ function drawUniform(svg, { y, width }) {
 // Draws it into a box; returns what marks a layer and a head.
 function drawDistance(box, choose) {
   const [width, height] = [box.clientWidth, box.clientHeight];
-  const table = payload.distance;
+  const table = payload.distance.map((heads) => heads.map((value) => value ?? NaN));
   const inner = width - EDGE.left - EDGE.right;
   const band = inner / table.length;
-  const most = 1.08 * Math.max(...table.flat(), payload.distance_uniform ?? 0);
+  const finite = table.flat().filter(Number.isFinite);
+  const most = 1.08 * Math.max(...finite, payload.distance_uniform ?? 0);
   const x = (layer) => EDGE.left + (layer + 0.5) * band;
   const y = (value) =>
     height - EDGE.bottom - (value / most) * (height - EDGE.bottom - EDGE.top);
@@ -66,13 +67,16 @@ function drawDistance(box, choose) {
   drawAxes(svg, scales);
   drawUniform(svg, scales);
   const means = table.map((heads) => heads.reduce((a, b) => a + b, 0) / heads.length);
-  const points = means.map((mean, layer) => `${x(layer)},${y(mean)}`).join(" ");
+  const points = means.map((mean, layer) => [x(layer), y(mean)])
+    .filter(([, height]) => Number.isFinite(height)).join(" ");
   shape("polyline", { class: "mean", points }, svg);
   const dots = table.map((heads, layer) =>
     heads.map((value, head) => {
-      const at = { cx: x(layer), cy: y(value), r: 5 };
+      const at = { cx: x(layer), cy: Number.isFinite(value) ? y(value) : y(0), r: 5 };
       const dot = shape("circle", at, svg);
-      shape("title", {}, dot, `Layer ${model.layers[layer]}, head ${head}: ${value.toFixed(1)} pixels`);
+      if (!Number.isFinite(value)) dot.setAttribute("visibility", "hidden");
+      const text = `Layer ${model.layers[layer]}, head ${head}: ${pixels(value)}`;
+      shape("title", {}, dot, text);
       dot.addEventListener("click", () => choose(layer, head));
       return dot;
     }));
@@ -88,10 +92,12 @@ function drawDistance(box, choose) {
   };
 }
 
+const pixels = (value) => (Number.isFinite(value) ? `${value.toFixed(1)} pixels` : "not finite");
+
 function distanceText(layer, head) {
-  const heads = payload.distance[layer];
+  const heads = payload.distance[layer].map((value) => value ?? NaN);
   const [low, high] = [Math.min(...heads), Math.max(...heads)].map((v) => v.toFixed(1));
   const mean = heads.reduce((a, b) => a + b, 0) / heads.length;
-  const one = head < 0 ? `mean of heads ${mean.toFixed(1)}` : `head ${head} ${heads[head].toFixed(1)}`;
-  return `Layer ${model.layers[layer]}: ${one} pixels; its heads from ${low} to ${high}.`;
+  const one = head < 0 ? `mean of heads ${pixels(mean)}` : `head ${head} ${pixels(heads[head])}`;
+  return `Layer ${model.layers[layer]}: ${one}; its heads from ${low} to ${high}.`;
 }

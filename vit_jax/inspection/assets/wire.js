@@ -41,7 +41,7 @@ async function choose(change, announce = true) {
   show();
   clearTimeout(saying);
   saying = setTimeout(() => {
-    toAddress();
+    if (Object.keys(change).length) toAddress();
     if (!announce || !hasImages) return;
     const { name, predictions } = present;
     const found = predictions?.[0] ? `: ${predictions[0].name ?? predictions[0].label}` : "";
@@ -150,13 +150,15 @@ function buildModelParts() {
   $("#notes ul").append(...payload.notes.map((note) =>
     Object.assign(document.createElement("li"), { textContent: note })));
   if (payload.distance_uniform !== null) {
-    $("#uniform").textContent = `; dashed: attention that is the same everywhere, ${payload.distance_uniform.toFixed(1)} pixels`;
+    const far = pixels(payload.distance_uniform);
+    $("#uniform").textContent = `; dashed: attention that is the same everywhere, ${far}`;
   }
   if (posemb) {
     $("#table").append(...posemb.names.map((name, at) => new Option(name, at)));
     $("#posemb .tiles").style.maxWidth = `${Math.round(560 * (columns / rows) ** 2)}px`;
     $("#posemb .choice").hidden = posemb.names.length < 2;
-    $("#posemb figcaption .muted").textContent = `Cosine of every position to every other: ${posemb.what}. Each small map stands where its position does.`;
+    $("#posemb figcaption .muted").textContent = "Cosine of every position to every "
+      + `other: ${posemb.what}. Each small map stands where its position does.`;
   }
   if (filters) buildFilters(filters);
 }
@@ -269,7 +271,8 @@ async function start() {
 
 start().catch((error) => {
   const note = document.createElement("li");
-  note.textContent = `This browser could not draw the page (${error.message}). Want one of 2023 or newer.`;
+  note.textContent = `This browser could not draw the page (${error.message}). `
+    + "Want one of 2023 or newer.";
   $("#notes").hidden = false;
   $("#notes").setAttribute("role", "alert");
   $("#notes ul").append(note);
