@@ -3,14 +3,14 @@
 MODEL is Ti/16, S/32, S/16, B/32, B/16, L/16 or a hybrid, R+Ti/16, R26+S/32, R50+L/32;
 LEVEL one of the paper's seven levels of augmentation, else the one that its authors'
 code has for the model and the dataset.
-Values are those of big_vision's vit_i1k.py and vit_i21k.py, the decay in our convention
-(0.1 at a rate of 1e-3 is 1e-4 there). Those have no dropout and no stochastic depth,
-which the paper adds at 0.1 each for some of its points: --config.model.dropout=0.1
---config.model.drop_path=0.1. Of hybrids there are no recipes: on i21k level, decay,
-dropout and stochastic depth are those of the checkpoints that the README of
-google-research/vision_transformer recommends (timm has others of the same sweep).
-Inferred: the split of i21k, `full` there, is our `train`; hybrids on i1k have the level
-of the ViT they are compared with, and on i21k the ViTs' pooling.
+Values are those of big_vision's vit_i1k.py and vit_i21k.py, each compared with them,
+the decay in our convention (0.1 at a rate of 1e-3 is 1e-4 there). Those have no dropout
+and no stochastic depth, which the paper adds at 0.1 each for some of its points:
+--config.model.dropout=0.1 --config.model.drop_path=0.1. Of hybrids there are no
+recipes: on i21k level, decay, dropout and stochastic depth are those of the checkpoints
+that the README of google-research/vision_transformer recommends (timm has others of the
+same sweep). Inferred: the split of i21k, `full` there, is our `train`; hybrids on i1k
+have the level of the ViT they are compared with, and on i21k the ViTs' pooling.
 """
 
 from ml_collections import ConfigDict

@@ -1,12 +1,13 @@
 """DeiT (arXiv 2012.12877) on ImageNet-1k: `configs/deit.py:Ti/16|S/16|B/16`.
 
-Values are the defaults of its authors' code (main.py) and Table 9 of the paper: 300
-epochs of AdamW at 5e-4 a 512 images, RandAugment, Mixup, CutMix, random erasing, each
-image three times in a batch. Their average of the weights is not what they report, and
-not here. Inferred, or other here: crops are drawn as TensorFlow draws them (theirs: log
-aspect and area uniform); the rate ends at 0 (theirs: 1e-5, held for ten epochs more)
-and begins at 0 (theirs: 1e-6); matrices start as our ViTs' do (theirs: a normal
-distribution of 0.02). With a teacher: `configs/distill.py`.
+Values are the defaults of its authors' code (facebookresearch/deit, main.py), each
+compared with it, and Table 9 of the paper: 300 epochs of AdamW at 5e-4 a 512 images,
+RandAugment, Mixup, CutMix, random erasing, each image three times in a batch. Their
+average of the weights is not what they report, and not here. Inferred, or other here:
+crops are drawn as TensorFlow draws them (theirs: log aspect and area uniform); the rate
+ends at 0 (theirs: 1e-5, held for ten epochs more) and begins at 0 (theirs: 1e-6);
+matrices start as our ViTs' do (theirs: a normal distribution of 0.02). With a teacher:
+`configs/distill.py`.
 """
 
 from ml_collections import ConfigDict

@@ -3,8 +3,9 @@
 The first phase is 800 epochs at a lower resolution by LAMB, with 3-Augment, binary
 cross-entropy and each image three times in a batch; MODEL is S/16, B/16, L/16 or H/14.
 The second, `finetune` with --config.init_from, 20 epochs at 224 px by AdamW (S/16 was
-trained at 224 px and has none). Values are those of the commands in its authors'
-README_revenge.md and Table 2 of the paper; the fine-tuning of H/14 drops 0.55 of its
+trained at 224 px and has none). Values are those of the commands in its authors' code
+(facebookresearch/deit, README_revenge.md; crops, filter and jitter: augment.py), each
+compared with it, and Table 2 of the paper; the fine-tuning of H/14 drops 0.55 of its
 paths there. Inferred: gradients are clipped at 1, which FusedLAMB does unless told
 otherwise. Other here: crops, and the ends of the rate, as `configs/deit.py` says.
 """

@@ -2,9 +2,10 @@
 
 On ImageNet-1k with --config.init_from=CHECKPOINT, a rate that falls from layer to layer
 and the mean of the patches pooled before the last norm. MODEL is B/16, L/16 or H/14.
-Values are those of FINETUNE.md and main_finetune.py of its authors' code, where the
-rate is a base of 256 images' times 4, and Table 9 of the paper. Inferred, or other
-here: as `configs/deit.py` says, and the head's small initial values are 0.
+Values are those of FINETUNE.md and main_finetune.py of its authors' code
+(facebookresearch/mae), each compared with it, where the rate is a base of 256 images'
+times 4, and Table 9 of the paper. Inferred, or other here: as `configs/deit.py` says,
+and the head's small initial values are 0. Without a checkpoint the log says so.
 """
 
 from ml_collections import ConfigDict

@@ -1,8 +1,10 @@
 """Better plain ViT baselines (arXiv 2205.01580): `...:90`, `...:150` or `...:300`.
 
 ViT-S/16 on ImageNet-1k at a batch of 1024 for so many epochs; the authors' figures are
-76.5 %, 78.5 % and 80.0 %. Values of big_vision's vit_s16_i1k.py and of the report's
-text, the decay in our convention. Nobody has trained it here.
+76.5 %, 78.5 % and 80.0 %, of which the code repeats the first. Values of big_vision's
+vit_s16_i1k.py, each compared with it, and of the report's text, the decay in our
+convention. Inferred: that 150 epochs differ in their number alone, which the code says
+of 300. Nobody has trained it here.
 """
 
 from ml_collections import ConfigDict
