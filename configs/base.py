@@ -179,7 +179,7 @@ def _data(config: ConfigDict) -> None:
     config.data = ConfigDict()
     # TFDS name, digits, folder:PATH, parquet:GLOB, hf:NAME_OR_PATH, wds:SHARDS,
     # csv:FILE, py:MODULE:FUNCTION, real:FILE, imagenetv2:FOLDER, objectnet:FOLDER
-    # several, by weights: mix:0.7*NAME,0.3*folder:PATH
+    # predicted:FILE (of vit_jax predict); several by weights: mix:0.7*A,0.3*folder:PATH
     config.data.dataset = "imagenet2012"
     config.data.image_column = ""  # of these and of TFDS; "": the only one that can be
     # likewise; of one class or several, or rule:NAME, or number:COLUMN (regression)

@@ -102,9 +102,14 @@ NEEDS = (
         ("optimizer.lr_rules", "optimizer.layer_decay"),
         *(lambda rules, layers: rules or layers != 1, "lr_rules"),
     ),
-    Need("optimizer.beta1", _OPTIMIZER, lambda name: name != "sgd", "another"),
-    Need("optimizer.beta2", _OPTIMIZER, lambda name: name != "sgd", "another"),
-    Need("optimizer.epsilon", _OPTIMIZER, _is("adam", "lamb", "muon"), "adam or lamb"),
+    Need(
+        *("optimizer.beta[12]", _OPTIMIZER, lambda name: name != "sgd"),
+        "adam, lamb, muon or adafactor",
+    ),
+    Need(
+        *("optimizer.epsilon", _OPTIMIZER, _is("adam", "lamb", "muon")),
+        "adam, lamb or muon",
+    ),
     Need("optimizer.momentum", _OPTIMIZER, _is("sgd", "muon"), "sgd or muon"),
     Need(
         *("optimizer.(factor_from|update_clip)", _OPTIMIZER, _is("adafactor")),
