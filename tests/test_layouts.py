@@ -180,7 +180,7 @@ def test_what_travels_is_weights_and_gradients_once(layout, variant, most):
     exp, step = compiled(
         layout, fsdp=8, **VARIANTS[variant], **{"model.width": 64, "model.depth": 4}
     )
-    found = collectives.find(hlo.Module(step.as_text()))
+    found = collectives.find(hlo.Module(step.as_text()), devices=8)
     sent = sum(one.bytes * one.count for one in found)
     small = 4 * sum(
         leaf.size

@@ -1,5 +1,6 @@
 """The planner: topologies, variants, estimates, advice, reports, the command."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -20,6 +21,7 @@ from vit_jax.plan import (
     estimate,
     facts,
     hlo,
+    links,
     report,
     topology,
 )
@@ -165,6 +167,36 @@ def result(peak: float = 10, out_of_memory: str = "", **changed) -> compiling.Re
 def v3(peak: float = 10, out_of_memory: str = "") -> dict:
     job = compiling.Job({}, topology.parse("v3:4x4"))
     return estimate.estimate(job, result(peak, out_of_memory), price_per_chip_hour=2.0)
+
+
+SENDING = PROGRAM.replace(
+    "  ROOT",
+    "  %all-reduce.1 = f32[3,1000000]{1,0} all-reduce(%p), replica_groups={}\n  ROOT",
+)
+
+
+def test_collectives_take_what_the_links_take():
+    """12 MB summed over 32 cores, of which two share what their chip can send."""
+    sending = dataclasses.replace(result(), module=hlo.Module(SENDING))
+    job = compiling.Job({}, topology.parse("v3:4x4"))
+    figures = estimate.estimate(job, sending)
+    assert figures["sent_bytes"] == 2 * 31 / 32 * 12e6
+    assert figures["sent_bytes_per_weight_byte"] == round(2 * 31 / 32 * 6, 3)
+    seconds = 0.1 + figures["sent_bytes"] / (340e12 / 1024 / 2)
+    assert figures["step_seconds_with_links"] == pytest.approx(seconds)
+    assert figures["core_days_with_links"] == pytest.approx(
+        figures["core_days"] * seconds / 0.1
+    )
+    assert f"{seconds * 1e3:.1f} ms a step" in report.plan(figures)
+    assert v3()["step_seconds_with_links"] == v3()["step_seconds"]
+
+
+@pytest.mark.parametrize("name", hardware.CHIPS)
+def test_the_rate_of_links_is_that_of_a_device(name):
+    rate = links.rate(hardware.CHIPS[name])
+    shared = {"v3": 2, "7x": 2}.get(name, 1)
+    wanted = links.PUBLISHED.get(name)
+    assert rate == (wanted and wanted / shared)
 
 
 def test_estimates_follow_from_cycles_and_steps():
@@ -327,6 +359,7 @@ def test_a_step_for_a_slice_that_is_not_there(config):
     assert figures["donated_bytes"] == figures["state_bytes"]
     assert figures["activation_collectives"] == []
     assert figures["collective_bytes_per_weight_byte"] > 1
+    assert figures["sent_bytes"] > 0
     assert figures["flops"] == pytest.approx(figures["analytic_flops"], rel=0.05)
 
 

@@ -37,7 +37,7 @@ def module(function, *shapes, shardings=None) -> hlo.Module:
 def found(module_: hlo.Module) -> list[tuple]:
     return [
         (c.kind, c.dtype, c.bytes, c.count, c.asynchronous, c.overlaps)
-        for c in collectives.find(module_)
+        for c in collectives.find(module_, devices=8)
     ]
 
 
@@ -83,7 +83,7 @@ def test_a_gather_spread_over_fusions_is_one_gather():
 
 
 def test_the_summary_adds_up():
-    every = collectives.find(snippet("chained"))
+    every = collectives.find(snippet("chained"), devices=16)
     rows = collectives.summary(every)
     assert sum(row["bytes"] for row in rows) == sum(c.bytes * c.count for c in every)
     assert [row["bytes"] for row in rows] == sorted(
@@ -91,8 +91,58 @@ def test_the_summary_adds_up():
     )
 
 
+def test_what_is_sent_depends_on_who_takes_part():
+    """A sum of a value over n devices sends 2 (n - 1) / n of it, a gather half that."""
+    every = collectives.find(snippet("chained"), devices=16)
+    sizes = [2 * 768 * 768, 4 * 64 * 16, 4 * 64 * 16, 4 * 512 * 16]
+    gathered = [15 / 16 * size for size in sizes]
+    summed = 2 * 15 / 16 * 2 * 4 * 197 * 8
+    assert [one.sent for one in every] == pytest.approx([*gathered, summed])
+    permuted, summed = collectives.find(snippet("windowed"), devices=16)
+    assert (permuted.sent, permuted.group) == (permuted.bytes, 16)
+    assert (summed.sent, summed.group) == (summed.bytes, 2)  # replica_groups={{0,1}}
+    assert sum(row["sent"] for row in collectives.summary(every)) == pytest.approx(
+        sum(one.sent * one.count for one in every)
+    )
+
+
+@pytest.mark.parametrize(
+    ("printed", "group"),
+    [
+        ("replica_groups={{0,1,2,3},{4,5,6,7}}, dimensions={0}", 4),
+        ("replica_groups=[2,8]<=[16], dimensions={0}", 8),
+        ("replica_groups=[4,4]<=[4,4]T(1,0), use_global_device_ids=true", 4),
+        ("replica_groups={}, to_apply=%sum", None),
+        ("channel_id=1, to_apply=%sum", None),
+    ],
+)
+def test_groups_as_they_are_printed(printed, group):
+    assert collectives._group(printed) == group
+
+
+COPIES = """HloModule jit_train_step
+
+ENTRY %main (p: f32[64,16]) -> f32[8,16] {
+  %p = f32[64,16]{1,0} parameter(0)
+  %copy-start.1 = (f32[64,16]{1,0:S(1)}, f32[64,16]{1,0}, u32[]{:S(2)}) copy-start(%p)
+  %copy-done.1 = f32[64,16]{1,0:S(1)} copy-done(%copy-start.1)
+  %slice-start.1 = ((f32[64,16]{1,0}), f32[8,16]{1,0:S(1)}, s32[]) slice-start(%p)
+  %slice-done.1 = f32[8,16]{1,0:S(1)} slice-done(%slice-start.1)
+  %slice-start.2 = ((f32[64,16]{1,0}), f32[8,16]{1,0:S(1)}, s32[]) slice-start(%p)
+  ROOT %slice-done.2 = f32[8,16]{1,0:S(1)} slice-done(%slice-start.2)
+}
+"""
+
+
+def test_copies_between_memories_are_counted_with_their_bytes():
+    assert collectives.between_memories(hlo.Module(COPIES)) == {
+        "copy-start": {"count": 1, "bytes": 4 * 64 * 16},
+        "slice-start": {"count": 2, "bytes": 2 * 4 * 8 * 16},
+    }
+
+
 def test_collectives_of_activations_are_told_by_their_shape():
-    every = collectives.find(snippet("chained"))
+    every = collectives.find(snippet("chained"), devices=16)
     moved = collectives.of_activations(every, rows=4, tokens=197)
     assert [one.kind for one in moved] == ["all-reduce"]
     assert collectives.of_activations(every, rows=5, tokens=197) == []

@@ -21,6 +21,13 @@ _CHAIN = re.compile(r'chain_id="(\d+)"')
 # How the TPU compiler names a sum of which each device keeps its part.
 _SCATTERING = "all-reduce-scatter"
 _SOURCE = re.compile(r'op_name="([^"]*)"')
+# Who takes part: lists of devices, or how many groups of how many.
+_LISTED = re.compile(r"replica_groups=\{\{([\d,]+)\}")
+_COUNTED = re.compile(r"replica_groups=\[(?:\d+,)*(\d+)\]<=")
+# Of n devices in a ring or torus, how many n-ths less one of the value each sends: a
+# sum goes around once to be made and once to be had.
+_TURNS = {"all-reduce": 2, "all-gather": 1, "reduce-scatter": 1, "all-to-all": 1}
+_BETWEEN_MEMORIES = re.compile(r"(copy|slice|dynamic-slice|dynamic-update-slice)-start")
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,7 @@ class Collective:
         dtype: Of what is sent; "+" joins those of a combined operation.
         bytes: Of the whole value on a device: what an all-reduce reduces, an
             all-gather gives, a reduce-scatter takes, a permutation sends.
+        group: Devices that take part, each with such a value.
         count: Runs in a step.
         shapes: Of the arrays.
         asynchronous: Whether it is started and awaited apart, or fused with compute.
@@ -42,15 +50,23 @@ class Collective:
     kind: str
     dtype: str
     bytes: int
+    group: int
     count: int
     shapes: tuple[tuple[int, ...], ...]
     asynchronous: bool
     overlaps: bool
     source: str
 
+    @property
+    def sent(self) -> float:
+        """Bytes that a device sends in one run, as rings and tori do it."""
+        if self.kind not in _TURNS:
+            return float(self.bytes)
+        return _TURNS[self.kind] * self.bytes * (self.group - 1) / self.group
 
-def find(module: hlo.Module) -> list[Collective]:
-    """Returns every collective of a module.
+
+def find(module: hlo.Module, *, devices: int) -> list[Collective]:
+    """Returns every collective of a module that `devices` run.
 
     The TPU compiler spreads a gather over the compute beside it by writing the same
     operation, of one chain, into each fusion that takes part: that counts once. A
@@ -80,6 +96,7 @@ def find(module: hlo.Module) -> list[Collective]:
                 kind=kind,
                 dtype="+".join(sorted({array.dtype for array in values})),
                 bytes=sum(array.bytes for array in values),
+                group=_group(instruction.attributes) or devices,
                 count=times,
                 shapes=tuple(array.shape for array in values),
                 asynchronous=apart,
@@ -88,6 +105,36 @@ def find(module: hlo.Module) -> list[Collective]:
             )
         )
     return found
+
+
+def _group(attributes: str) -> int | None:
+    """How many devices take part; None: all."""
+    if listed := _LISTED.search(attributes):
+        return len(listed[1].split(","))
+    counted = _COUNTED.search(attributes)
+    return int(counted[1]) if counted else None
+
+
+def between_memories(module: hlo.Module) -> dict[str, dict[str, int]]:
+    """Returns the copies that run beside compute, by opcode: how many, and bytes.
+
+    The TPU compiler starts them to have weights and activations near when they are
+    wanted, and gives no estimate of them.
+    """
+    rows: dict[str, dict[str, int]] = {}
+    for computation, instruction in module.instructions():
+        times = module.control_times[computation.name]
+        if not times or not _BETWEEN_MEMORIES.fullmatch(instruction.opcode):
+            continue
+        row = rows.setdefault(instruction.opcode, {"count": 0, "bytes": 0})
+        # (result, operand, context) of a copy, (operands, result, ...) of the others
+        moved = min(
+            sum(array.bytes for array in hlo.arrays(part))
+            for part in hlo.elements(instruction.type)[:2]
+        )
+        row["count"] += times
+        row["bytes"] += times * moved
+    return rows
 
 
 def _payload(
@@ -139,10 +186,12 @@ def summary(found: list[Collective]) -> list[dict]:
                 "overlaps": one.overlaps,
                 "count": 0,
                 "bytes": 0,
+                "sent": 0.0,
             },
         )
         row["count"] += one.count
         row["bytes"] += one.count * one.bytes
+        row["sent"] += one.count * one.sent
     return sorted(rows.values(), key=lambda row: -row["bytes"])
 
 

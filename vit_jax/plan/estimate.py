@@ -4,7 +4,7 @@ import logging
 from typing import Any
 
 from vit_jax.parallel import hardware
-from vit_jax.plan import buffers, collectives, compiling, work
+from vit_jax.plan import buffers, collectives, compiling, links, work
 
 # Forward, and twice that backward; a multiply-add is two FLOPs.
 FLOPS_PER_MAC = 6
@@ -20,7 +20,10 @@ def estimate(
 
     Bytes, FLOPs and cycles are of one device and one step. `flops` counts the loops of
     the program as often as they run, `compiler_flops` each once; `analytic_flops` is
-    what the model needs without recomputation.
+    what the model needs without recomputation. `sent_bytes` are on the wire, where a
+    sum counts twice; `step_seconds` leaves collectives out, `step_seconds_with_links`
+    adds at the published rate of the links those that nothing overlaps, and of the
+    others what is longer than all compute.
     """
     facts = result.facts
     chip = hardware.find_chip(facts["device_kind"])
@@ -36,7 +39,7 @@ def estimate(
     figures["chips"] = job.topology.chips if job.topology else facts["devices"]
     figures["compile_seconds"] = round(result.seconds, 1)
     figures |= _memory(facts, result)
-    figures |= _traffic(facts, result)
+    figures |= _traffic(facts, result, links.rate(chip))
     figures |= _work(facts, result, chip, local=job.topology is None)
     figures |= _run(figures, price_per_chip_hour)
     return figures
@@ -74,13 +77,19 @@ def _memory(facts: dict[str, Any], result: compiling.Result) -> dict[str, Any]:
     }
 
 
-def _traffic(facts: dict[str, Any], result: compiling.Result) -> dict[str, Any]:
+def _traffic(
+    facts: dict[str, Any], result: compiling.Result, link: float | None
+) -> dict[str, Any]:
     weights = 2 * facts["parameters"]
     figures: dict[str, Any] = {"weight_bytes": weights, "collectives": None}
+    seconds = "waiting_seconds", "overlapped_seconds"
     if result.module is None:
-        return figures
-    found = collectives.find(result.module)
+        return figures | dict.fromkeys(seconds)
+    found = collectives.find(result.module, devices=facts["devices"])
     total = sum(one.count * one.bytes for one in found)
+    hidden = sum(one.count * one.sent for one in found if one.overlaps)
+    sent = sum(one.count * one.sent for one in found)
+    times = (sent - hidden, hidden)
     rows = facts["batch_size"] // facts["microbatches"] // facts["batch_parts"]
     moved = collectives.of_activations(
         found, rows=rows, tokens=facts["tokens"], lengths=facts["lengths"]
@@ -89,6 +98,10 @@ def _traffic(facts: dict[str, Any], result: compiling.Result) -> dict[str, Any]:
         "collectives": collectives.summary(found),
         "collective_bytes": total,
         "collective_bytes_per_weight_byte": round(total / weights, 3),
+        "sent_bytes": sent,
+        "sent_bytes_per_weight_byte": round(sent / weights, 3),
+        **{name: link and part / link for name, part in zip(seconds, times)},
+        "copies_between_memories": collectives.between_memories(result.module),
         "asynchronous_starts": sum(one.count for one in found if one.asynchronous),
         "activation_collectives": [
             {"kind": one.kind, "bytes": one.count * one.bytes, "source": one.source}
@@ -123,11 +136,20 @@ def _work(
 
 
 def _run(figures: dict[str, Any], price: float | None) -> dict[str, Any]:
-    seconds = figures["step_seconds"]
+    seconds, waiting = figures["step_seconds"], figures["waiting_seconds"]
     if not seconds:
-        return dict.fromkeys(("images_per_second", "run_hours", "core_days", "price"))
+        return dict.fromkeys(
+            ("images_per_second", "run_hours", "core_days", "price")
+            + ("step_seconds_with_links", "core_days_with_links")
+        )
     hours = seconds * figures["total_steps"] / 3600
+    whole = None
+    if waiting is not None:
+        whole = max(seconds, figures["overlapped_seconds"]) + waiting
+    days = figures["devices"] * figures["total_steps"] / 86400
     return {
+        "step_seconds_with_links": whole,
+        "core_days_with_links": whole and whole * days,
         "images_per_second": figures["batch_size"] / seconds,
         "run_hours": hours,
         "core_days": hours / 24 * figures["devices"],

@@ -88,7 +88,9 @@ def _collectives(figures: dict[str, Any]) -> str:
     lines = [
         f"collectives  {figures['collective_bytes'] / GIB:.3f} GiB a step, "
         f"{figures['collective_bytes_per_weight_byte']:.2f} for each byte of bfloat16 "
-        "weights"
+        "weights",
+        f"             on the wire {figures['sent_bytes'] / GIB:.3f} GiB, "
+        f"{figures['sent_bytes_per_weight_byte']:.2f} (a sum goes there and back)",
     ]
     for row in figures["collectives"]:
         how = "waits" if not row["asynchronous"] else "starts and waits"
@@ -96,6 +98,11 @@ def _collectives(figures: dict[str, Any]) -> str:
         lines.append(
             f"  {row['kind']:<20} {row['dtype']:<6} {row['count']:>6} x "
             f"{row['bytes'] / GIB:>8.3f} GiB  {how}"
+        )
+    for name, row in figures["copies_between_memories"].items():
+        lines.append(
+            f"copies       {row['count']} {name}, {row['bytes'] / GIB:.3f} GiB between "
+            "memories, without an estimate"
         )
     for row in figures["activation_collectives"][:3]:
         lines.append(
@@ -136,7 +143,19 @@ def _run(figures: dict[str, Any]) -> str:
         f"run          {figures['total_steps']:,} steps at "
         f"{figures['images_per_second']:,.0f} images/s: {figures['run_hours']:,.1f} "
         f"hours, {figures['core_days']:,.1f} device-days{price}\n"
-        f"{LEFT_OUT}"
+        f"{_links(figures)}{LEFT_OUT}"
+    )
+
+
+def _links(figures: dict[str, Any]) -> str:
+    """The same with collectives, where the rate of links is published; a line."""
+    whole = figures["step_seconds_with_links"]
+    if not whole or not figures["sent_bytes"]:
+        return ""
+    return (
+        f"             with collectives at the published rate of the links: "
+        f"{whole * 1e3:.1f} ms a step, {figures['core_days_with_links']:,.1f} "
+        "device-days\n"
     )
 
 
@@ -152,6 +171,7 @@ _COLUMNS = {
     "fits": lambda f: {True: "yes", False: "NO", None: "?"}[f["fits"]],
     "GiB": lambda f: _number(f["peak_bytes"], GIB, ".2f"),
     "collectives": lambda f: _number(f["collective_bytes"], GIB, ".2f"),
+    "sent": lambda f: _number(f["sent_bytes"], GIB, ".2f"),
     "FLOPs": lambda f: _number(f["flops"], f["analytic_flops"], ".3f"),
     "Mcycles": lambda f: _number(f["cycles"], 1e6, ".2f"),
     "ms": lambda f: _number(f["step_seconds"], 1e-3, ".1f"),
@@ -176,7 +196,8 @@ def sections(text: str) -> list[tuple[str, str]]:
 def lines(plans: Sequence[dict[str, Any]]) -> list[list[str]]:
     """Returns plans as rows below headings; columns that no plan fills are left out.
 
-    GiB of a device, collectives in GiB a step, FLOPs over the analytic count, MFU in %.
+    GiB of a device, collectives and what is sent in GiB a step, FLOPs over the analytic
+    count, MFU in %.
     """
     rows = [[show(figures) for show in _COLUMNS.values()] for figures in plans]
     filled = [any(row[i] != "-" for row in rows) for i in range(len(_COLUMNS))]
