@@ -169,6 +169,15 @@ def v3(peak: float = 10, out_of_memory: str = "") -> dict:
     return estimate.estimate(job, result(peak, out_of_memory), price_per_chip_hour=2.0)
 
 
+def test_flags_of_other_back_ends_do_not_reach_the_tpus_compiler(tmp_path, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_a=1 --xla_dump_b --xla_gpu_c=2")
+    job = compiling.Job({}, topology.parse("v3:4x4"))
+    flags = compiling._environment(job, tmp_path)["XLA_FLAGS"].split()
+    assert flags[:2] == ["--xla_dump_b", f"--xla_dump_to={tmp_path}"]
+    here = compiling._environment(compiling.Job({}, None), tmp_path)
+    assert here["XLA_FLAGS"] == "--xla_cpu_a=1 --xla_dump_b --xla_gpu_c=2"
+
+
 SENDING = PROGRAM.replace(
     "  ROOT",
     "  %all-reduce.1 = f32[3,1000000]{1,0} all-reduce(%p), replica_groups={}\n  ROOT",

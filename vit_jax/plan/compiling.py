@@ -113,7 +113,9 @@ def _environment(job: Job, folder: Path) -> dict[str, str]:
     environment["PYTHONPATH"] = os.pathsep.join(paths)
     if job.topology is None:
         return environment
-    flags = environment["XLA_FLAGS"].split() if "XLA_FLAGS" in environment else []
+    given = environment["XLA_FLAGS"].split() if "XLA_FLAGS" in environment else []
+    # The TPU's library dies of a flag of another back end.
+    flags = [one for one in given if not one.startswith(("--xla_cpu_", "--xla_gpu_"))]
     flags += [
         f"--xla_dump_to={folder}",
         "--xla_dump_hlo_as_text",
