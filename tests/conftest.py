@@ -23,6 +23,7 @@ os.environ["VIT_JAX_CACHE"] = _CACHE.name
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")
 
 import jax  # noqa: E402
+import jax.monitoring  # noqa: E402
 import pytest  # noqa: E402
 from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 
@@ -75,6 +76,20 @@ def compiled_once(tmp_path_factory):
         compilation_cache.reset_cache()  # it looks at the options once
         if options is changed:
             yield
+
+
+@pytest.fixture
+def compiled():
+    """The seconds that each program took that the test has compiled so far."""
+    found = []
+
+    def listen(name, seconds, **_):
+        if name == "/jax/core/compile/backend_compile_duration":
+            found.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield found
+    jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def pytest_collection_modifyitems(items):

@@ -484,6 +484,21 @@ def test_the_command(checkpoint, folder, tmp_path, capsys, caplog):
             module._main(rest)
 
 
+def test_no_rate_has_the_time_of_compiling(
+    checkpoint, folder, tmp_path, compiled, monkeypatch
+):
+    at_start = []
+
+    class Watched(progress.Progress):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            at_start.append(len(compiled))
+
+    monkeypatch.setattr(progress, "Progress", Watched)
+    run(checkpoint, folder, tmp_path / "rows.csv", batch_size=2 * BATCH)
+    assert at_start == [len(compiled)] and compiled
+
+
 def test_progress_tells_rate_and_rest():
     now = 0.0
     told = progress.Progress(1000, 400, 1, clock=lambda: now)
