@@ -7,6 +7,7 @@ import pytest
 from configs import deit, finetune, mae_finetune, quickstart
 from vit_jax import errors, train
 from vit_jax.parallel import mesh
+from vit_jax.runs import overview
 from vit_jax.settings import effects, packaged, validation
 
 # A key and another value of it -> what it needs beside it to have an effect.
@@ -115,6 +116,7 @@ class Started(Exception):
 
 def test_a_run_says_it_in_one_message_at_its_start(tmp_path, caplog, monkeypatch):
     def started(exp, *, parameters):
+        assert overview.overview(exp, parameters=False).endswith("with random weights")
         raise Started
 
     monkeypatch.setattr(train.overview, "log", started)

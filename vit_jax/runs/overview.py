@@ -69,8 +69,10 @@ def _line(exp: experiment.Experiment) -> str:
     count = models.count_parameters(exp.architecture)
     macs = models.forward_macs(exp.architecture)
     devices = jax.devices()
+    begun = "random weights" if exp.start is None else exp.start.path
     return (
         f"{exp.architecture.name}: {count:,} parameters, "
         f"{macs / 1e9:.4g} GMAC an image; {exp.durations.total:,} steps of "
-        f"{exp.batch_size} on {len(devices)} x {devices[0].device_kind}"
+        f"{exp.batch_size} on {len(devices)} x {devices[0].device_kind}, begun with "
+        f"{begun}"
     )
