@@ -58,8 +58,8 @@ TINY = Study(
 NAMES = [
     *("before_start_seed=0", "dev_decay_lr-3e-3_seed=0", "dev_decay_lr-1e-2_seed=0"),
     *("dev_one-rate_lr-3e-3_seed=0", "dev_one-rate_lr-1e-2_seed=0"),
-    *("test_decay_seed=0", "test_decay_seed=1"),
-    *("test_one-rate_seed=0", "test_one-rate_seed=1"),
+    *("test_decay_lr-3e-3_seed=0", "test_decay_lr-3e-3_seed=1"),
+    *("test_one-rate_lr-1e-2_seed=0", "test_one-rate_lr-1e-2_seed=1"),
 ]
 
 
@@ -132,6 +132,18 @@ def test_nothing_starts_from_a_run_that_failed(folder):
     run = of_stub(folder)
     assert run.run() != 0 and list(run.rows) == NAMES[:1]
     assert run.results()[2:] == (None, "4 runs have no test/top1 yet.")
+
+
+def test_a_setting_that_failed_may_be_the_best_when_it_is_tried_again(folder):
+    good = (folder / "stub.py").read_text()
+    (folder / "stub.py").write_text(good + "sys.exit(rate == 1e-2 and decay == 1)\n")
+    assert of_stub(folder).run() == 1
+    assert of_stub(folder).chosen(ONE) == "lr 3e-3"
+    (folder / "stub.py").write_text(good)
+    run = of_stub(folder)
+    assert run.run() == 0 and run.chosen(ONE) == "lr 1e-2"
+    assert [row["name"] for row in run.known()] == NAMES
+    assert len(run.rows) == len(NAMES) + 2  # the seeds of the other one
 
 
 def test_what_an_older_version_ran_is_left_out(folder):

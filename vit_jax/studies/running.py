@@ -50,10 +50,9 @@ class Running(point_queue.Queue):
         before = self.before_points()
         if any(not self._is(point, "done") for point in before):
             return before
-        found = [
-            *before,
-            *(p for arm in self._study.arms for p in self.dev_points(arm)),
-        ]
+        found = list(before)
+        for arm in self._study.arms:
+            found += self.dev_points(arm)
         for arm in self._study.arms:
             if setting := self.chosen(arm):
                 found += self.test_points(arm, setting)
@@ -61,11 +60,9 @@ class Running(point_queue.Queue):
 
     def total(self) -> int:
         """Returns how many runs there will be."""
-        arms = list(self._study.arms)
-        tests = len(arms) * len(self._study.seeds)
-        return (
-            len(self._study.before) + len(arms) * len(self.dev_points(arms[0])) + tests
-        )
+        seeds = len(self._study.seeds)
+        of_arms = sum(len(self.dev_points(arm)) + seeds for arm in self._study.arms)
+        return len(self._study.before) + of_arms
 
     def before_points(self) -> list[Point]:
         """Returns the runs that arms start from."""
@@ -96,7 +93,8 @@ class Running(point_queue.Queue):
     ) -> Point:
         study = self._study
         words = (*study.flags, *study.arms[arm], *study.settings[setting], *flags)
-        return self._point(of, arm, setting, seed, Run(study.config, words))
+        named = "" if len(study.settings) == 1 else setting
+        return self._point(of, arm, named, seed, Run(study.config, words))
 
     def _point(self, of: str, name: str, setting: str, seed: int, run: Run) -> Point:
         first = self._study.seeds[0]
@@ -105,7 +103,7 @@ class Running(point_queue.Queue):
             for other in self._study.before
         }
         return Point(
-            _folder_name(of, name, setting if of == DEV else "", seed),
+            _folder_name(of, name, setting, seed),
             {"run": of, "arm": name, "setting": setting, "seed": str(seed)},
             [
                 f"--config={run.config}",
