@@ -91,6 +91,17 @@ def test_a_shard_rewritten_with_the_same_size_is_noticed(split, same_time, caplo
     assert same_time or sum("made again" in one.message for one in caplog.records) == 1
 
 
+def test_a_record_that_another_one_has_become_is_not_read_for_it(split):
+    """Its header is right where the old index says, so that only the time tells."""
+    paths, payloads = split
+    payloads[0] = [b"a" * n for n in (3, 70, 0, 40)]
+    write(paths[0], payloads[0])
+    read(*split)
+    write(paths[0], [b"c" * n for n in (89, 0, 4, 20)], OLD + 1)
+    files = records.RecordFiles("tfrecord", paths, [4, 2])
+    assert files.read(2) == b"c" * 4
+
+
 def test_a_shard_changed_while_it_is_read_from_is_read_as_it_is(split, monkeypatch):
     monkeypatch.setattr(records, "open_file_budget", lambda wanted: 1)
     paths, payloads = split
@@ -117,6 +128,25 @@ def damages(split):
         yield whole[:at]
         yield whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :]
     yield b"PK\3\4" + bytes(100)
+
+
+def test_an_index_of_other_records_of_the_same_file_is_made_again(split, caplog):
+    paths, payloads = split
+    read(*split)
+    place = paths[0].parent / "x-train.tfrecord.index.npz"
+    told, arrays = kept.load(place)
+    arrays["counts"], whole = arrays["counts"].copy(), arrays["lengths"]
+    first = int(whole[0] + whole[1]) + 16  # the first two records as one
+    arrays["counts"][0] -= 1
+    arrays["lengths"] = np.array([first, *whole[2:]], np.uint32)
+    kept.save(place, told, arrays)
+    read(*split)
+    assert len(caplog.records) == 1 and "made again" in caplog.text
+
+
+def test_an_index_that_is_a_pipe_is_not_waited_for(split):
+    os.mkfifo(split[0][0].parent / "x-train.tfrecord.index.npz")
+    read(*split)
 
 
 def test_a_damaged_index_never_gives_wrong_records(split, caplog):

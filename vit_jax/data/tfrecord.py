@@ -208,9 +208,13 @@ class Index:
         if not shards:
             return
         beside, cached = self._places()
-        problem = f"{beside.parent} is read-only"
-        # What is meant to stay as it is is left so, by a superuser too.
-        if os.stat(beside.parent).st_mode & stat.S_IWUSR:
+        try:
+            # What is meant to stay as it is is left so, by a superuser too.
+            writable = os.stat(beside.parent).st_mode & stat.S_IWUSR
+        except OSError:  # gone meanwhile
+            writable = False
+        problem = "it is read-only"
+        if writable:
             problem = kept.save(beside, *_packed(shards))
         if problem:
             problem = kept.save(cached, *_packed(shards))
@@ -269,6 +273,9 @@ class TFRecordShard:
     def _look(self, *, anew: bool) -> None:
         starts = self._find(self._file.fileno(), anew)
         if len(starts) - 1 != self._records:
+            if not anew:  # so says an index that may be another file's
+                self._look(anew=True)
+                return
             raise damaged(
                 self._path,
                 f"it holds {len(starts) - 1} records, wanted {self._records}",

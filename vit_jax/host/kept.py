@@ -5,6 +5,7 @@ Whatever is wrong with such a file, it is made again; nothing depends on it but 
 
 import json
 import logging
+import os
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -31,7 +32,10 @@ def load(path: Path) -> tuple[Any, dict[str, np.ndarray]] | None:
     Damage is one line in the log.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with (
+            os.fdopen(files.open_to_read(path), "rb") as stream,
+            np.load(stream, allow_pickle=False) as file,
+        ):
             arrays = {name: file[name] for name in file.files}
         return json.loads(arrays.pop(_TOLD).tobytes()), arrays
     except (FileNotFoundError, NotADirectoryError):

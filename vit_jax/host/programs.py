@@ -5,11 +5,13 @@ folder, or with no value none. What is read from it is the very program that was
 compiled, for the same devices, flags and versions, so no bit depends on it.
 """
 
+import contextlib
 import hashlib
 import logging
 import os
 import platform
 import re
+import stat
 from pathlib import Path
 
 from vit_jax import host
@@ -68,8 +70,11 @@ def tidy(place: Path, limit: int) -> None:
     """
     used = []
     for path in place.iterdir():
-        status = path.stat()
-        used.append((max(status.st_atime, status.st_mtime), status.st_size, path))
+        with contextlib.suppress(FileNotFoundError):  # another process tidies, too
+            status = path.stat()
+            if stat.S_ISREG(status.st_mode):
+                last = max(status.st_atime, status.st_mtime)
+                used.append((last, status.st_size, path))
     total = sum(size for _, size, _ in used)
     for _, size, path in sorted(used):
         if total <= limit:
