@@ -128,10 +128,24 @@ def test_a_study_that_is_killed_goes_on(folder):
 
 
 def test_nothing_starts_from_a_run_that_failed(folder):
-    (folder / "stub.py").write_text("import sys; sys.exit('error: no luck')")
+    stub = "import sys; sys.stderr.buffer.write(b'error: no luck \\xff'); sys.exit(2)"
+    (folder / "stub.py").write_text(stub)
     run = of_stub(folder)
     assert run.run() != 0 and list(run.rows) == NAMES[:1]
     assert run.results()[2:] == (None, "4 runs have no test/top1 yet.")
+    row = "`config=cifar10` `total=1 steps` | failed exit code 2: no luck \ufffd |"
+    assert row in (folder / "tiny.md").read_text()
+
+
+def test_the_table_says_why_settings_failed(folder):
+    stub = (folder / "stub.py").read_text()
+    fails = 'if flags.get("config.optimizer.layer_decay"): sys.exit("error: a|b")\n'
+    (folder / "stub.py").write_text(stub.replace("workdir = ", f"{fails}workdir = ", 1))
+    run = of_stub(folder)
+    assert run.run() != 0
+    page = (folder / "tiny.md").read_text()
+    said = r"| `optimizer.layer_decay=0.3` |  |  |  |  |  | exit code 1: a\|b |"
+    assert f"| decay {said[2:]}" in page and "| decay | failed | failed |" in page
 
 
 def test_a_setting_that_failed_may_be_the_best_when_it_is_tried_again(folder):

@@ -202,11 +202,12 @@ class Queue(abc.ABC):
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
+            errors="replace",  # a library may say anything
             start_new_session=True,  # Ctrl-C reaches us alone, and we pass it on
             preexec_fn=IN_CHILD,
         )
         out, _ = self._child.communicate()
-        with open(log.name) as said:
+        with open(log.name, errors="replace") as said:
             said.seek(began)
             return self._child.returncode, out, said.read()
 

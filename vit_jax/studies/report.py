@@ -120,7 +120,11 @@ def table(study: Study, rows: Sequence[Row], found: Found) -> list[list[str]]:
         of = found.figures[arm]
         runs = [r for r in rows if r["values"]["arm"] == arm and _is(r, TEST)]
         times = [row["cpu_seconds"] for row in runs if row["status"] == "done"]
-        errors = [row["error"] for row in runs if row["error"]]
+        errors = dict.fromkeys(
+            row["error"]
+            for row in rows
+            if row["values"]["arm"] == arm and not _is(row, BEFORE) and row["error"]
+        )
         lines.append(
             [
                 f"{arm} {_words(flags)}".rstrip(),
@@ -145,9 +149,7 @@ def _settings(study: Study, rows: Sequence[Row]) -> list[list[str]]:
 
     def cell(arm: str, setting: str) -> str:
         row = known.get((arm, setting))
-        if row is None or row["status"] != "done":
-            return "" if row is None else row["status"]
-        return _percent(figure(row, study.dev_figure))
+        return "" if row is None else _outcome(row, study.dev_figure)
 
     lines = [[arm, *(cell(arm, one) for one in study.settings)] for arm in study.arms]
     return [["arm", *study.settings], *lines]
@@ -163,11 +165,18 @@ def _before(study: Study, rows: Sequence[Row]) -> list[list[str]]:
             [
                 name,
                 _words(flags),
-                "" if row is None else _percent(figure(row, study.figure)),
+                ""
+                if row is None
+                else f"{_outcome(row, study.figure)} {row['error']}".strip(),
                 "" if row is None else f"{row['cpu_seconds']:.0f} s",
             ]
         )
     return [["run", "flags", study.figure, "CPU time"], *lines]
+
+
+def _outcome(row: Row, name: str) -> str:
+    """A figure of a run that is done; of another what became of it."""
+    return _percent(figure(row, name)) if row["status"] == "done" else row["status"]
 
 
 def _is(row: Row, of: str) -> bool:
