@@ -174,6 +174,27 @@ def test_what_an_older_version_ran_is_left_out(folder):
     assert again.run() == 0 and "x" not in (folder / "results.jsonl").read_text()
 
 
+def test_a_folder_of_another_study_is_refused(folder):
+    """Two studies may have arms of other names, so that no run of them collides."""
+    (folder / "study.json").write_text('{"points": [], "study": "crops"}')
+    with pytest.raises(errors.UserError, match="has the study 'crops'; want another"):
+        of_stub(folder)
+    (folder / "study.json").write_text("[]")
+    with pytest.raises(
+        errors.UserError, match=r"study\.json: .*want another --workdir"
+    ):
+        of_stub(folder)
+
+
+def test_an_address_is_refused_where_studies_write_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with commands.own_flags("studies") as module:
+        argv = ["studies", "run", "pooling", "--workdir=gs://bucket/study"]
+        with pytest.raises(errors.UserError, match="nothing is written to gs://"):
+            module._main(module._parse(argv))
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_margin_of_two_samples():
     ours, theirs = [0.5, 0.6, 0.7], [0.2, 0.3, 0.4]
     found = study.margin(ours, theirs)
@@ -244,6 +265,9 @@ def test_the_list_has_the_questions(capsys):
         (["run", "layer_decay", "--config.seed=1"], "a study has its own seeds"),
         (["run", "layer_decay", "--config=cifar10"], "a study has its own recipe"),
         (["run", "layer_decay", "--config.totl=1"], 'Did you mean "total"'),
+        (["run", "layer_decay", "--config.optimizer.lr=1"], "differ in optimizer.lr"),
+        (["run", "pooling", "--config.model.pool=mean"], "differ in model.pool"),
+        (["run", "pooling", "--config.evals.dev.split=test"], "or are judged by it"),
     ],
 )
 def test_a_mistake_is_refused_before_any_run(words, message, tmp_path):

@@ -143,10 +143,11 @@ def read(path: Path) -> list[dict[str, Any]]:
     kinds: documents.Kinds = {"arguments": list, "values": dict, "figures": dict}
     kinds = {**texts, **kinds, "seconds": (int, float), "exit_code": (int, type(None))}
     try:
-        record = documents.checked(documents.read(path), {"points": list})
+        record = documents.checked(documents.read_object(path), {"points": list})
         known = [documents.checked(point, kinds) for point in record["points"]]
         # Older versions did not measure it.
         known = [{"cpu_seconds": 0.0, **point} for point in known]
         return [documents.checked(p, {"cpu_seconds": (int, float)}) for p in known]
     except errors.UserError as error:
-        raise errors.UserError(f"{error}; want another --workdir") from error
+        named = "" if str(path) in str(error) else f"{path}: "
+        raise errors.UserError(f"{named}{error}; want another --workdir") from error

@@ -54,11 +54,22 @@ def _checked(argv: list[str]) -> tuple[str, list[str]]:
         return "", fixed
     if len(words) != 2 or words[0].lower() != "run":
         raise errors.UserError("want list, or run NAME, as in vit_jax studies list")
-    errors.lookup(studies.STUDIES, words[1], "study")
+    study = errors.lookup(studies.STUDIES, words[1], "study")
     for word in fixed:
-        if re.match(r"--?config\.seed=", word):
+        key = _key(word)
+        if key == "seed":
             raise errors.UserError(f"{word}: a study has its own seeds")
+        if any(_key(flag) == key for flag in study.compared):
+            raise errors.UserError(
+                f"{word}: the runs of {words[1]} differ in {key}, or are judged by it; "
+                "want a key that all of them share"
+            )
     return words[1], fixed
+
+
+def _key(word: str) -> str:
+    """The key of the recipe that a flag sets."""
+    return re.sub(r"^--?(no)?config\.", "", word).partition("=")[0]
 
 
 def _main(argv: list[str]) -> int:
@@ -67,8 +78,9 @@ def _main(argv: list[str]) -> int:
     if not name:
         _list()
         return errors.EXIT_DONE
-    workdir = Path(given.workdir or Path("workdirs", f"study_{name}")).absolute()
+    workdir = Path(given.workdir or Path("workdirs", f"study_{name}"))
     validation.check_local(workdir, "--workdir")
+    workdir = workdir.absolute()  # arms name the runs before them, from anywhere
     retries, dry_run = given.retries, given.dry_run
     study = studies.STUDIES[name]
     run = running.Running(name, study, workdir, fixed=fixed, retries=retries)

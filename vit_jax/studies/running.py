@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vit_jax import errors
 from vit_jax.commands import point_queue
 from vit_jax.commands.point_queue import Point
+from vit_jax.settings import documents
 from vit_jax.studies import report
 from vit_jax.studies.study import BEFORE, DEV, TEST, Flags, Run, Study
 
@@ -40,10 +42,20 @@ class Running(point_queue.Queue):
             fixed: Flags of every run, after all others.
             retries: As `Queue`.
             program: As `Queue`.
+
+        Raises:
+            UserError: The folder is another study's.
         """
         self._name, self._study, self._fixed = name, study, tuple(fixed)
         self._folder = workdir
         super().__init__(workdir, retries=retries, program=program)
+        if (path := workdir / FILE).exists():
+            known = documents.read_object(path)
+            if "study" in known and known["study"] != name:
+                raise errors.UserError(
+                    f"{workdir} has the study {known['study']!r}; want another "
+                    f"--workdir for {name!r}"
+                )
 
     def plan(self) -> list[Point]:
         """Returns the runs that are known so far."""

@@ -73,6 +73,12 @@ class Study:
     dev: Flags = ()
     dev_figure: str = "dev/top1"
 
+    @property
+    def compared(self) -> Flags:
+        """What sets runs apart, and what the choice of a setting rests on."""
+        sets = (*self.arms.values(), *self.settings.values(), self.dev)
+        return tuple(flag for flags in sets for flag in flags)
+
 
 class Margin(NamedTuple):
     """How much larger one arm's mean is than another's.
