@@ -439,8 +439,9 @@ def test_names_with_columns():
 
 
 def test_every_form_has_a_prefix():
-    imagenets = {"real", "imagenetv2", "objectnet"}  # see test_imagenets
-    assert set(forms.FORMS) == set(naming.FORMS) == set(shards.FORMS) | imagenets
+    # See test_imagenets and test_noisy_student.
+    elsewhere = {"real", "imagenetv2", "objectnet", "predicted"}
+    assert set(forms.FORMS) == set(naming.FORMS) == set(shards.FORMS) | elsewhere
 
 
 def test_splits_are_told_by_names():
