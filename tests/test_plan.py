@@ -200,6 +200,17 @@ def test_collectives_take_what_the_links_take():
     assert v3()["step_seconds_with_links"] == v3()["step_seconds"]
 
 
+def test_a_table_has_a_row_of_what_did_not_compile():
+    nothing = dataclasses.replace(
+        result(out_of_memory="20 GiB of 15"), module=None, memory=None, flops=None
+    )
+    figures = estimate.estimate(compiling.Job({}, topology.parse("v3:4x4")), nothing)
+    assert "collectives  not known" in report.plan(figures)
+    heads, _, row = report.lines([v3(), figures])
+    told = dict(zip(heads, row, strict=True))
+    assert [told[name] for name in ("fits", "sent", "collectives")] == ["NO", "-", "-"]
+
+
 @pytest.mark.parametrize("name", hardware.CHIPS)
 def test_the_rate_of_links_is_that_of_a_device(name):
     rate = links.rate(hardware.CHIPS[name])

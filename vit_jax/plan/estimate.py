@@ -84,7 +84,7 @@ def _traffic(
     figures: dict[str, Any] = {"weight_bytes": weights, "collectives": None}
     seconds = "waiting_seconds", "overlapped_seconds"
     if result.module is None:
-        return figures | dict.fromkeys(seconds)
+        return figures | dict.fromkeys((*seconds, "collective_bytes", "sent_bytes"))
     found = collectives.find(result.module, devices=facts["devices"])
     total = sum(one.count * one.bytes for one in found)
     hidden = sum(one.count * one.sent for one in found if one.overlaps)
