@@ -1,7 +1,9 @@
 """`vit_jax inspect`: pictures and numbers in files, curves of runs, bad input."""
 
+import errno
 import json
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,8 @@ from PIL import Image
 from test_inspection import filled
 
 from vit_jax import errors
-from vit_jax.inspection import curves, drawing, figure, looking, writing
+from vit_jax.inspection import curves, drawing, figure, looking, pictures, writing
+from vit_jax.weights import pretrained
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
 CHECKPOINT = GOLDEN / "reference" / "hf_vit"
@@ -95,6 +98,11 @@ BAD = {
     "image": (["nowhere.jpg"], "no such file"),
     "run": (["--runs=nowhere"], "no figures"),
     "theme": (["--theme=blue"], "theme"),
+    "split": ([PHOTOGRAPHS, "--split=train"], "--split means nothing without"),
+    "most": (["--most=3"], "--most means nothing without images"),
+    "pictures": ([PHOTOGRAPHS, "--pictures=1000"], "--pictures"),
+    "memory": (["--image_size=16384"], "of positions"),
+    "bucket": (["--runs=s3://bucket/run"], "--runs=s3://bucket/run"),
 }
 
 
@@ -112,32 +120,112 @@ def test_bad_input_is_one_error_and_writes_nothing(case, tmp_path, monkeypatch):
 
 def test_a_place_that_is_a_file_and_no_matplotlib_are_errors(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    with pytest.raises(errors.UserError, match="is a file"):
-        writing.run(str(CHECKPOINT), None, tmp_path / "file", writing.Asked())
+    with pytest.raises(errors.UserError, match="is no folder"):
+        writing.run(str(CHECKPOINT), None, tmp_path / "file", pictures.Asked())
     with pytest.raises(errors.UserError, match="want a CHECKPOINT"):
-        writing.run(None, None, tmp_path / "new", writing.Asked())
+        writing.run(None, None, tmp_path / "new", pictures.Asked())
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(errors.UserError, match=r"pip install 'vit_jax\[inspect\]'"):
-        writing.run(str(CHECKPOINT), None, tmp_path / "new", writing.Asked())
+        writing.run(str(CHECKPOINT), None, tmp_path / "new", pictures.Asked())
     assert not (tmp_path / "new").exists()
+
+
+OUT = {
+    "file/below": "file is no folder",
+    "away": "away is no folder",
+    "/proc/below": "cannot be written to",
+}
+
+
+@pytest.mark.parametrize("place", OUT)
+def test_a_place_without_room_for_files_is_refused_first(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrained, "open_as_evaluated", lambda *_: pytest.fail("read"))
+    (tmp_path / "file").write_text("")
+    (tmp_path / "away").symlink_to(tmp_path / "gone" / "far")
+    with pytest.raises(errors.UserError, match=OUT[place]):
+        writing.run(str(CHECKPOINT), None, tmp_path / place, pictures.Asked())
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "away"}
+
+
+def test_a_disk_that_is_full_is_one_error_and_leaves_no_record(
+    runs, tmp_path, monkeypatch
+):
+    """The second picture does not fit: the old one stays, and no record says it all."""
+    asked = pictures.Asked(runs=tuple(runs), figures=("loss",))
+    out = tmp_path / "out"
+    assert writing.run(None, None, out, asked)["pictures"] == [
+        "curves.png",
+        "curves.svg",
+    ]
+    before = (out / "curves.svg").read_bytes()
+    real = figure.host_files.whole
+
+    def full(path):
+        if path.suffix == ".svg":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(path)
+
+    monkeypatch.setattr(figure.host_files, "whole", full)
+    with pytest.raises(errors.UserError, match="cannot be written: .*No space left"):
+        writing.run(None, None, out, asked)
+    left = {path.name for path in out.iterdir()}
+    assert left == {"curves.png", "curves.svg", writing.NUMBERS}
+    assert (out / "curves.svg").read_bytes() == before
+
+
+def test_inspections_of_one_folder_write_in_turn(tmp_path):
+    """Each opens the folder for itself, so the lock holds among threads, too."""
+    order, first = [], threading.Event()
+
+    def write():
+        first.wait()
+        with writing._turn(tmp_path):
+            order.append("second")
+
+    other = threading.Thread(target=write)
+    other.start()
+    with writing._turn(tmp_path):
+        first.set()
+        other.join(0.1)
+        order.append("first")
+    other.join()
+    assert order == ["first", "second"]
+
+
+def test_runs_with_other_figures_are_drawn_or_refused_in_one_line(tmp_path):
+    odd = {"$x_{$/top1": 1.0, "other": 2.0, "large/top1": 1e308}
+    run = write_run(tmp_path / "r\udcff", [{"step": s, **odd} for s in (1, 2)])
+    told = writing.run(None, None, tmp_path / "out", pictures.Asked(runs=(run,)))
+    assert told["pictures"] == ["curves.png", "curves.svg"]
+    with np.load(tmp_path / "out" / writing.NUMBERS) as arrays:
+        assert set(arrays) == {rf"r\udcff/{name}" for name in odd}
+        assert np.isnan(arrays[r"r\udcff/large/top1"][1]).all()
+    (one,) = curves.read([run])
+    del one.curves["$x_{$/top1"], one.curves["large/top1"]
+    with pytest.raises(errors.UserError, match="0 usual figures.*of other$"):
+        curves.chosen([one], [])
+    assert curves.chosen([one], ["other", "other"]) == ["other"]
+    many = {f"e{i}/top1": one.curves["other"] for i in range(99)}
+    with pytest.raises(errors.UserError, match="99 usual figures.*1 to 60"):
+        curves.chosen([curves.Run("r", many)], [])
 
 
 def test_without_a_table_of_positions_it_cannot_be_drawn():
     arch = filled(posemb="none").architecture
     with pytest.raises(errors.UserError, match="no table of positions"):
-        writing._checked(writing.Asked(draw=("posemb",)), arch)
-    asked = writing._checked(writing.Asked(layers=(-1, 1, 0)), arch)
+        pictures.Asked(draw=("posemb",)).counted(arch)
+    asked = pictures.Asked(layers=(-1, 1, 0)).counted(arch)
     assert asked.layers == (1, 0)
 
 
 def test_the_page_alone_can_be_asked_for(tmp_path):
-    asked = writing.Asked(draw=("page",))
+    asked = pictures.Asked(draw=("page",))
     told = writing.run(str(CHECKPOINT), None, tmp_path / "out", asked)
     assert told["page"] == writing.PAGE and not told["pictures"]
     found = {path.name for path in (tmp_path / "out").iterdir()}
     assert found == {writing.PAGE, writing.NUMBERS, writing.RECORD}
     assert "No images were given" in (tmp_path / "out" / writing.PAGE).read_text()
-    asked = writing.Asked(draw=("filters",))
+    asked = pictures.Asked(draw=("filters",))
     told = writing.run(str(CHECKPOINT), None, tmp_path / "other", asked)
     assert told["page"] is None and told["pictures"]
     assert not (tmp_path / "other" / writing.PAGE).exists()
@@ -196,7 +284,7 @@ def test_other_models_are_drawn_too(options, tmp_path):
         filled(**options), [np.full((20, 30, 3), 9, np.uint8)], names=["a/b.png"]
     )
     with figure.style("light"):
-        drawn = dict(writing._drawn(found, [], writing.Asked()))
+        drawn = dict(pictures.drawn(found, [], pictures.Asked()))
         for name, one in drawn.items():
             figure.save(one, tmp_path, name)
     assert ("posemb" in drawn) == (options.get("posemb") != "none")

@@ -283,10 +283,13 @@ def test_what_has_no_attention_between_patches_is_refused(name):
 
 def test_too_much_for_the_memory_is_refused_before_it_is_computed(monkeypatch):
     loaded = filled()
-    monkeypatch.setattr(looking.host, "available_memory", lambda: 1000)
-    with pytest.raises(errors.UserError, match="--image_size"):
+    monkeypatch.setattr(looking.host, "available_memory", lambda: 2000)
+    with pytest.raises(errors.UserError, match="an image.* --image_size"):
         looking.inspect(loaded, [PHOTOGRAPH])
     assert "No images" in looking.inspect(loaded).notes[0]
+    monkeypatch.setattr(looking.host, "available_memory", lambda: 1000)
+    with pytest.raises(errors.UserError, match="of positions.* --image_size"):
+        looking.inspect(loaded)
 
 
 def test_weights_that_are_not_finite_are_one_error(monkeypatch):

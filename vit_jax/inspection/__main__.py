@@ -12,14 +12,16 @@ learning curves, with a checkpoint or without. The last line of standard output 
 from absl import flags
 
 from vit_jax import cli, errors, models
-from vit_jax.inspection import figure, looking, writing
+from vit_jax.inspection import figure, looking, pictures, writing
 from vit_jax.runs.bulk import inputs as inputs_lib
 from vit_jax.weights import pretrained
+
+_MOST_PICTURES = 128  # in one file, which is drawn at once
 
 
 def _define_flags() -> None:
     flags.DEFINE_string("out", "", "The folder that pictures and numbers go to.")
-    flags.DEFINE_list("draw", [], f"Of {', '.join(writing.NAMES)}; none: all.")
+    flags.DEFINE_list("draw", [], f"Of {', '.join(pictures.NAMES)}; none: all.")
     flags.DEFINE_list("layers", [], "Numbers of layers, 0,5,-1; none: all.")
     flags.DEFINE_list("heads", [], "Numbers of heads; none: all.")
     flags.DEFINE_list("patch", [], "ROW,COLUMN to compare others to; none: the middle.")
@@ -29,7 +31,9 @@ def _define_flags() -> None:
     flags.DEFINE_string("data_dir", "", "Of TFDS; '': $TFDS_DATA_DIR.")
     flags.DEFINE_integer("most", 128, "Images to look at.", lower_bound=1)
     flags.DEFINE_integer(
-        "pictures", looking.DETAILED, "Of them, with pictures.", lower_bound=1
+        *("pictures", looking.DETAILED, "Of them, with pictures."),
+        lower_bound=1,
+        upper_bound=_MOST_PICTURES,
     )
     flags.DEFINE_list("runs", [], "Folders of runs whose curves are drawn.")
     flags.DEFINE_list("figures", [], "Of them, loss,val/top1; none: the usual ones.")
@@ -57,9 +61,9 @@ def _patch() -> tuple[int, int] | None:
     return numbers[0], numbers[1]
 
 
-def _asked() -> writing.Asked:
+def _asked() -> pictures.Asked:
     given = flags.FLAGS
-    return writing.Asked(
+    return pictures.Asked(
         draw=tuple(given.draw),
         layers=_whole("layers"),
         heads=_whole("heads"),
@@ -91,6 +95,12 @@ def _main(argv: list[str]) -> None:
             )
     elif given.dataset or given.image_size:
         raise errors.UserError("--dataset and --image_size want a CHECKPOINT")
+    for name, wants, has in (
+        *((name, "--dataset", bool(given.dataset)) for name in ("split", "data_dir")),
+        *((name, "images", images is not None) for name in ("most", "pictures")),
+    ):
+        if given[name].present and not has:
+            raise errors.UserError(f"--{name} means nothing without {wants}")
     cli.print_figures(
         writing.run(
             checkpoint, images, given.out, asked, image_size=size, most=given.most

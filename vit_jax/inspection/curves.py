@@ -9,10 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from vit_jax import errors
+from vit_jax.host import files as host_files
 from vit_jax.runs import metrics
+from vit_jax.settings import validation
 
 # Drawn where nobody says which, beside all figures of evaluations, "NAME/FIGURE".
 USUAL = ("loss", "accuracy", "learning_rate")
+MOST = 60  # figures of one picture
+_LARGEST = float(np.finfo(np.float32).max)  # what a step of training can find
 # Of an evaluation, what says nothing of how good the run is.
 _COUNTS = ("examples", "corrupt")
 
@@ -23,7 +27,7 @@ class Curve:
 
     Attributes:
         steps: int64 [n], growing.
-        values: float64 [n]; NaN where the figure was no number.
+        values: float64 [n]; NaN where the figure was no number of 32 bits.
     """
 
     steps: np.ndarray
@@ -52,12 +56,13 @@ def read(workdirs: Sequence[str | os.PathLike]) -> list[Run]:
     runs = []
     for workdir, name in zip(workdirs, short_names(workdirs), strict=True):
         figures: dict[str, dict[int, float]] = {}
-        for line in metrics.lines(workdir):
+        for line in metrics.lines(_folder(workdir)):
             for figure, value in line.items():
                 known = value is None or isinstance(value, int | float)
                 if figure in ("step", *metrics.WHEN) or not known:
                     continue
                 number = math.nan if value is None else float(value)
+                number = number if abs(number) <= _LARGEST else math.nan
                 figures.setdefault(figure, {})[line["step"]] = number
         if not figures:
             raise errors.UserError(
@@ -70,6 +75,14 @@ def read(workdirs: Sequence[str | os.PathLike]) -> list[Run]:
     return runs
 
 
+def _folder(workdir: str | os.PathLike) -> str | os.PathLike:
+    """A folder with its home, or an address that can be read."""
+    if host_files.address(workdir):
+        validation.check_workdir(workdir, "--runs")
+        return workdir
+    return host_files.expanded(Path(workdir))
+
+
 def _curve(points: dict[int, float]) -> Curve:
     steps = np.array(sorted(points), np.int64)
     return Curve(steps, np.array([points[int(step)] for step in steps], np.float64))
@@ -77,7 +90,8 @@ def _curve(points: dict[int, float]) -> Curve:
 
 def short_names(paths: Sequence[str | os.PathLike]) -> list[str]:
     """Returns the ends of paths, of as many parts as tell all of them apart."""
-    parts = [Path(os.path.abspath(path)).parts for path in paths]
+    # What a folder is called need not be text.
+    parts = [Path(errors.visible(os.path.abspath(path))).parts for path in paths]
     longest = max(map(len, parts), default=0)
     for count in range(1, longest + 1):
         names = ["/".join(each[-count:]) for each in parts]
@@ -104,11 +118,22 @@ def usual(runs: Sequence[Run]) -> list[str]:
     return chosen + evaluations
 
 
-def check_figures(runs: Sequence[Run], figures: Sequence[str]) -> None:
-    """Raises `UserError` for a figure that no run has."""
+def chosen(runs: Sequence[Run], figures: Sequence[str]) -> list[str]:
+    """Returns the figures to draw: those that are named, or else the usual ones.
+
+    Raises:
+        errors.UserError: no run has a named one, or there are none, or too many.
+    """
     there = {name: True for run in runs for name in run.curves}
     for name in figures:
         errors.lookup(there, name, "--figures")
+    found = list(dict.fromkeys(figures)) or usual(runs)
+    if not 0 < len(found) <= MOST:
+        raise errors.UserError(
+            f"there are {len(found)} usual figures to draw; want --figures=NAME,NAME "
+            f"with 1 to {MOST} of {errors.some(list(there))}"
+        )
+    return found
 
 
 def smoothed(values: np.ndarray, factor: float) -> np.ndarray:

@@ -161,10 +161,15 @@ def short(path: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Returns a text for a title: printable, no formula, cut in its middle if long."""
+    """Returns a text for a title: as `literal`, cut in its middle if long."""
+    if len(text) > LONGEST_NAME:
+        text = f"{text[:7]}...{text[10 - LONGEST_NAME :]}"
+    return literal(text)
+
+
+def literal(text: str) -> str:
+    """Returns a text that is drawn as it is: printable, and no formula."""
     shown = "".join(c if c.isprintable() else "?" for c in text)
-    if len(shown) > LONGEST_NAME:
-        shown = f"{shown[:7]}...{shown[10 - LONGEST_NAME :]}"
     return shown.replace("$", r"\$")
 
 

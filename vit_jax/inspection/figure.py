@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vit_jax import errors
+from vit_jax.host import files as host_files
 
 MISSING = "pictures want matplotlib: pip install 'vit_jax[inspect]'"
 DASHES = ("-", "--", ":", "-.")  # beside colours, for paper without any
@@ -90,10 +91,14 @@ def colour(number: int) -> str:
 
 
 def save(drawn: Any, folder: Path, name: str) -> list[str]:
-    """Writes a figure as FOLDER/NAME.png and .svg; returns the names of the files."""
+    """Writes a figure as FOLDER/NAME.png and .svg; returns the names of the files.
+
+    Each is there whole, or not at all.
+    """
     for suffix in FORMATS:
         told = {"Date": None} if suffix == "svg" else None
-        drawn.savefig(folder / f"{name}.{suffix}", dpi=DPI, metadata=told)
+        with host_files.whole(folder / f"{name}.{suffix}") as file:
+            drawn.savefig(file, format=suffix, dpi=DPI, metadata=told)
     return [f"{name}.{suffix}" for suffix in FORMATS]
 
 

@@ -22,7 +22,7 @@ DETAILED = 8  # images
 # Probabilities of all detailed images together up to which every head is kept: a byte
 # each, they take as much of a page as eight images of a B/16 take by their means.
 EVERY_HEAD = 5_600_000
-_COPIES = 3  # of all probabilities of an image, at most at once
+_COPIES = 3  # of all probabilities of an image, or positions, at most at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,17 +112,27 @@ def checked(arch: models.Architecture) -> VitArchitecture:
     )
 
 
-def check_memory(arch: VitArchitecture) -> None:
-    """Raises `UserError` where one image's probabilities do not fit into memory."""
+def check_memory(arch: VitArchitecture, *, with_images: bool = True) -> None:
+    """Raises `UserError` where what is kept from patch to patch outgrows the memory.
+
+    Args:
+        arch: Of the model.
+        with_images: One image's probabilities count, else its positions alone do.
+    """
     layers = arch.depth * (2 if arch.block == "axial" else 1)
-    needed = 4 * layers * arch.heads * arch.tokens**2 * _COPIES
-    free = host.available_memory()
+    many = arch.posemb_at == "every" or arch.posemb == "relative"
+    tables = 0 if arch.posemb == "none" else arch.depth if many else 1
+    size = 4 * tables * arch.patches**2
+    what = "similarities of positions"
+    if with_images:
+        size = 4 * layers * arch.heads * arch.tokens**2
+        what = "probabilities an image"
+    needed, free = size * _COPIES, host.available_memory()
     if needed > free:
         raise errors.UserError(
             f"{arch.name} at {arch.image_size[0]}x{arch.image_size[1]} pixels has "
-            f"{needed / _COPIES / 2**30:.1f} GiB of probabilities an image and takes "
-            f"{needed / 2**30:.1f} GiB to look at; {free / 2**30:.1f} GiB can be had. "
-            "Want a smaller --image_size."
+            f"{size / 2**30:.1f} GiB of {what} and takes {needed / 2**30:.1f} GiB to "
+            f"look at; {free / 2**30:.1f} GiB can be had. Want a smaller --image_size."
         )
 
 
@@ -152,8 +162,7 @@ def inspect(
     arch = checked(loaded.architecture)
     if isinstance(images, str | Path):
         images = [images]
-    if len(images):
-        check_memory(arch)
+    check_memory(arch, with_images=bool(len(images)))
     params = loaded.params
     names = tuple(names or (_name(image, i) for i, image in enumerate(images)))
     distances, seen, layers = [], [], _layer_names(arch)

@@ -147,7 +147,7 @@ def learning(runs: Sequence[curves.Run], figures: Sequence[str], smooth: float) 
             if name in run.curves:
                 _curve(panel, run, name, number, smooth if noisy else 0.0)
         panel.set_xlabel("step")
-        panel.set_ylabel(name)
+        panel.set_ylabel(drawing.literal(name))
         panel.grid(alpha=0.25, linewidth=0.5)
     handles: dict[str, Any] = {}
     for panel in panels[: len(figures)]:
