@@ -14,6 +14,7 @@ from test_inspection import filled
 
 from vit_jax import errors
 from vit_jax.inspection import curves, drawing, figure, looking, pictures, writing
+from vit_jax.runs.bulk import inputs
 from vit_jax.weights import pretrained
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
@@ -147,6 +148,16 @@ def test_a_place_without_room_for_files_is_refused_first(place, tmp_path, monkey
     assert {path.name for path in tmp_path.iterdir()} == {"file", "away"}
 
 
+def test_what_is_no_image_is_found_before_weights_are_read(monkeypatch, tmp_path):
+    monkeypatch.setattr(pretrained, "from_weights", lambda *_: pytest.fail("read"))
+    paths = [str(next(Path(PHOTOGRAPHS).iterdir())), __file__]
+    with pytest.raises(errors.UserError, match=r"test_inspect_command\.py cannot be"):
+        files = inputs.Files(paths)
+        writing.run(str(CHECKPOINT), files, tmp_path / "out", pictures.Asked())
+    assert not (tmp_path / "out").exists()
+    assert len(writing._contents(inputs.Files(paths), 1)) == 1
+
+
 def test_a_disk_that_is_full_is_one_error_and_leaves_no_record(
     runs, tmp_path, monkeypatch
 ):
@@ -205,6 +216,9 @@ def test_runs_with_other_figures_are_drawn_or_refused_in_one_line(tmp_path):
     with pytest.raises(errors.UserError, match="0 usual figures.*of other$"):
         curves.chosen([one], [])
     assert curves.chosen([one], ["other", "other"]) == ["other"]
+    asked = pictures.Asked(draw=("page",), runs=(run,), figures=("othr",))
+    with pytest.raises(errors.UserError, match='Did you mean "other"'):
+        writing.run(str(CHECKPOINT), None, tmp_path / "out", asked)
     many = {f"e{i}/top1": one.curves["other"] for i in range(99)}
     with pytest.raises(errors.UserError, match="99 usual figures.*1 to 60"):
         curves.chosen([curves.Run("r", many)], [])

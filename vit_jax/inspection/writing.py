@@ -65,13 +65,14 @@ def run(
     folder = _folder(out)
     asked.check(with_model=checkpoint is not None, with_images=images is not None)
     runs = curves.read(asked.runs)
-    if runs and asked.wants("curves"):
+    if asked.figures or (runs and asked.wants("curves")):
         chosen = curves.chosen(runs, asked.figures)
         asked = dataclasses.replace(asked, figures=tuple(chosen))
+    contents = [] if images is None else _contents(images, most)
     found = None
     if checkpoint is not None:
         loaded, asked = _load(checkpoint, image_size, asked, images is not None)
-        found = _look(loaded, images, asked, most)
+        found = _look(loaded, images, contents, asked)
         for note in found.notes:
             logging.info("%s", note)
     try:
@@ -132,23 +133,29 @@ def _load(
     return loaded, asked
 
 
-def _look(
-    loaded: loaded_lib.Loaded,
-    images: inputs_lib.Inputs | None,
-    asked: Asked,
-    most: int,
-) -> looking.Inspection:
-    if images is None:
-        return looking.inspect(loaded)
-    count = min(len(images), most)
+def _contents(images: inputs_lib.Inputs, most: int) -> list[Any]:
+    """The first images; what is none is found now, what is damaged when decoded."""
     contents = []
-    for i in range(count):
+    for i in range(min(len(images), most)):
         try:
             contents.append(images.example(i)["image"])
+            decode.open_image(contents[-1])
         except (decode.BadImage, OSError) as error:
             raise errors.UserError(
                 f"{images.name(i)} cannot be read: {error}"
             ) from error
+    return contents
+
+
+def _look(
+    loaded: loaded_lib.Loaded,
+    images: inputs_lib.Inputs | None,
+    contents: Sequence[Any],
+    asked: Asked,
+) -> looking.Inspection:
+    if images is None:
+        return looking.inspect(loaded)
+    count = len(contents)
     found = looking.inspect(
         loaded,
         contents,
