@@ -1,5 +1,6 @@
 """What is inside a Vision Transformer: equations of the arithmetic, and real models."""
 
+import dataclasses
 import functools
 
 import jax
@@ -19,6 +20,7 @@ from vit_jax.inspection import (
     similarity,
 )
 from vit_jax.models import posemb as added_lib
+from vit_jax.models.mixer import MixerArchitecture
 from vit_jax.weights import loaded as loaded_lib
 
 RNG = np.random.default_rng(0)
@@ -279,6 +281,16 @@ def test_what_has_no_attention_between_patches_is_refused(name):
     with pytest.raises(errors.UserError, match="Want a Vision Transformer") as told:
         looking.checked(models.architecture(name, num_classes=2))
     assert name in str(told.value)
+
+
+def test_a_family_of_others_is_refused_by_its_name():
+    class Own(MixerArchitecture):
+        family = "own"
+
+    mixer = models.architecture("Mixer-S/32", num_classes=2)
+    fields = {f.name: getattr(mixer, f.name) for f in dataclasses.fields(mixer)}
+    with pytest.raises(errors.UserError, match="of the family 'own'. Want"):
+        looking.checked(Own(**fields))
 
 
 def test_too_much_for_the_memory_is_refused_before_it_is_computed(monkeypatch):

@@ -99,13 +99,15 @@ def checked(arch: models.Architecture) -> VitArchitecture:
     """
     if isinstance(arch, VitArchitecture):
         return arch
-    why = {
+    known = {
         "mixer": "it mixes patches by fixed weights, so it has no attention to look at",
         "bit": "it is a ResNet of convolutions, so it has no attention to look at",
         "axial_resnet": "its units attend on maps that shrink from stage to stage, so "
         "no patch goes through all layers; model.intermediates(images) has its "
         "probabilities",
-    }[arch.family]
+    }
+    family = arch.family
+    why = known[family] if family in known else f"it is of the family {family!r}"
     raise errors.UserError(
         f"{arch.name} cannot be looked into: {why}. Want a Vision Transformer, a "
         "hybrid or an axial one."
