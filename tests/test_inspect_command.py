@@ -4,6 +4,7 @@ import errno
 import json
 import sys
 import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -222,6 +223,16 @@ def test_runs_with_other_figures_are_drawn_or_refused_in_one_line(tmp_path):
     many = {f"e{i}/top1": one.curves["other"] for i in range(99)}
     with pytest.raises(errors.UserError, match="99 usual figures.*1 to 60"):
         curves.chosen([curves.Run("r", many)], [])
+
+
+def test_letters_without_a_glyph_are_no_lines_of_warnings(tmp_path):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with figure.style("light"):
+            drawn = figure.new(2, 1)
+            drawn.suptitle("\N{CJK UNIFIED IDEOGRAPH-65E5}")
+            assert len(figure.save(drawn, tmp_path, "x")) == 2
+    assert not told
 
 
 def test_without_a_table_of_positions_it_cannot_be_drawn():

@@ -1,6 +1,7 @@
 """Matplotlib, loaded when something is drawn, and how all pictures look."""
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,7 +82,9 @@ def style(theme: str) -> Iterator[None]:
         "font.size": 9,
         "svg.hashsalt": "vit_jax",  # the same picture is the same file
     }
-    with matplotlib.rc_context(parameters):
+    with matplotlib.rc_context(parameters), warnings.catch_warnings():
+        # Two lines a letter, of labels in other scripts; a box in the picture says it.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         yield
 
 
