@@ -104,7 +104,7 @@ BAD = {
     "most": (["--most=3"], "--most means nothing without images"),
     "pictures": ([PHOTOGRAPHS, "--pictures=1000"], "--pictures"),
     "memory": (["--image_size=16384"], "of positions"),
-    "bucket": (["--runs=s3://bucket/run"], "--runs=s3://bucket/run"),
+    "bucket": (["--runs=s3://bucket/run"], "s3://bucket/run is no gs://"),
 }
 
 
@@ -204,7 +204,9 @@ def test_inspections_of_one_folder_write_in_turn(tmp_path):
     assert order == ["first", "second"]
 
 
-def test_runs_with_other_figures_are_drawn_or_refused_in_one_line(tmp_path):
+def test_runs_with_other_figures_are_drawn_or_refused_in_one_line(
+    tmp_path, monkeypatch
+):
     odd = {"$x_{$/top1": 1.0, "other": 2.0, "large/top1": 1e308}
     run = write_run(tmp_path / "r\udcff", [{"step": s, **odd} for s in (1, 2)])
     told = writing.run(None, None, tmp_path / "out", pictures.Asked(runs=(run,)))
@@ -212,6 +214,11 @@ def test_runs_with_other_figures_are_drawn_or_refused_in_one_line(tmp_path):
     with np.load(tmp_path / "out" / writing.NUMBERS) as arrays:
         assert set(arrays) == {rf"r\udcff/{name}" for name in odd}
         assert np.isnan(arrays[r"r\udcff/large/top1"][1]).all()
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(errors.UserError, match=r"wants gcsfs.*vit_jax\[gcs\]"):
+        curves.read(["gs://bucket/run"])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert curves.read([f"~/{Path(run).name}"])[0].curves.keys() == odd.keys()
     (one,) = curves.read([run])
     del one.curves["$x_{$/top1"], one.curves["large/top1"]
     with pytest.raises(errors.UserError, match="0 usual figures.*of other$"):

@@ -11,7 +11,6 @@ import numpy as np
 from vit_jax import errors
 from vit_jax.host import files as host_files
 from vit_jax.runs import metrics
-from vit_jax.settings import validation
 
 # Drawn where nobody says which, beside all figures of evaluations, "NAME/FIGURE".
 USUAL = ("loss", "accuracy", "learning_rate")
@@ -75,12 +74,17 @@ def read(workdirs: Sequence[str | os.PathLike]) -> list[Run]:
     return runs
 
 
-def _folder(workdir: str | os.PathLike) -> str | os.PathLike:
-    """A folder with its home, or an address that can be read."""
-    if host_files.address(workdir):
-        validation.check_workdir(workdir, "--runs")
-        return workdir
-    return host_files.expanded(Path(workdir))
+def _folder(workdir: str | os.PathLike) -> Path:
+    """A folder with its home, or of an address what has `Path`'s methods."""
+    try:
+        return host_files.folder(host_files.expanded(Path(workdir)))
+    except ValueError as error:
+        raise errors.UserError(f"--runs: {error}") from error
+    except ImportError as error:
+        raise errors.UserError(
+            f"--runs={workdir} wants gcsfs, which is not there ({error}): pip install "
+            "'vit_jax[gcs]', or want a local or mounted folder"
+        ) from error
 
 
 def _curve(points: dict[int, float]) -> Curve:
