@@ -21,7 +21,7 @@ _MOST_PICTURES = 128  # in one file, which is drawn at once
 
 def _define_flags() -> None:
     flags.DEFINE_string("out", "", "The folder that pictures and numbers go to.")
-    flags.DEFINE_list("draw", [], f"Of {', '.join(pictures.NAMES)}; none: all.")
+    flags.DEFINE_list("draw", [], f"{','.join(pictures.NAMES)}; none: all.")
     flags.DEFINE_list("layers", [], "Numbers of layers, 0,5,-1; none: all.")
     flags.DEFINE_list("heads", [], "Numbers of heads; none: all.")
     flags.DEFINE_list("patch", [], "ROW,COLUMN to compare others to; none: the middle.")
