@@ -14,6 +14,7 @@ from PIL import Image
 from test_inspection import filled
 
 from vit_jax import errors
+from vit_jax.host import turns
 from vit_jax.inspection import curves, drawing, figure, looking, pictures, writing
 from vit_jax.runs.bulk import inputs
 from vit_jax.weights import pretrained
@@ -191,12 +192,12 @@ def test_inspections_of_one_folder_write_in_turn(tmp_path):
 
     def write():
         first.wait()
-        with writing._turn(tmp_path):
+        with turns.turn(tmp_path):
             order.append("second")
 
     other = threading.Thread(target=write)
     other.start()
-    with writing._turn(tmp_path):
+    with turns.turn(tmp_path):
         first.set()
         other.join(0.1)
         order.append("first")

@@ -27,6 +27,7 @@ from typing import IO, Any, ClassVar, NamedTuple
 from vit_jax import cli, errors
 from vit_jax.commands import sweep_table
 from vit_jax.host import files as host_files
+from vit_jax.host import turns
 
 PROGRAM = (sys.executable, "-m", "vit_jax.main")
 # A run must not outlive us: the next call would start it a second time.
@@ -65,6 +66,20 @@ def folder_name(text: str) -> str:
 def command(point: Point, workdir: Path, program: Sequence[str] = PROGRAM) -> list[str]:
     """Returns the words that train a point."""
     return [*program, *point.arguments, f"--workdir={workdir / point.name}"]
+
+
+def show(points: Sequence[Point], workdir: Path) -> None:
+    """Prints the commands that train points, one a line."""
+    for point in points:
+        print(shlex.join(command(point, workdir)))
+
+
+def make(workdir: Path) -> None:
+    """Makes the folder of a queue where it is not there, or raises `UserError`."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise errors.UserError(f"--workdir={workdir}: {error.strerror}") from error
 
 
 class Queue(abc.ABC):
@@ -218,7 +233,7 @@ class Queue(abc.ABC):
             UserError: The folder is another queue's.
         """
         path = self._workdir / self.FILE
-        with _turn(self._workdir):
+        with turns.turn(self._workdir):
             known = sweep_table.read(path) if path.exists() else []
         self.rows |= {row["name"]: row for row in known}
         for point in self.plan():
@@ -235,7 +250,7 @@ class Queue(abc.ABC):
     def _write(self, *names: str) -> None:
         """Writes what is known, with the rows of these points as we have them."""
         path = self._workdir / self.FILE
-        with _turn(self._workdir):
+        with turns.turn(self._workdir):
             if path.exists():
                 theirs = {row["name"]: row for row in sweep_table.read(path)}
                 ours = {name: self.rows[name] for name in names}
@@ -273,17 +288,6 @@ def _locked(file: IO[str]) -> bool:
     except OSError as error:
         return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
     return True
-
-
-@contextlib.contextmanager
-def _turn(folder: Path) -> Iterator[None]:
-    """Waits for its turn to read and write the files of a folder that is there."""
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):  # no folder yet, or no locks in it
-            file = os.open(folder, os.O_RDONLY)
-            stack.callback(os.close, file)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _cpu_seconds() -> float:

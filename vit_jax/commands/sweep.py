@@ -11,7 +11,6 @@ values of `seed`. Exit codes are training's; 42: run it again.
 import itertools
 import math
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -173,16 +172,9 @@ def _main(argv: list[str]) -> int:
     retries, dry_run = given.retries, given.dry_run
     wanted = points(config, parse_grid(given.grid), fixed)
     if dry_run:
-        print(
-            "\n".join(
-                shlex.join(point_queue.command(point, workdir)) for point in wanted
-            )
-        )
+        point_queue.show(wanted, workdir)
         return errors.EXIT_DONE
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise errors.UserError(f"--workdir={workdir}: {error.strerror}") from error
+    point_queue.make(workdir)
     sweep = Sweep(wanted, workdir, retries=retries)
     code = sweep.run()
     titles = "", sweep_table.OVER_SEEDS

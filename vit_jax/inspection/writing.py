@@ -1,13 +1,11 @@
 """Pictures and numbers of a checkpoint or of runs, as files of a folder."""
 
-import contextlib
 import dataclasses
-import fcntl
 import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import numpy as np
 from vit_jax import errors, models
 from vit_jax.data import decode
 from vit_jax.host import files as host_files
+from vit_jax.host import turns
 from vit_jax.inspection import (
     attention,
     curves,
@@ -77,7 +76,7 @@ def run(
             logging.info("%s", note)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _turn(folder), figure.style(asked.theme):
+        with turns.turn(folder), figure.style(asked.theme):
             return _write(folder, found, runs, asked)
     except OSError as error:
         said = f"{error.filename}: {error.strerror}" if error.filename else str(error)
@@ -101,18 +100,6 @@ def _folder(out: str | os.PathLike) -> Path:
             f"--out={folder}: {above} cannot be written to: {error.strerror}"
         ) from error
     return folder
-
-
-@contextlib.contextmanager
-def _turn(folder: Path) -> Iterator[None]:
-    """Waits until no other inspection writes into a folder, whose files go together."""
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(file)
 
 
 def _load(

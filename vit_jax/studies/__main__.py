@@ -10,7 +10,6 @@ are training's, whatever the verdict; 42: run it again.
 """
 
 import re
-import shlex
 from pathlib import Path
 
 from absl import flags
@@ -89,13 +88,9 @@ def _main(argv: list[str]) -> int:
     for point in [*run.plan(), *tests]:
         sweep.check(point.arguments)
     if dry_run:
-        for point in run.plan():
-            print(shlex.join(point_queue.command(point, workdir)))
+        point_queue.show(run.plan(), workdir)
         return errors.EXIT_DONE
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise errors.UserError(f"--workdir={workdir}: {error.strerror}") from error
+    point_queue.make(workdir)
     code = run.run()
     found = run.results()
     tables.log("", report.table(study, run.known(), found))

@@ -20,7 +20,6 @@ Exit codes are training's; 42: run it again.
 
 import logging
 import re
-import shlex
 from pathlib import Path
 
 from absl import flags
@@ -152,13 +151,9 @@ def _main(argv: list[str]) -> int:
     dry_run = given.dry_run
     transfer = _planned(argv, workdir)
     if dry_run:
-        for point in transfer.plan():
-            print(shlex.join(point_queue.command(point, workdir)))
+        point_queue.show(transfer.plan(), workdir)
         return errors.EXIT_DONE
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise errors.UserError(f"--workdir={workdir}: {error.strerror}") from error
+    point_queue.make(workdir)
     code = transfer.run()
     results = transfer.results()
     tables.log("", table.lines(results, transfer.about))
