@@ -37,10 +37,8 @@ STUDY = Study(
         "--config.data.train_split=train[:1000]",
         "--config.total=40 epochs",
         "--config.batch_size=64",
-        "--config.model.name=Ti/8",
-        "--config.model.heads=2",
-        "--config.eval_every=",
-        "--config.save_every=",
+        *study.SMALL,
+        *study.AT_THE_END,
     ),
     arms={
         FLIP: (),

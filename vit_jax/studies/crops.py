@@ -26,14 +26,13 @@ STUDY = Study(
     config="cifar10",
     before=layer_decay.STUDY.before,
     flags=(
-        *layer_decay.SHAPE,
+        *study.SMALL,
         "--config.init_from={pretrained}",
         "--config.data.classes=dog,frog,horse,ship,truck",
         "--config.data.train_split=train[:2500]",
         "--config.total=8 epochs",
         "--config.optimizer.lr=1e-3",
-        "--config.eval_every=",
-        "--config.save_every=",
+        *study.AT_THE_END,
     ),
     arms={
         WHOLE: (),

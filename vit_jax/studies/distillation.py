@@ -32,8 +32,7 @@ STUDY = Study(
         "--config.model.width=64",
         "--config.model.mlp_width=128",
         "--config.model.heads=2",
-        "--config.eval_every=",
-        "--config.save_every=",
+        *study.AT_THE_END,
     ),
     arms={
         TAUGHT: (

@@ -3,7 +3,6 @@
 from vit_jax.studies import study
 from vit_jax.studies.study import Run, Study
 
-SHAPE = ("--config.model.name=Ti/8", "--config.model.heads=2")
 DECAY, ONE = "layer decay 0.75", "one rate"
 
 STUDY = Study(
@@ -17,7 +16,7 @@ STUDY = Study(
         "pretrained": Run(
             "cifar10",
             (
-                *SHAPE,
+                *study.SMALL,
                 "--config.data.classes=airplane,automobile,bird,cat,deer",
                 "--config.total=3 epochs",
                 "--config.batch_size=64",
@@ -26,23 +25,15 @@ STUDY = Study(
         )
     },
     flags=(
-        *SHAPE,
+        *study.SMALL,
         "--config.init_from={pretrained}",
         "--config.data.classes=dog,frog,horse,ship,truck",
         "--config.data.train_split=train[:500]",
         "--config.total=20 epochs",
-        "--config.eval_every=",
-        "--config.save_every=",
+        *study.AT_THE_END,
     ),
     arms={DECAY: ("--config.optimizer.layer_decay=0.75",), ONE: ()},
-    settings={
-        f"lr {rate}": (f"--config.optimizer.lr={rate}",)
-        for rate in ("3e-4", "1e-3", "3e-3")
-    },
-    dev=(
-        "--config.evals.test=none",
-        "--config.evals.dev=classify",
-        "--config.evals.dev.split=train[500:2500]",
-    ),
+    settings=study.rates("3e-4", "1e-3", "3e-3"),
+    dev=study.judged_on("train[500:2500]"),
     verdict=study.better(DECAY, ONE),
 )

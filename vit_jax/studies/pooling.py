@@ -21,23 +21,14 @@ STUDY = Study(
     "one point.",
     config="cifar10",
     flags=(
-        "--config.model.name=Ti/8",
-        "--config.model.heads=2",
+        *study.SMALL,
         "--config.data.train_split=train[:5000]",
         "--config.total=10 epochs",
         "--config.batch_size=64",
-        "--config.eval_every=",
-        "--config.save_every=",
+        *study.AT_THE_END,
     ),
     arms={TOKEN: ("--config.model.pool=token",), MEAN: ()},
-    settings={
-        f"lr {rate}": (f"--config.optimizer.lr={rate}",)
-        for rate in ("3e-4", "1e-3", "3e-3")
-    },
-    dev=(
-        "--config.evals.test=none",
-        "--config.evals.dev=classify",
-        "--config.evals.dev.split=train[5000:10000]",
-    ),
+    settings=study.rates("3e-4", "1e-3", "3e-3"),
+    dev=study.judged_on("train[5000:10000]"),
     verdict=verdict,
 )

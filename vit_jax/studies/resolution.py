@@ -3,7 +3,6 @@
 from vit_jax.studies import study
 from vit_jax.studies.study import Results, Run, Study, Verdict
 
-SHAPE = ("--config.model.name=Ti/8", "--config.model.heads=2")
 INTERPOLATED, NEAREST, FRESH = "interpolated", "nearest", "drawn anew"
 
 
@@ -31,7 +30,7 @@ STUDY = Study(
         "pretrained": Run(
             "cifar10",
             (
-                *SHAPE,
+                *study.SMALL,
                 "--config.total=2 epochs",
                 "--config.batch_size=64",
                 "--config.eval_every=",
@@ -39,15 +38,14 @@ STUDY = Study(
         )
     },
     flags=(
-        *SHAPE,
+        *study.SMALL,
         "--config.model.image_size=(48,48)",
         "--config.init_from={pretrained}",
         "--config.keep_head=True",
         "--config.data.train_split=train[:5000]",
         "--config.total=2 epochs",
         "--config.optimizer.lr=3e-4",
-        "--config.eval_every=",
-        "--config.save_every=",
+        *study.AT_THE_END,
     ),
     arms={
         INTERPOLATED: ("--config.model.posemb_resample=corners",),

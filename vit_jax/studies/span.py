@@ -25,13 +25,11 @@ STUDY = Study(
     "twice the pooled deviation over seeds. Neighbours are reported.",
     config="cifar10",
     flags=(
-        "--config.model.name=Ti/8",
-        "--config.model.heads=2",
+        *study.SMALL,
         "--config.data.train_split=train[:5000]",
         "--config.total=10 epochs",
         "--config.batch_size=64",
-        "--config.eval_every=",
-        "--config.save_every=",
+        *study.AT_THE_END,
     ),
     arms={
         GLOBAL: (),

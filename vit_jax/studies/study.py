@@ -11,6 +11,9 @@ Results = Mapping[str, Sequence[float]]  # the figure of each seed, by the arm's
 
 BEFORE, DEV, TEST = "before", "dev", "test"  # what a run is for
 ONLY = "only"  # the setting of a study that chooses among none
+# That of configs/cifar10.py with 16 patches: a fourth of the tokens.
+SMALL: Flags = ("--config.model.name=Ti/8", "--config.model.heads=2")
+AT_THE_END: Flags = ("--config.eval_every=", "--config.save_every=")
 
 
 class Verdict(NamedTuple):
@@ -119,3 +122,17 @@ def better(ours: str, theirs: str) -> Callable[[Results], Verdict]:
         return Verdict(found.counts, f"{ours} over {theirs}: {found}.")
 
     return verdict
+
+
+def rates(*values: str) -> dict[str, Flags]:
+    """Returns learning rates as `Study.settings`."""
+    return {f"lr {rate}": (f"--config.optimizer.lr={rate}",) for rate in values}
+
+
+def judged_on(split: str) -> Flags:
+    """Returns `Study.dev`: a split in the place of the test images."""
+    return (
+        "--config.evals.test=none",
+        "--config.evals.dev=classify",
+        f"--config.evals.dev.split={split}",
+    )
