@@ -67,6 +67,7 @@ PARTS: dict[str, Part] = {
     "step-B16-256": _step("B/16", 256),
     "profile-B16-256": Part(parts.profile, 120),
     "timm-B16-256": _timm("B/16", 256),
+    "attention": Part(parts.attention, 90),
     **{f"parity-{pixels}": _parity(pixels) for pixels in (224, 256, 384, 512)},
     "step-L16-128": _step("L/16", 128, 150),
     "fed": Part(parts.fed, 150),

@@ -3,6 +3,7 @@
 import argparse
 import collections
 import contextlib
+import functools
 import glob
 import gzip
 import importlib.metadata
@@ -272,6 +273,76 @@ def parity(options: argparse.Namespace, pixels: int) -> dict[str, Any]:
         "dot_product": round(float(np.linalg.norm(kernel - exact)) / size, 5),
         "same_again": bool(np.array_equal(kernel, again)),
     }
+
+
+def _fill_free_memory() -> None:
+    """Leaves NaN in what the allocator hands out next, where it says what it has."""
+    import jax
+    import jax.numpy as jnp
+
+    device, held = jax.local_devices()[0], []
+
+    def free() -> int:
+        stats = device.memory_stats() or {}
+        return stats.get("bytes_limit", 0) - stats.get("bytes_in_use", 0)
+
+    for size in (2**28, 2**24, 2**21):
+        while free() > 4 * size:
+            held.append(jnp.full(size // 4, jnp.nan))
+    for array in held:
+        array.block_until_ready().delete()
+
+
+def attention(options: argparse.Namespace) -> dict[str, Any]:
+    """Gradients of cuDNN's attention alone, against float32, by tokens.
+
+    Before each call the free memory is full of NaN: a kernel that reads what is not its
+    own shows it. "bare" is a call without lengths, as `jax.nn` makes it; "told" is
+    ours, for any number of tokens. For each: values that were not finite in any of four
+    calls, and the worst relative distances of the gradients of queries, keys, values.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    from vit_jax.models import backends
+
+    plain = functools.partial(jax.nn.dot_product_attention, scale=1.0)
+    kinds = {
+        "bare": plain
+        if options.tiny
+        else functools.partial(plain, implementation="cudnn"),
+        "told": lambda q, k, v: (
+            plain(q, k, v)
+            if options.tiny
+            else backends._cudnn(q, k, v, tokens=q.shape[1])
+        ),
+    }
+    found: dict[str, Any] = {}
+    images = 4 if options.tiny else 512
+    for tokens in (64, 66, 128, 196, 197, 256):
+        shape = (images, tokens, 6, 64)
+        given = [jax.random.normal(jax.random.key(i), shape) for i in range(4)]
+
+        @functools.partial(jax.jit, static_argnums=0)
+        def gradients(call: Any, q: Any, k: Any, v: Any, g: Any) -> Any:
+            return jax.vjp(call, q / 8, k, v)[1](g)
+
+        with jax.default_matmul_precision("highest"):
+            exact = gradients(plain, *given)
+        half = [x.astype(jnp.bfloat16) for x in given]
+        for kind, call in kinds.items():
+            if kind == "bare" and tokens % 2:
+                continue  # which JAX refuses
+            wrong, worst = 0, [0.0] * 3
+            for _ in range(4):
+                _fill_free_memory()
+                for i, (one, other) in enumerate(zip(gradients(call, *half), exact)):
+                    wrong += int((~jnp.isfinite(one)).sum())
+                    error = jnp.linalg.norm(one.astype(jnp.float32) - other)
+                    error = float(error / jnp.linalg.norm(other))
+                    worst[i] = max(worst[i], round(error, 5))
+            found[f"{tokens} {kind}"] = {"not_finite": wrong, "distances": worst}
+    return found
 
 
 def timm(options: argparse.Namespace, model: str, batch: int) -> dict[str, Any]:

@@ -106,3 +106,33 @@ def test_dot_product_has_forward_derivatives_that_agree_with_einsum_s_backward_o
     _, back = jax.vjp(heads("einsum"), q, k, v)
     backward = sum(jnp.vdot(g, t) for g, t in zip(back(gradient), tangents))
     np.testing.assert_allclose(jnp.vdot(forward, gradient), backward, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "compute", "terms", "asked"),
+    [
+        (127, jnp.bfloat16, {}, []),
+        (128, jnp.bfloat16, {}, [128]),
+        (129, jnp.bfloat16, {}, [129]),
+        (129, jnp.bfloat16, {"tokens": 128}, [128]),
+        (128, jnp.float32, {}, []),
+        (128, jnp.bfloat16, {"mask": np.tril(np.ones((128, 128), bool))}, []),
+    ],
+)
+def test_cudnn_is_asked_for_many_tokens_in_half_precision_alone(
+    monkeypatch, tokens, compute, terms, asked
+):
+    found = []
+
+    def cudnn(queries, keys, values, *, tokens):
+        found.append(tokens)
+        return queries
+
+    monkeypatch.setattr(backends, "_cudnn", cudnn)
+    monkeypatch.setattr(layers, "may_be_cuda", lambda: True)
+    q, k, v = (x.astype(compute) for x in operands(tokens)[:3])
+    none = {"bias": None, "mask": None, "dtype": None, "rate": 0.0, "key": None}
+    given = backends.Terms(**(none | terms))
+    heads = jax.jit(lambda *arrays: backends.ATTENTION["dot_product"](*arrays, given))
+    heads.lower(q, k, v)
+    assert found == asked

@@ -13,6 +13,12 @@ import numpy as np
 
 from vit_jax.models import layers
 
+# cuDNN's kernel is for this many tokens and more. With 64 on an H200 the gradient of
+# one head's queries was not finite in step 859 or 1,390, and again from the same state,
+# where queries, keys, values and the gradient of the heads were small and finite:
+# benchmarks/gpu.md. It gained 3 % of such a step.
+CUDNN_TOKENS = 128
+
 
 class Terms(NamedTuple):
     """What a back end heeds beside queries, keys and values.
@@ -184,22 +190,23 @@ def _cudnn(
     """Attends to the first `tokens` keys with cuDNN's kernel.
 
     It differentiates even numbers of tokens alone: an odd one gets one more of zeros,
-    which nobody sees and which is dropped.
+    which nobody sees and which is dropped. Lengths are told where all are seen too:
+    that is the kernel whose gradients were compared on a GPU.
     """
-    attend = functools.partial(
-        jax.nn.dot_product_attention, scale=1.0, implementation="cudnn"
-    )
     asked = queries.shape[1]
-    if asked % 2 == 0 and keys.shape[1] == tokens and tokens % 2 == 0:
-        return attend(queries, keys, values)
     q, k, v = (
         jnp.pad(y, ((0, 0), (0, y.shape[1] % 2), (0, 0), (0, 0)))
         for y in (queries, keys, values)
     )
     seen, asking = (jnp.full(q.shape[0], count, jnp.int32) for count in (tokens, asked))
-    return attend(q, k, v, query_seq_lengths=asking, key_value_seq_lengths=seen)[
-        :, :asked
-    ]
+    heads = jax.nn.dot_product_attention(
+        *(q, k, v),
+        scale=1.0,
+        query_seq_lengths=asking,
+        key_value_seq_lengths=seen,
+        implementation="cudnn",
+    )
+    return heads[:, :asked]
 
 
 def _dot_product(
@@ -215,6 +222,7 @@ def _dot_product(
         jax.nn.dot_product_attention, bias=terms.bias, mask=mask, scale=1.0
     )
     special = terms.bias is not None or terms.mask is not None
+    special = special or min(queries.shape[1], keys.shape[1]) < CUDNN_TOKENS
     if special or queries.dtype == jnp.float32 or not layers.may_be_cuda():
         return attend(queries, keys, values)
     return jax.lax.platform_dependent(

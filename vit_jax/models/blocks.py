@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vit_jax.models import attention, layers, posemb, rotary
+from vit_jax.models import attention, backends, layers, posemb, rotary
 from vit_jax.models.vit_architecture import VitArchitecture
 
 
@@ -220,6 +220,7 @@ def is_filled(arch: VitArchitecture, tokens: jax.Array) -> bool:
     """
     return (
         tokens.shape[1] % 2 == 1
+        and tokens.shape[1] >= backends.CUDNN_TOKENS
         and tokens.dtype != jnp.float32
         and arch.attention == "dot_product"
         and arch.block == "standard"
