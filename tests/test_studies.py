@@ -1,27 +1,18 @@
 """Studies: their runs in order, over kills too, and what their rules say."""
 
+import dataclasses
 import json
 import signal
 import subprocess
 import sys
 
 import commands
-import numpy as np
 import pytest
 
 from vit_jax import errors, studies
 from vit_jax.commands import point_queue
-from vit_jax.studies import (
-    augmentation,
-    crops,
-    pooling,
-    report,
-    resolution,
-    running,
-    span,
-    study,
-)
-from vit_jax.studies.study import Run, Study
+from vit_jax.studies import report, running, study
+from vit_jax.studies.study import Figure, Run, Study
 
 # Trains nothing: notes that it ran, and prints a figure that is a rule of its flags.
 STUB = """
@@ -63,10 +54,11 @@ NAMES = [
 ]
 
 
-def of_stub(folder, fixed=("--config.batch_size=8",)):
+def of_stub(folder, one=TINY):
     program = (sys.executable, "-S", str(folder / "stub.py"))
+    fixed = ("--config.batch_size=8",)
     return running.Running(
-        *("tiny", TINY, folder), fixed=fixed, retries=0, program=program
+        *("tiny", one, folder), fixed=fixed, retries=0, program=program
     )
 
 
@@ -160,6 +152,70 @@ def test_a_setting_that_failed_may_be_the_best_when_it_is_tried_again(folder):
     assert len(run.rows) == len(NAMES) + 2  # the seeds of the other one
 
 
+def chain():
+    """An arm that starts from the best of another with the same seed."""
+    return Study(
+        question="Is it?",
+        rule="It is.",
+        config="quickstart",
+        flags=("--config.total=2 steps",),
+        arms={
+            "old": Run("cifar10", ("--config.total=1 steps",)),
+            "new": ("--config.init_from={old}",),
+        },
+        figures={"tuned": Figure("new", "test/top1"), "dev": Figure("old", "dev/top1")},
+        own_settings={"old": study.rates("3e-3", "1e-2")},
+        dev=("--config.evals.dev.split=train[9:]",),
+        seeds=(0, 1),
+        verdict=study.better("tuned", "dev"),
+    )
+
+
+def test_an_arm_waits_for_the_best_run_of_another(folder):
+    run = of_stub(folder, chain())
+    names = [*(f"dev_old_lr-{rate}_seed=0" for rate in ("3e-3", "1e-2"))]
+    assert [point.name for point in run.plan()] == names
+    assert run.run() == 0 and run.total() == len(run.plan()) == 6
+    names += [f"test_{a}_lr-1e-2_seed={s}" for a in ("old", "new") for s in (0, 1)]
+    assert list(run.rows) == names
+    assert run.rows[names[-1]]["arguments"] == [
+        *("--config=quickstart", "--config.total=2 steps"),
+        f"--config.init_from={folder / names[3]}",  # of its own seed
+        *("--config.batch_size=8", "--config.seed=1"),
+    ]
+    found = run.results()
+    assert found.figures == {
+        "tuned": pytest.approx({"0": 1.0, "1": 1.01}),
+        "dev": pytest.approx({"0": 0.5, "1": 0.5}),
+    }
+    assert found.holds and found.verdict.startswith("tuned over dev: +50.50 points")
+    page = (folder / "tiny.md").read_text()
+    assert "| tuned `test/top1` |  | 100.00 | 101.00 | 100.50 ± 0.71 (2) |" in page
+    assert "old (without them): `config=cifar10` `total=1 steps`" in page
+    assert "| arm | lr 3e-3 | lr 1e-2 |" in page and "| old | 49.30 | 50.00 |" in page
+
+
+def test_nothing_starts_from_an_arm_that_failed(folder):
+    stub = (folder / "stub.py").read_text()
+    fails = (
+        'if [flags["config"], flags["config.seed"]] == ["cifar10", "1"]: sys.exit(2)'
+    )
+    (folder / "stub.py").write_text(
+        stub.replace("workdir = ", f"{fails}\nworkdir = ", 1)
+    )
+    run = of_stub(folder, chain())
+    assert run.run() == 2 and "test_new_lr-1e-2_seed=1" not in run.rows
+    assert run.results().verdict == "2 runs have no test/top1, dev/top1 yet."
+
+
+def test_a_run_may_have_a_module_of_its_own(folder):
+    looks = Run("cifar10", (), "vit_jax.looks")
+    one = dataclasses.replace(chain(), arms={"old": looks}, own_settings={})
+    (first, _) = of_stub(folder, one).plan()
+    words = point_queue.command(first, folder)
+    assert words[:4] == [sys.executable, "-m", "vit_jax.looks", "--config=cifar10"]
+
+
 def test_what_an_older_version_ran_is_left_out(folder):
     """An arm that is no more, and a run that the flags left without its figure."""
     run = of_stub(folder)
@@ -193,48 +249,6 @@ def test_an_address_is_refused_where_studies_write_files(tmp_path, monkeypatch):
         with pytest.raises(errors.UserError, match="nothing is written to gs://"):
             module._main(module._parse(argv))
     assert not list(tmp_path.iterdir())
-
-
-def test_the_margin_of_two_samples():
-    ours, theirs = [0.5, 0.6, 0.7], [0.2, 0.3, 0.4]
-    found = study.margin(ours, theirs)
-    assert found == pytest.approx((0.3, np.std(ours, ddof=1)))
-    assert found.counts and not found.against
-    assert study.margin(theirs, ours).against
-    close = study.margin([0.5, 0.6, 0.7], [0.31, 0.41, 0.51])
-    assert not close.counts and not close.against  # 0.19 is less than twice 0.1
-
-
-def test_verdicts_of_given_results():
-    few = {augmentation.FLIP: [0.4, 0.41, 0.42], "a": [0.1, 0.11, 0.12]}
-    holds, text = augmentation.verdict(few)
-    assert not holds and "a harms: -30.00 points (deviation 1.00)" in text
-    holds, text = augmentation.verdict(few | {"b": [0.5, 0.51, 0.52]})
-    assert holds and "b helps: +10.00" in text
-    assert not augmentation.verdict(few | {"b": [0.4, 0.42, 0.44]}).holds
-    assert study.better("b", "a")({"a": [0.1, 0.2], "b": [0.9, 0.8]}).holds
-    assert not study.better("b", "a")({"a": [0.1, 0.2], "b": [0.1, 0.3]}).holds
-
-
-@pytest.mark.parametrize(
-    ("of", "figures", "holds"),
-    [
-        (span, [0.5, 0.3, 0.4], True),
-        (span, [0.4, 0.3, 0.39], False),
-        (resolution, [0.5, 0.49, 0.4], True),
-        (resolution, [0.5, 0.6, 0.4], False),
-        (resolution, [0.5, 0.3, 0.49], False),
-        (crops, [0.5, 0.1, 0.51], True),
-        (crops, [0.5, 0.1, 0.6], False),
-        (pooling, [0.5, 0.509], True),
-        (pooling, [0.5, 0.49 - 1e-3], False),
-    ],
-)
-def test_each_study_has_its_own_rule(of, figures, holds):
-    """Means of its arms, each with a deviation of one point over three seeds."""
-    arms = zip(of.STUDY.arms, figures, strict=True)
-    results = {arm: [mean - 0.01, mean, mean + 0.01] for arm, mean in arms}
-    assert of.STUDY.verdict(results).holds == holds
 
 
 @pytest.mark.parametrize("name", studies.STUDIES)

@@ -48,11 +48,13 @@ class Point(NamedTuple):
         name: Of its folder.
         values: What sets it apart, for tables.
         arguments: Of the command that trains, without its workdir.
+        module: That is run in the place of that command; "": none.
     """
 
     name: str
     values: dict[str, str]
     arguments: list[str]
+    module: str = ""
 
 
 def folder_name(text: str) -> str:
@@ -65,6 +67,8 @@ def folder_name(text: str) -> str:
 
 def command(point: Point, workdir: Path, program: Sequence[str] = PROGRAM) -> list[str]:
     """Returns the words that train a point."""
+    if point.module:
+        program = (sys.executable, "-m", point.module)
     return [*program, *point.arguments, f"--workdir={workdir / point.name}"]
 
 

@@ -83,8 +83,11 @@ def _main(argv: list[str]) -> int:
     retries, dry_run = given.retries, given.dry_run
     study = studies.STUDIES[name]
     run = running.Running(name, study, workdir, fixed=fixed, retries=retries)
-    setting = next(iter(study.settings))
-    tests = [run.test_points(arm, setting)[0] for arm in study.arms]
+    tests = [
+        run.test_points(arm, setting)[0]
+        for arm in study.arms
+        for setting in study.settings_of(arm)
+    ]
     for point in [*run.plan(), *tests]:
         sweep.check(point.arguments)
     if dry_run:

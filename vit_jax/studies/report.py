@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from vit_jax.commands import sweep_table
-from vit_jax.studies.study import BEFORE, DEV, TEST, Study
+from vit_jax.studies import study as study_lib
+from vit_jax.studies.study import BEFORE, DEV, TEST, Run, Study
 
 Row = Mapping[str, Any]
 DATA_DIR = "--config.data.data_dir="
@@ -19,7 +20,7 @@ class Found(NamedTuple):
     """What is known of a study.
 
     Attributes:
-        figures: Of each seed whose run is done, by the arm and the seed.
+        figures: Of each seed whose run is done, by `Study.rows` and the seed.
         chosen: Each arm's setting; None: not known.
         holds: What the rule says; None: runs are left or failed.
         verdict: Why.
@@ -39,16 +40,26 @@ def found(study: Study, rows: Sequence[Row], chosen: Mapping[str, str | None]) -
         rows: What is known of each run.
         chosen: The setting of each arm, as far as it is known.
     """
-    figures: dict[str, dict[str, float]] = {arm: {} for arm in study.arms}
+    figures: dict[str, dict[str, float]] = {name: {} for name in study.rows}
     for row in rows:
-        value = figure(row, study.figure)
-        if row["status"] == "done" and _is(row, TEST) and value is not None:
-            figures[row["values"]["arm"]][row["values"]["seed"]] = value
-    missing = len(study.arms) * len(study.seeds) - sum(map(len, figures.values()))
-    if missing:
-        left = "1 run has" if missing == 1 else f"{missing} runs have"
-        return Found(figures, dict(chosen), None, f"{left} no {study.figure} yet.")
-    verdict = study.verdict({arm: list(of.values()) for arm, of in figures.items()})
+        if row["status"] != "done" or not _is(row, TEST):
+            continue
+        for name, wanted in study.rows.items():
+            value = figure(row, wanted.name)
+            if row["values"]["arm"] == wanted.arm and value is not None:
+                figures[name][row["values"]["seed"]] = value
+    lacking = dict.fromkeys(
+        (wanted.arm, str(seed), wanted.name)
+        for name, wanted in study.rows.items()
+        for seed in study.seeds
+        if str(seed) not in figures[name]
+    )
+    if lacking:
+        runs = len({lack[:2] for lack in lacking})
+        left = "1 run has" if runs == 1 else f"{runs} runs have"
+        names = ", ".join(dict.fromkeys(name for *_, name in lacking))
+        return Found(figures, dict(chosen), None, f"{left} no {names} yet.")
+    verdict = study.verdict({name: list(of.values()) for name, of in figures.items()})
     return Found(figures, dict(chosen), verdict.holds, verdict.text)
 
 
@@ -88,7 +99,7 @@ def page(
         _wrapped(f"**{answer[found.holds]}** {found.verdict}"),
         sweep_table.markdown(table(study, rows, found)).rstrip(),
     ]
-    if len(study.settings) > 1:
+    if _chooses(study):
         parts.append(
             _wrapped(
                 f"`{study.dev_figure}` of each setting, in percent, first seed, with "
@@ -99,25 +110,28 @@ def page(
     if study.before:
         parts.append("Before them:")
         parts.append(sweep_table.markdown(_before(study, rows)).rstrip())
+    names = dict.fromkeys(wanted.name for wanted in study.rows.values())
+    shares = ", ".join(f"`{name}`" for name in names if study_lib.is_share(name))
     parts.append(
         _wrapped(
-            f"`{study.figure}` in percent, mean ± deviation (n - 1); CPU time of all "
-            f"runs {spent / 60:.1f} minutes. Every run is `--config={study.config}` "
-            "with these flags:"
+            f"{shares and f'{shares} in percent, '}mean ± deviation (n - 1); CPU time "
+            f"of all runs {spent / 60:.1f} minutes. Every run {_but_for(study)}is "
+            f"`--config={study.config}` with these flags:"
         )
     )
     parts.append("\n".join(["```text", *study.flags, "```"]))
+    parts += [_own(study, arm) for arm in study.arms if _is_own(study, arm)]
     parts.append(f"```sh\n{command}\n```")
     return "\n\n".join(parts) + "\n"
 
 
 def table(study: Study, rows: Sequence[Row], found: Found) -> list[list[str]]:
-    """Returns a line an arm, the headings first; figures in percent."""
-    settings = ["setting"] if len(study.settings) > 1 else []
+    """Returns a line an arm or figure, the headings first; shares are in percent."""
+    settings = ["setting"] if _chooses(study) else []
     seeds = [f"seed {seed}" for seed in study.seeds]
     lines = [["arm", *settings, *seeds, "mean", "CPU time of a run", "errors"]]
-    for arm, flags in study.arms.items():
-        of = found.figures[arm]
+    for name, (arm, wanted) in study.rows.items():
+        of = found.figures[name]
         runs = [r for r in rows if r["values"]["arm"] == arm and _is(r, TEST)]
         times = [row["cpu_seconds"] for row in runs if row["status"] == "done"]
         errors = dict.fromkeys(
@@ -127,10 +141,10 @@ def table(study: Study, rows: Sequence[Row], found: Found) -> list[list[str]]:
         )
         lines.append(
             [
-                f"{arm} {_words(flags)}".rstrip(),
-                *([found.chosen[arm] or ""] if settings else []),
-                *(_percent(of.get(str(seed))) for seed in study.seeds),
-                _spread(list(of.values())),
+                _label(study, name),
+                *([_setting(study, arm, found)] if settings else []),
+                *(_shown(of.get(str(seed)), wanted) for seed in study.seeds),
+                _spread(list(of.values()), wanted),
                 f"{statistics.fmean(times):.0f} s" if times else "",
                 "; ".join(errors),
             ]
@@ -138,6 +152,48 @@ def table(study: Study, rows: Sequence[Row], found: Found) -> list[list[str]]:
     if not any(line[-1] for line in lines[1:]):
         lines = [line[:-1] for line in lines]
     return lines
+
+
+def _setting(study: Study, arm: str, found: Found) -> str:
+    return found.chosen[arm] or "" if len(study.settings_of(arm)) > 1 else ""
+
+
+def _label(study: Study, name: str) -> str:
+    """A name, and what sets it apart: its arm's flags, or which figure it is."""
+    if study.figures:
+        return f"{name} `{study.rows[name].name}`"
+    return (
+        name if _is_own(study, name) else f"{name} {_arm_words(study, name)}".rstrip()
+    )
+
+
+def _arm_words(study: Study, arm: str) -> str:
+    own = study.arms[arm]
+    return _words(own.flags if isinstance(own, Run) else own)
+
+
+def _is_own(study: Study, arm: str) -> bool:
+    """Whether what an arm is stands below the table, not beside its name."""
+    return bool(study.figures) or isinstance(study.arms[arm], Run)
+
+
+def _own(study: Study, arm: str) -> str:
+    own = study.arms[arm]
+    if not isinstance(own, Run):
+        return _wrapped(f"{arm}: {_words(own) or 'these alone'}")
+    said = f"`python -m {own.module}` " if own.module else ""
+    return _wrapped(
+        f"{arm} (without them): {said}{_words([f'--config={own.config}', *own.flags])}"
+    )
+
+
+def _but_for(study: Study) -> str:
+    others = any(isinstance(own, Run) for own in study.arms.values())
+    return "that is not given below whole " if others else ""
+
+
+def _chooses(study: Study) -> bool:
+    return any(len(study.settings_of(arm)) > 1 for arm in study.arms)
 
 
 def _settings(study: Study, rows: Sequence[Row]) -> list[list[str]]:
@@ -151,8 +207,10 @@ def _settings(study: Study, rows: Sequence[Row]) -> list[list[str]]:
         row = known.get((arm, setting))
         return "" if row is None else _outcome(row, study.dev_figure)
 
-    lines = [[arm, *(cell(arm, one) for one in study.settings)] for arm in study.arms]
-    return [["arm", *study.settings], *lines]
+    arms = [arm for arm in study.arms if len(study.settings_of(arm)) > 1]
+    names = dict.fromkeys(one for arm in arms for one in study.settings_of(arm))
+    lines = [[arm, *(cell(arm, one) for one in names)] for arm in arms]
+    return [["arm", *names], *lines]
 
 
 def _before(study: Study, rows: Sequence[Row]) -> list[list[str]]:
@@ -176,7 +234,8 @@ def _before(study: Study, rows: Sequence[Row]) -> list[list[str]]:
 
 def _outcome(row: Row, name: str) -> str:
     """A figure of a run that is done; of another what became of it."""
-    return _percent(figure(row, name)) if row["status"] == "done" else row["status"]
+    value = figure(row, name)
+    return _shown(value, name) if row["status"] == "done" else row["status"]
 
 
 def _is(row: Row, of: str) -> bool:
@@ -188,15 +247,19 @@ def _words(flags: Sequence[str]) -> str:
     return " ".join(f"`{word}`" for word in short)
 
 
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.2f}"
+def _shown(value: float | None, name: str) -> str:
+    if value is None:
+        return ""
+    return f"{100 * value:.2f}" if study_lib.is_share(name) else f"{value:.4g}"
 
 
-def _spread(values: Sequence[float]) -> str:
+def _spread(values: Sequence[float], name: str) -> str:
     if not values:
         return ""
-    spread = f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{_percent(statistics.fmean(values))}{spread} ({len(values)})"
+    mean = _shown(statistics.fmean(values), name)
+    several = len(values) > 1
+    spread = f" ± {_shown(statistics.stdev(values), name)}" if several else ""
+    return f"{mean}{spread} ({len(values)})"
 
 
 def _wrapped(text: str) -> str:

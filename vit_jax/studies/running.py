@@ -1,6 +1,6 @@
 """The runs of a study: which there are, in which order, and what they found."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ class Running(point_queue.Queue):
     """The runs of a study in a folder.
 
     What comes before is run first; then each arm's settings; then, with the best one
-    of each arm, the seeds.
+    of each arm, the seeds. An arm that needs others waits for their runs.
     """
 
     FILE = FILE
@@ -60,38 +60,59 @@ class Running(point_queue.Queue):
     def plan(self) -> list[Point]:
         """Returns the runs that are known so far."""
         before = self.before_points()
-        if any(not self._is(point, "done") for point in before):
+        if not all(self._done(point.name) for point in before):
             return before
         found = list(before)
         for arm in self._study.arms:
-            found += self.dev_points(arm)
+            found += self._ready(arm, self.dev_points(arm))
         for arm in self._study.arms:
             if setting := self.chosen(arm):
-                found += self.test_points(arm, setting)
+                found += self._ready(arm, self.test_points(arm, setting))
         return found
 
     def total(self) -> int:
         """Returns how many runs there will be."""
-        seeds = len(self._study.seeds)
-        of_arms = sum(len(self.dev_points(arm)) + seeds for arm in self._study.arms)
-        return len(self._study.before) + of_arms
+        study = self._study
+        counts = [len(study.settings_of(arm)) for arm in study.arms]
+        of_settings = sum(count for count in counts if count > 1)
+        return len(study.before) + of_settings + len(counts) * len(study.seeds)
+
+    def _ready(self, arm: str, points: list[Point]) -> list[Point]:
+        """Those whose runs of other arms are done."""
+        return [
+            point
+            for point in points
+            if all(
+                (setting := self.chosen(other)) is not None
+                and self._done(
+                    self._name_of(TEST, other, setting, int(point.values["seed"]))
+                )
+                for other in self._study.needs(arm)
+            )
+        ]
 
     def before_points(self) -> list[Point]:
         """Returns the runs that arms start from."""
         seed = self._study.seeds[0]
         return [
-            self._point(BEFORE, name, "", seed, run)
+            self._point(
+                _folder_name(BEFORE, name, "", seed),
+                run,
+                {"run": BEFORE, "arm": name, "setting": ""},
+                seed,
+                {},
+            )
             for name, run in self._study.before.items()
         ]
 
     def dev_points(self, arm: str) -> list[Point]:
         """Returns the runs that choose an arm's setting; none where it has one."""
-        study = self._study
-        if len(study.settings) == 1:
+        study, settings = self._study, self._study.settings_of(arm)
+        if len(settings) == 1:
             return []
         return [
             self._arm_point(DEV, arm, setting, study.seeds[0], study.dev)
-            for setting in study.settings
+            for setting in settings
         ]
 
     def test_points(self, arm: str, setting: str) -> list[Point]:
@@ -103,37 +124,78 @@ class Running(point_queue.Queue):
     def _arm_point(
         self, of: str, arm: str, setting: str, seed: int, flags: Flags
     ) -> Point:
-        study = self._study
-        words = (*study.flags, *study.arms[arm], *study.settings[setting], *flags)
-        named = "" if len(study.settings) == 1 else setting
-        return self._point(of, arm, named, seed, Run(study.config, words))
-
-    def _point(self, of: str, name: str, setting: str, seed: int, run: Run) -> Point:
-        first = self._study.seeds[0]
+        run = self._study.run_of(arm)
+        words = (*run.flags, *self._study.settings_of(arm)[setting], *flags)
         places = {
-            other: str(self._folder / _folder_name(BEFORE, other, "", first))
+            other: self._name_of(TEST, other, self._best(other), seed)
+            for other in self._study.needs(arm)
+        }
+        return self._point(
+            self._name_of(of, arm, setting, seed),
+            run._replace(flags=words),
+            {"run": of, "arm": arm, "setting": self._choice(arm, setting)},
+            seed,
+            places,
+        )
+
+    def _best(self, arm: str) -> str:
+        """The setting of an arm that others need: none of them runs before it is."""
+        return self.chosen(arm) or next(iter(self._study.settings_of(arm)))
+
+    def _choice(self, arm: str, setting: str) -> str:
+        return setting if len(self._study.settings_of(arm)) > 1 else ""
+
+    def _name_of(self, of: str, arm: str, setting: str, seed: int) -> str:
+        """A run's folder; it tells the settings of the arms that it needs, too."""
+        settings, left = [self._choice(arm, setting)], list(self._study.needs(arm))
+        while left:
+            other = left.pop(0)
+            settings.append(self._choice(other, self._best(other)))
+            left += self._study.needs(other)
+        return _folder_name(of, arm, "_".join(filter(None, settings)), seed)
+
+    def _point(
+        self,
+        name: str,
+        run: Run,
+        values: Mapping[str, str],
+        seed: int,
+        places: Mapping[str, str],
+    ) -> Point:
+        first = self._study.seeds[0]
+        before = {
+            other: _folder_name(BEFORE, other, "", first)
             for other in self._study.before
         }
+        folders = {
+            other: str(self._folder / place)
+            for other, place in {**before, **places}.items()
+        }
         return Point(
-            _folder_name(of, name, setting, seed),
-            {"run": of, "arm": name, "setting": setting, "seed": str(seed)},
+            name,
+            {**values, "seed": str(seed)},
             [
                 f"--config={run.config}",
-                *(_placed(word, places) for word in run.flags),
+                *(_placed(word, folders) for word in run.flags),
                 *self._fixed,
                 f"--config.seed={seed}",
             ],
+            run.module,
         )
 
     def _is(self, point: Point, *statuses: str) -> bool:
         return point.name in self.rows and self.rows[point.name]["status"] in statuses
+
+    def _done(self, name: str) -> bool:
+        return name in self.rows and self.rows[name]["status"] == "done"
 
     def chosen(self, arm: str) -> str | None:
         """Returns an arm's best setting, the first of equal ones.
 
         None where runs are left, or all failed. A setting is out where its run failed.
         """
-        settings, points = list(self._study.settings), self.dev_points(arm)
+        settings = list(self._study.settings_of(arm))
+        points = self.dev_points(arm)
         if not points:
             return settings[0]
         if not all(self._is(point, "done", "failed") for point in points):

@@ -29,36 +29,49 @@ class Verdict(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What is trained.
+    """What is trained, or looked at.
 
     Attributes:
         config: The recipe, as --config takes it.
         flags: All that it has but for a seed.
+        module: That is run on them, of those that print figures; "": what trains.
     """
 
     config: str
     flags: Flags
+    module: str = ""
+
+
+class Figure(NamedTuple):
+    """A figure of the runs of an arm."""
+
+    arm: str
+    name: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
     """A comparison of arms, each run with several seeds.
 
-    In the flags of arms `{NAME}` is the workdir of the run `NAME` of `before`.
+    In the flags of arms `{NAME}` is the workdir of the run `NAME` of `before`, or of
+    the arm `NAME` with the same seed, which then runs first.
 
     Attributes:
         question: That it answers.
         rule: That decides; it is fixed before the first run.
         config: The recipe of every arm, as --config takes it.
         flags: Of every arm.
-        arms: What sets each apart.
+        arms: What sets each apart; a `Run` has none of `config` and `flags`.
         verdict: From the figures of all arms to what the rule says of them.
         figure: That arms are compared by.
+        figures: What is compared where that is not this figure of every arm, by name;
+            `verdict` has these names then.
         seeds: Of each arm.
         before: Runs that must be done before those of arms, by name. They have the
             first seed, and none of `flags`.
         settings: Of which each arm has its best, such as learning rates; the first
             seed is judged by `dev_figure`. One setting is taken as it is.
+        own_settings: Those of arms that have others.
         dev: Flags of the runs that choose a setting.
         dev_figure: The larger, the better.
     """
@@ -67,20 +80,53 @@ class Study:
     rule: str
     config: str
     flags: Flags
-    arms: Mapping[str, Flags]
+    arms: Mapping[str, Flags | Run]
     verdict: Callable[[Results], Verdict]
     figure: str = "test/top1"
+    figures: Mapping[str, Figure] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0, 1, 2)
     before: Mapping[str, Run] = field(default_factory=dict)
     settings: Mapping[str, Flags] = field(default_factory=lambda: {ONLY: ()})
+    own_settings: Mapping[str, Mapping[str, Flags]] = field(default_factory=dict)
     dev: Flags = ()
     dev_figure: str = "dev/top1"
 
     @property
     def compared(self) -> Flags:
         """What sets runs apart, and what the choice of a setting rests on."""
-        sets = (*self.arms.values(), *self.settings.values(), self.dev)
-        return tuple(flag for flags in sets for flag in flags)
+        sets = [
+            one.flags if isinstance(one, Run) else one for one in self.arms.values()
+        ]
+        for arm in self.arms:
+            sets += self.settings_of(arm).values()
+        return tuple(flag for flags in (*sets, self.dev) for flag in flags)
+
+    @property
+    def rows(self) -> Mapping[str, Figure]:
+        """What is compared, by name."""
+        return self.figures or {arm: Figure(arm, self.figure) for arm in self.arms}
+
+    def run_of(self, arm: str) -> Run:
+        """Returns what an arm is, without a setting."""
+        own = self.arms[arm]
+        return own if isinstance(own, Run) else Run(self.config, (*self.flags, *own))
+
+    def settings_of(self, arm: str) -> Mapping[str, Flags]:
+        """Returns the settings that an arm has its best of."""
+        own = self.own_settings
+        return own[arm] if arm in own else self.settings
+
+    def needs(self, arm: str) -> tuple[str, ...]:
+        """Returns the arms whose runs an arm starts from or looks at."""
+        flags = self.run_of(arm).flags
+        return tuple(
+            other for other in self.arms if any(f"{{{other}}}" in one for one in flags)
+        )
+
+
+def is_share(figure: str) -> bool:
+    """Returns whether a figure of this name is shown in percent."""
+    return figure.endswith(("top1", "shot", "accuracy", "majority", "share"))
 
 
 class Margin(NamedTuple):
