@@ -1,4 +1,4 @@
-"""Draws the plots of the site from figures that are committed: benchmarks/*.md.
+"""Draws the plots of the site from figures that are committed below benchmarks/.
 
 `draw(folder)` is called by every build; nothing here holds a number of its own.
 """
@@ -90,7 +90,7 @@ def loading(axes: Axes) -> None:
 
 def transfer(axes: Axes) -> None:
     """What pre-training on five classes of CIFAR-10 is worth on the other five."""
-    rows = table("Transfer")[1:]
+    rows = table("Study: transfer", "studies/transfer.md")[1:]
     names = [row[0].replace(" on 500 images, 20 epochs", "") for row in rows]
     for shift, column, label, color in (
         (-0.2, 1, "pre-trained", OURS),
@@ -114,7 +114,7 @@ def transfer(axes: Axes) -> None:
 
 def positions(axes: Axes) -> None:
     """The paper's Table 8 in miniature."""
-    head, *rows = table("Position embeddings")
+    head, *rows = table("Study: posemb", "studies/posemb.md")
     for column, name in enumerate(head[1:], 1):
         there = [(i, numbers(row[column])) for i, row in enumerate(rows) if row[column]]
         axes.errorbar(

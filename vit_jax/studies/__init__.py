@@ -9,9 +9,12 @@ from vit_jax.studies import (
     crops,
     distillation,
     layer_decay,
+    masked,
     pooling,
+    posemb,
     resolution,
     span,
+    transfer,
 )
 from vit_jax.studies.study import Study
 
@@ -20,7 +23,10 @@ STUDIES: dict[str, Study] = {
     "crops": crops.STUDY,
     "distillation": distillation.STUDY,
     "layer_decay": layer_decay.STUDY,
+    "masked": masked.STUDY,
     "pooling": pooling.STUDY,
+    "posemb": posemb.STUDY,
     "resolution": resolution.STUDY,
     "span": span.STUDY,
+    "transfer": transfer.STUDY,
 }
