@@ -122,6 +122,22 @@ def test_a_failed_point_is_in_the_table_and_the_others_go_on(swept, tmp_path):
     assert rows[NAMES[0]]["error"] == ""
 
 
+def test_the_same_mistake_twice_ends_a_sweep_of_which_nothing_is_done(swept, tmp_path):
+    wrong = dict.fromkeys(NAMES, [2, 2, 0])
+    code, rows = swept(wrong)
+    assert code == 2 and starts(tmp_path) == [1, 1, 0, 0]
+    assert [row["status"] for row in rows.values()] == [
+        *("failed", "failed", "waiting", "waiting")
+    ]
+    assert swept(wrong)[0] == 2 and starts(tmp_path) == [2, 1, 0, 0]
+    assert swept({})[0] == 0 and starts(tmp_path) == [3, 2, 1, 1]
+
+
+def test_mistakes_beside_points_that_are_done_end_no_sweep(swept, tmp_path):
+    wrong = {name: [2] for name in NAMES[1:]}
+    assert swept(wrong)[0] == 2 and starts(tmp_path) == [1, 1, 1, 1]
+
+
 def test_a_grid_may_grow_and_another_sweep_is_refused(swept, tmp_path):
     one = {"optimizer.lr": ["0.1"], "seed": ["0"]}
     swept({}, grid=one)

@@ -20,7 +20,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, ClassVar, NamedTuple
 
@@ -135,7 +135,10 @@ class Queue(abc.ABC):
         """Returns other files of the folder, by name: tables for people."""
 
     def run(self) -> int:
-        """Runs what is not done; returns 0, or the code of the first that failed."""
+        """Runs what is not done; returns 0, or the code of the first that failed.
+
+        It ends early where a second run finds the same mistake and none is done.
+        """
         codes = []
         with self._passing_on(), cli.progress("points", self.total()) as tell:
             while (found := self._next()) is not None:
@@ -152,6 +155,12 @@ class Queue(abc.ABC):
                         codes.append(code)
                     self._write(point.name)
                 logging.info("%s %s", where, sweep_table.told(row))
+                if self._is_hopeless(row):
+                    logging.error(
+                        "two runs found the same mistake and none is done: the others "
+                        "wait; the same command runs them when it is mended"
+                    )
+                    break
             self._write()
         if self._stopped:
             return errors.EXIT_RETRY
@@ -209,6 +218,14 @@ class Queue(abc.ABC):
         else:
             row |= {"status": "failed", "error": _error(code, err)}
         return code
+
+    def _is_hopeless(self, row: Mapping[str, Any]) -> bool:
+        """Whether a run ended by a mistake as another did, and none is done."""
+        if row["exit_code"] != errors.EXIT_BAD_INPUT:
+            return False
+        rows = self.rows.values()
+        alike = [one for one in rows if one["error"] == row["error"]]
+        return len(alike) > 1 and all(one["status"] != "done" for one in rows)
 
     def _start(self, point: Point, log: IO[str]) -> tuple[int, str, str]:
         """Runs a point's command to its end: its code, output, and what it said."""
