@@ -28,6 +28,7 @@ ADDED = {
     ("few=fewshot:oxford_iiit_pet",): FEW,
     ("few.type=fewshot", "few.dataset=pets"): FEW,
     ("few=fewshot:pets", "few.shots=1,5"): FEW | {"shots": (1, 5)},
+    ("few=fewshot:pets", "few.shots=(5,)"): FEW | {"shots": (5,)},
     ("few.shots=(10,)", "few=fewshot:pets"): FEW | {"shots": (10,)},
     ("few=fewshot:pets", "few.seeds=1", "few.l2=32", "few.every=5%"): FEW
     | {"seeds": 1, "l2": 32.0, "every": "5%"},
@@ -110,6 +111,8 @@ WRONG = {
     ("few=fewshot:pets", "few.shot=1"): ("evals.few.shot", 'Did you mean "shots"'),
     ("val.shots=1",): ("unknown key evals.val.shots", "classify has dataset, every"),
     ("few=fewshot:pets", "few.shots=one"): ("shots=one: want whole numbers",),
+    ("few=fewshot:pets", "few.shots=1,,5"): ("shots=1,,5: want whole numbers",),
+    ("few=fewshot:pets", "few.image_size=224x"): ("want whole numbers",),
     ("few=fewshot:pets", "few.seeds=1.5"): ("seeds=1.5: want a whole number",),
     ("few=fewshot:pets", "few.l2=big"): ("l2=big: want a number",),
     ("lin=probe:pets", "lin.l2=big"): ("l2=big: want numbers, as in 1e-4,0.1",),

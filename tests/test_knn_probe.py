@@ -205,6 +205,7 @@ def test_commands_on_files_are_those_on_a_checkpoint(tmp_path, capsys):
         ([], "want --train=FILE and --test=FILE of vit_jax features, or"),
         ([*files, "--split=test"], "--split wants --checkpoint"),
         ([*files, "--k=a"], "--k=a; want numbers"),
+        ([f"{files[0]},{paths['tr']}", files[1]], "is there twice; want each file"),
         (["x"], "what is 'x'"),
     ):
         with own_flags("knn") as module, pytest.raises(errors.UserError, match=message):

@@ -148,8 +148,8 @@ def _no_such(name: str, evals: Mapping[str, Any]) -> errors.UserError:
 
 
 def _words(text: str) -> list[str]:
-    words = re.split("[,x]", text.strip().strip("()[]"))
-    return [word for word in words if word.strip()]
+    text = text.strip().strip("()[]").strip()
+    return re.split("[,x]", text.removesuffix(",")) if text else []  # (5,) is one
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """Features with a class each, out of files of `vit_jax features`."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -16,9 +17,14 @@ def read(paths: Sequence[str]) -> features.Labelled:
         paths: As `vectors.open_vectors` takes them: the parts of several machines.
 
     Raises:
-        errors.UserError: no such file, rows without a class, other widths.
+        errors.UserError: no such file, or twice; rows without a class, other widths.
     """
     found = [vectors.open_vectors(path) for path in paths]
+    known: set[Path] = set()
+    for one in found:
+        if (path := one.path.resolve()) in known:
+            raise errors.UserError(f"{one.path} is there twice; want each file once")
+        known.add(path)
     if len({one.width for one in found}) > 1:
         widths = ", ".join(f"{one.path} of {one.width}" for one in found)
         raise errors.UserError(
