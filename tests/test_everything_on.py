@@ -68,7 +68,7 @@ def figures(workdir):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("policy", "devices"),
-    [("randaug(2,15)", 1), ("3a", 4)],
+    [("randaug(2,15)", 1), ("rand-m9-mstd0.5-inc1", 1), ("3a", 4)],
 )
 def test_a_killed_run_is_the_unbroken_one(policy, devices, dataset, tmp_path):
     """Every figure and each leaf of the last state; devices change the rounding."""
