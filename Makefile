@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 QUICKSTART := workdirs/quickstart
 CASES ?= 10000
 
-.PHONY: quickstart train test test-slow test-all lint types docs fuzz chaos clean
+.PHONY: quickstart train test test-slow test-all test-gpu lint types docs fuzz chaos clean
 
 quickstart: train
 	@$(BIN)/python -m vit_jax.evaluate --checkpoint=$(QUICKSTART) \
@@ -28,6 +28,11 @@ test-slow: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n auto $(DIST) -m slow
 
 test-all: test test-slow
+
+# Steps for GPUs that are not there, by JAX's CUDA compiler: wants Python 3.12 or newer.
+test-gpu: $(VENV)/installed-test
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[cuda]' 'jax>=0.11.2'
+	$(BIN)/python -m pytest -m '' tests/test_plan_gpu.py
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

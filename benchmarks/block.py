@@ -15,9 +15,9 @@ import json
 import os
 import re
 
-from vit_jax.plan import topology
+from vit_jax.plan import tpus
 
-os.environ.update(topology.ENVIRONMENT)
+os.environ.update(tpus.COMPILER.environment)
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from jax.sharding import SingleDeviceSharding
 
 from vit_jax import models
 from vit_jax.models import blocks
-from vit_jax.plan import hlo, work
+from vit_jax.plan import hlo, topology, work
 
 Params = dict
 

@@ -67,6 +67,8 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
         ("v7x:2x2x1", 1, 4, 8),
         ("tpu7x:2x2x1", 1, 4, 8),
         ("v5e:1x1", 1, 1, 1),
+        ("h100:1", 1, 1, 1),
+        ("h200:8", 1, 8, 8),
     ],
 )
 def test_topologies_count_chips_and_devices(name, slices, chips, devices):
@@ -75,14 +77,15 @@ def test_topologies_count_chips_and_devices(name, slices, chips, devices):
     assert topology.parse(place.name, slices=slices) == place
 
 
-@pytest.mark.parametrize("name", ["v9:4x4", "v5e", "4x4", "v5e:4x", "h100:2x2"])
+@pytest.mark.parametrize("name", ["v9:4x4", "v5e", "4x4", "v5e:4x", "h101:8", "h100"])
 def test_an_unknown_topology_lists_those_that_are(name):
-    with pytest.raises(errors.UserError, match=r"(?s)v2:2x2.*v5e:.*16x16.*v7x:") as e:
+    rows = r"(?s)v2:2x2.*v5e:.*16x16.*v7x:.*a100, h100, h200: 1 to 8"
+    with pytest.raises(errors.UserError, match=rows) as e:
         topology.parse(name)
     assert len(str(e.value).splitlines()) <= 10
 
 
-@pytest.mark.parametrize("name", ["v5p:4x4", "v5e:4x4x4", "v5e:0x4"])
+@pytest.mark.parametrize("name", ["v5p:4x4", "v5e:4x4x4", "v5e:0x4", "h100:2x2"])
 def test_a_slice_has_the_dimensions_of_its_network(name):
     with pytest.raises(errors.UserError, match="wants"):
         topology.parse(name)
@@ -91,7 +94,7 @@ def test_a_slice_has_the_dimensions_of_its_network(name):
 def test_without_the_compiler_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(errors.UserError, match=r"pip install 'vit_jax\[plan\]'"):
-        topology.check_compiler()
+        topology.parse("v5e:4x4").compiler.check()
 
 
 def test_variants_are_the_product_and_leave_the_config_alone(config):
@@ -142,6 +145,7 @@ FACTS = {
     **{"hosts": 4, "batch_size": 256, "microbatches": 1, "total_steps": 1000},
     **{"tokens": 197, "lengths": [768], "forward_macs": 10**9, "parameters": 10**6},
     **{"state_bytes": 12 * 10**6, "usable_bytes": int(15.48 * GIB)},
+    "expected_bytes": 11 * GIB,
 }
 PROGRAM = """HloModule jit_train_step, input_output_alias={ {0}: (0, {}, may-alias) }
 
@@ -355,8 +359,8 @@ def test_the_command_refuses_in_a_few_lines(arguments, message):
 def test_the_compiler_knows_the_smallest_slice_of_every_generation(name):
     smallest = hardware.GENERATIONS[name].sizes[0]
     script = (
-        "import os, sys; from vit_jax.plan import topology;"
-        "os.environ.update(topology.ENVIRONMENT);"
+        "import os, sys; from vit_jax.plan import topology, tpus;"
+        "os.environ.update(tpus.COMPILER.environment);"
         "place = topology.parse(sys.argv[1], slices=int(sys.argv[2]));"
         "found = topology.devices(place); assert len(found) == place.devices;"
         "from vit_jax.parallel import hardware;"

@@ -31,6 +31,11 @@ class Chip:
     usable: float | None = None
     clock: float | None = None
 
+    @property
+    def granted(self) -> int:
+        """Bytes that a program can have; of a GPU JAX at first takes three quarters."""
+        return int(self.usable or 3 * self.memory // 4)
+
 
 # The first kind that matches wins.
 CHIPS: dict[str, Chip] = {
@@ -54,13 +59,13 @@ CHIPS: dict[str, Chip] = {
 
 @dataclass(frozen=True)
 class Generation:
-    """A TPU generation as slices of it are named, "v5e:4x4".
+    """A generation as slices of it are named, "v5e:4x4"; of GPUs "h100:8".
 
     Attributes:
         chip: Key of `CHIPS`.
-        compiler: What libtpu calls it.
+        compiler: What its compiler calls it.
         devices_per_chip: JAX devices; a v4 chip is one with its cores joined.
-        options: What libtpu wants to know besides, {} for most.
+        options: What that wants to know besides, {} for most.
         dimensions: Of the chip network.
         sizes: Slices that are rented, from the smallest.
     """
@@ -116,18 +121,18 @@ def usable_memory(device: jax.Device) -> int | None:
     """Returns the bytes a program can have on a device; None: nothing says.
 
     For a TPU that is what the compiler grants; elsewhere what the runtime has set
-    aside on a device of this process that is of the same kind, so that all processes
-    of a run say the same; without one the whole memory of the chip.
+    aside on a device of this process that is of the same kind, so that all processes of
+    a run say the same; without one what it would set aside.
     """
     chip = find_chip(device.device_kind)
     if chip is not None and chip.usable is not None:
-        return int(chip.usable)
+        return chip.granted
     alike = [d for d in jax.local_devices() if d.device_kind == device.device_kind]
     for local in alike:
         stats = local.memory_stats()
         if stats and "bytes_limit" in stats:
             return stats["bytes_limit"]
-    return chip.memory if chip else None
+    return chip.granted if chip else None
 
 
 def device_memory(device: jax.Device) -> int | None:

@@ -47,9 +47,9 @@ def _jobs(values: flags.FlagValues) -> list[compiling.Job]:
     if values.keep:
         validation.check_local(values.keep, "--keep")
     places = [topology.parse(name, slices=values.slices) for name in values.topology]
-    if places:
-        topology.check_compiler()
-    elif values.advise or values.slices > 1:
+    for place in places:
+        place.compiler.check()
+    if not places and (values.advise or values.slices > 1):
         raise errors.UserError("--advise and --slices want a --topology, as in v5e:4x4")
     choices: dict[str, list[Any]] = {
         name: values[name].value or [] for name in advice.VARIED

@@ -127,7 +127,7 @@ def largest_rows(
     if low is None or high is None:
         return next((n for n in (8, 4, 2, 1) if peak(n) is not None), 0)
     slope, rows = max(1, (high - low) // 8), 16
-    usable = int(place.chip.usable or place.chip.memory)
+    usable = place.chip.granted
     while low + slope * (2 * rows - 8) <= usable and rows < 4096:
         rows *= 2
     for candidate in (2 * rows, rows):
@@ -149,7 +149,7 @@ def smallest_slice(
     halving.
     """
     found = None
-    sizes = list(hardware.GENERATIONS[place.generation].sizes)
+    sizes = list(place.sizes)
     while sizes:
         middle = (len(sizes) - 1) // 2
         where = topology.parse(f"{place.generation}:{sizes[middle]}")

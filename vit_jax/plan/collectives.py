@@ -21,9 +21,10 @@ _CHAIN = re.compile(r'chain_id="(\d+)"')
 # How the TPU compiler names a sum of which each device keeps its part.
 _SCATTERING = "all-reduce-scatter"
 _SOURCE = re.compile(r'op_name="([^"]*)"')
-# Who takes part: lists of devices, or how many groups of how many.
+# Who takes part: lists of devices, how many groups of how many, or axes of a mesh.
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]+)\}")
 _COUNTED = re.compile(r"replica_groups=\[(?:\d+,)*(\d+)\]<=")
+_NAMED = re.compile(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}")
 # Of n devices in a ring or torus, how many n-ths less one of the value each sends: a
 # sum goes around once to be made and once to be had.
 _TURNS = {"all-reduce": 2, "all-gather": 1, "reduce-scatter": 1, "all-to-all": 1}
@@ -63,6 +64,11 @@ class Collective:
         if self.kind not in _TURNS:
             return float(self.bytes)
         return _TURNS[self.kind] * self.bytes * (self.group - 1) / self.group
+
+
+def is_collective(instruction: hlo.Instruction) -> bool:
+    """Returns whether devices send to each other, as far as its opcode says it."""
+    return _KIND.match(instruction.opcode) is not None
 
 
 def find(module: hlo.Module, *, devices: int) -> list[Collective]:
@@ -111,6 +117,11 @@ def _group(attributes: str) -> int | None:
     """How many devices take part; None: all."""
     if listed := _LISTED.search(attributes):
         return len(listed[1].split(","))
+    if named := _NAMED.search(attributes):
+        lengths = dict(re.findall(r"'([^']*)'=(\d+)", named[1]))
+        axes = re.findall(r"'([^']*)'(?::\(\d+\)(\d+))?", named[2])
+        # 'x':(2)4 is a part of an axis, four long.
+        return math.prod(int(part or lengths[axis]) for axis, part in axes)
     counted = _COUNTED.search(attributes)
     return int(counted[1]) if counted else None
 
@@ -148,9 +159,11 @@ def _payload(
         for array in computation.instructions[name].arrays
     ]
     result = instruction.type
-    if instruction.opcode.endswith("-start") and kind != "all-reduce":
-        # (operands, results, contexts ...)
-        result = (hlo.elements(result) + ["", ""])[1]
+    if instruction.opcode.endswith("-start"):
+        parts = hlo.elements(result)
+        # (operands, results, contexts ...); sums on a TPU: the results alone.
+        if kind != "all-reduce" or (parts and parts[0].startswith("(")):
+            result = (parts + ["", ""])[1]
     results = hlo.arrays(result)
     return max(results, operands, key=lambda a: sum(array.bytes for array in a))
 

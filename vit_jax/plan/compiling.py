@@ -17,10 +17,10 @@ from vit_jax.parallel import memory
 from vit_jax.parallel.memory import Memory
 from vit_jax.plan import buffers, hlo, topology
 
-# The TPU compiler writes these before it generates code, the scheduled program last.
+# The compilers write these before they generate code; one that lacks the memory stops
+# with the last.
 _REPORT = "*after_optimizations-memory-usage-report.txt"
 _ASSIGNMENT = "*after_optimizations-buffer-assignment.txt"
-_SCHEDULED = "*after_optimizations_after_buffer_assignment.txt"
 _OUT_OF_MEMORY = "*after_optimizations.txt"
 _POLL_SECONDS = 0.2
 
@@ -31,8 +31,8 @@ class Job:
 
     Attributes:
         config: Plain nested dict, as `configs/base.py` has it.
-        topology: The slice; None: this machine's own devices.
-        fast: Stop before code is generated. The TPU compiler only.
+        topology: The devices; None: this machine's own.
+        fast: Stop before code is generated. For devices that are not there only.
         keep: Folder for what the compiler prints; None: thrown away.
     """
 
@@ -97,15 +97,20 @@ def _run(job: Job, folder: Path) -> Result:
             env=_environment(job, folder),
         )
         try:
-            _wait(process, folder, fast=job.fast and job.topology is not None)
+            _wait(process, folder, _scheduled(job) if job.fast else "")
         finally:
             process.kill()
             process.wait()
-    return _result(folder, time.perf_counter() - started)
+    return _result(folder, _scheduled(job), time.perf_counter() - started)
+
+
+def _scheduled(job: Job) -> str:
+    """Pattern of the file with the scheduled program; "": there is none."""
+    return job.topology.compiler.scheduled if job.topology else ""
 
 
 def _environment(job: Job, folder: Path) -> dict[str, str]:
-    """Ours, with what makes a TPU compiler write down what it does."""
+    """Ours, with what makes a compiler write down what it does."""
     environment = dict(os.environ)
     # The worker finds the package wherever the command was started.
     root = str(Path(__file__).resolve().parents[2])
@@ -114,22 +119,23 @@ def _environment(job: Job, folder: Path) -> dict[str, str]:
     if job.topology is None:
         return environment
     given = environment["XLA_FLAGS"].split() if "XLA_FLAGS" in environment else []
-    # The TPU's library dies of a flag of another back end.
-    flags = [one for one in given if not one.startswith(("--xla_cpu_", "--xla_gpu_"))]
+    compiler = job.topology.compiler
+    flags = [one for one in given if not one.startswith(compiler.foreign)]
     flags += [
+        *compiler.flags,
         f"--xla_dump_to={folder}",
         "--xla_dump_hlo_as_text",
         "--xla_dump_hlo_module_re=jit_train_step",
     ]
-    return environment | topology.ENVIRONMENT | {"XLA_FLAGS": " ".join(flags)}
+    return environment | compiler.environment | {"XLA_FLAGS": " ".join(flags)}
 
 
-def _wait(process: subprocess.Popen, folder: Path, *, fast: bool) -> None:
-    """Waits for the end, or for all that is known before code is generated."""
+def _wait(process: subprocess.Popen, folder: Path, scheduled: str) -> None:
+    """Waits for the end, or for the file that a pattern names, if it does."""
     size = 0
     while process.poll() is None:
         time.sleep(_POLL_SECONDS)
-        for path in folder.glob(_SCHEDULED) if fast else ():
+        for path in folder.glob(scheduled) if scheduled else ():
             if size == (size := path.stat().st_size) and _is_whole(path):
                 return
 
@@ -143,11 +149,11 @@ def _is_whole(path: Path) -> bool:
 
 def _read(folder: Path, pattern: str) -> str:
     """The text of the one file that matches; "" without one."""
-    found = sorted(folder.glob(pattern))
+    found = sorted(folder.glob(pattern)) if pattern else []
     return found[0].read_text() if found else ""
 
 
-def _result(folder: Path, seconds: float) -> Result:
+def _result(folder: Path, scheduled: str, seconds: float) -> Result:
     error = json.loads(_read(folder, "error.json") or "{}")
     if error and error["user"]:
         raise errors.UserError(error["message"])
@@ -166,7 +172,7 @@ def _result(folder: Path, seconds: float) -> Result:
         found = Memory(wanted, None)
     text = (
         _read(folder, "compiled.hlo")
-        or _read(folder, _SCHEDULED)
+        or _read(folder, scheduled)
         or _read(folder, _OUT_OF_MEMORY)
     )
     return Result(

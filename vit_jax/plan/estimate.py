@@ -4,7 +4,7 @@ import logging
 from typing import Any
 
 from vit_jax.parallel import hardware
-from vit_jax.plan import buffers, collectives, compiling, links, work
+from vit_jax.plan import buffers, collectives, compiling, gpus, kernels, links, work
 
 # Forward, and twice that backward; a multiply-add is two FLOPs.
 FLOPS_PER_MAC = 6
@@ -23,7 +23,10 @@ def estimate(
     what the model needs without recomputation. `sent_bytes` are on the wire, where a
     sum counts twice; `step_seconds` leaves collectives out, `step_seconds_with_links`
     adds at the published rate of the links those that nothing overlaps, and of the
-    others what is longer than all compute.
+    others what is longer than all compute. Of GPUs, whose compiler estimates nothing,
+    there are `kernels` and `kernel_bytes` and what they cannot be shorter than, by
+    peaks and bandwidth of the data sheet: `bound_seconds`, and of the whole run, links
+    included, `bound_hours`.
     """
     facts = result.facts
     chip = hardware.find_chip(facts["device_kind"])
@@ -42,6 +45,7 @@ def estimate(
     figures |= _traffic(facts, result, links.rate(chip))
     figures |= _work(facts, result, chip, local=job.topology is None)
     figures |= _run(figures, price_per_chip_hour)
+    figures |= _bound(figures, result, chip, price_per_chip_hour)
     return figures
 
 
@@ -68,6 +72,7 @@ def _memory(facts: dict[str, Any], result: compiling.Result) -> dict[str, Any]:
         "fits": fits,
         "usable_bytes": usable,
         "peak_bytes": found and found.peak,
+        "expected_bytes": facts["expected_bytes"],
         "free_bytes": usable - found.peak if found and usable else None,
         "argument_bytes": found and found.arguments,
         "temporary_bytes": found and found.temporaries,
@@ -143,9 +148,7 @@ def _run(figures: dict[str, Any], price: float | None) -> dict[str, Any]:
             + ("step_seconds_with_links", "core_days_with_links")
         )
     hours = seconds * figures["total_steps"] / 3600
-    whole = None
-    if waiting is not None:
-        whole = max(seconds, figures["overlapped_seconds"]) + waiting
+    whole = None if waiting is None else _with_links(figures, seconds)
     days = figures["devices"] * figures["total_steps"] / 86400
     return {
         "step_seconds_with_links": whole,
@@ -154,4 +157,38 @@ def _run(figures: dict[str, Any], price: float | None) -> dict[str, Any]:
         "run_hours": hours,
         "core_days": hours / 24 * figures["devices"],
         "price": None if price is None else hours * figures["chips"] * price,
+    }
+
+
+def _with_links(figures: dict[str, Any], seconds: float) -> float:
+    return max(seconds, figures["overlapped_seconds"]) + figures["waiting_seconds"]
+
+
+def _bound(
+    figures: dict[str, Any],
+    result: compiling.Result,
+    chip: hardware.Chip | None,
+    price: float | None,
+) -> dict[str, Any]:
+    bandwidth = gpus.bandwidth(chip)
+    if result.module is None or chip is None or bandwidth is None:
+        return dict.fromkeys(
+            ("kernels", "kernel_bytes", "memory_bandwidth", "peak_flops")
+            + ("bound_seconds", "bound_seconds_with_links", "most_mfu")
+            + ("bound_hours", "bound_price")
+        )
+    found = kernels.find(result.module)
+    seconds = kernels.bound(found, peak=chip.peak_flops, bandwidth=bandwidth)
+    whole = _with_links(figures, seconds)
+    hours = whole * figures["total_steps"] / 3600
+    return {
+        "kernels": sum(one.count for one in found),
+        "kernel_bytes": sum(one.count * one.bytes for one in found),
+        "memory_bandwidth": bandwidth,
+        "peak_flops": chip.peak_flops,
+        "bound_seconds": seconds,
+        "bound_seconds_with_links": whole,
+        "most_mfu": figures["analytic_flops"] / whole / chip.peak_flops,
+        "bound_hours": hours,
+        "bound_price": None if price is None else hours * figures["chips"] * price,
     }

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 
 from vit_jax import experiment, models
-from vit_jax.parallel import hardware, memory
+from vit_jax.parallel import choosing, hardware, memory
 from vit_jax.parallel import mesh as mesh_lib
 
 
@@ -26,6 +26,7 @@ def of(exp: experiment.Experiment) -> dict[str, Any]:
         "batch_parts": mesh_lib.batch_parts(exp.mesh),
         "hosts": len(hosts),
         "usable_bytes": hardware.usable_memory(device),
+        "expected_bytes": _expected(exp),
         "batch_size": exp.batch_size,
         "microbatches": exp.microbatches,
         "tokens": architecture.tokens,
@@ -41,3 +42,16 @@ def of(exp: experiment.Experiment) -> dict[str, Any]:
         ),
         "state_bytes": memory.bytes_per_device(exp.state),
     }
+
+
+def _expected(exp: experiment.Experiment) -> int:
+    """Bytes of a device by the arithmetic of `mesh.layout=auto`."""
+    parts = exp.microbatches * mesh_lib.batch_parts(exp.mesh)
+    return choosing.choose(
+        *(exp.layout.name, exp.architecture.remat),
+        architecture=exp.architecture,
+        state=exp.state,
+        mesh=exp.mesh,
+        examples=exp.batch_size // parts,
+        frozen=[one.params for one in exp.frozen],
+    ).peak_bytes

@@ -14,7 +14,7 @@ _BRANCHES = re.compile(
     r"\b(?:branch_computations=\{([^}]*)\}"
     r"|(?:true|false)_computation=%?([\w.\-]+))"
 )
-_KNOWN_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_KNOWN_TRIPS = re.compile(r'"known_trip_count":\s*\{"n":\s*"(\d+)"\}')
 _BITS = {
     **{"pred": 8, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "s16": 16, "u16": 16},
     **{"s32": 32, "u32": 32, "s64": 64, "u64": 64, "bf16": 16, "f16": 16},
@@ -271,6 +271,11 @@ def called(instruction: Instruction) -> list[str]:
     for branches, branch in _BRANCHES.findall(instruction.attributes):
         names += re.findall(r"%?([\w.\-]+)", branches) if branches else [branch]
     return names
+
+
+def is_fusion(instruction: Instruction) -> bool:
+    """Returns whether an instruction runs as one what its computation describes."""
+    return instruction.opcode in ("fusion", "fusion-start")
 
 
 def is_compute(instruction: Instruction) -> bool:

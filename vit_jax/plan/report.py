@@ -16,16 +16,24 @@ LEFT_OUT = (
     "generation; nothing ran."
 )
 
+NO_ESTIMATE = (
+    "a bound by the data sheet and no prediction: real kernels reach neither rate, and "
+    "launches, input, evaluation and checkpoints are left out. Kernels are the "
+    "compiler's own choices, as without a GPU none were timed; nothing ran."
+)
+
 
 def plan(figures: dict[str, Any]) -> str:
     """Returns the report of one plan, from `estimate.estimate`."""
     parts = [_where(figures), _memory(figures), _collectives(figures), _work(figures)]
     if figures["step_seconds"]:
         parts.append(_run(figures))
+    elif figures["bound_seconds"]:
+        parts.append(_bound(figures))
     elif figures["cycles"] is None:
         parts.append(
             "time         not estimated: only the compiler of a TPU says it, of code "
-            "that it has generated (--topology, and no --fast)"
+            "that it has generated (--topology, and no --fast); of a GPU a bound"
         )
     if figures["fits"] is False:
         values = {field.name: figures[field.name] for field in fields(memory.Demand)}
@@ -73,6 +81,10 @@ def _memory(figures: dict[str, Any]) -> str:
             f"             arguments {figures['argument_bytes'] / GIB:.2f}, "
             f"temporaries {figures['temporary_bytes'] / GIB:.2f}"
         )
+    lines.append(
+        "             by arithmetic, as mesh.layout=auto and model.remat=auto expect: "
+        f"{figures['expected_bytes'] / GIB:.2f}"
+    )
     donated, state = figures["donated_bytes"], figures["state_bytes"]
     if donated is not None:
         lines.append(
@@ -147,6 +159,33 @@ def _run(figures: dict[str, Any]) -> str:
     )
 
 
+def _bound(figures: dict[str, Any]) -> str:
+    """What the kernels of a GPU cannot be shorter than."""
+    seconds, whole = figures["bound_seconds"], figures["bound_seconds_with_links"]
+    links = ""
+    if figures["sent_bytes"]:
+        links = (
+            "             with collectives at the published rate of NVLink: "
+            f"{whole * 1e3:.1f} ms\n"
+        )
+    hours, days = figures["bound_hours"], figures["devices"] / 24
+    price = ""
+    if figures["bound_price"] is not None:
+        price = f", price {figures['bound_price']:,.0f}"
+    return (
+        f"kernels      {figures['kernels']:,} a step, "
+        f"{figures['kernel_bytes'] / 1e9:.1f} GB read and written\n"
+        f"bound        no step below {seconds * 1e3:.1f} ms: the sum over kernels of "
+        f"the larger of FLOPs / {figures['peak_flops'] / 1e12:.0f} T and bytes / "
+        f"{figures['memory_bandwidth'] / 1e12:.2f} TB/s\n"
+        f"{links}"
+        f"             {figures['batch_size'] / whole:,.0f} images/s and "
+        f"{figures['most_mfu']:.1%} MFU at most; {figures['total_steps']:,} steps take "
+        f"{hours:,.1f} hours, {hours * days:,.1f} device-days{price} at least\n"
+        f"{NO_ESTIMATE}"
+    )
+
+
 def _links(figures: dict[str, Any]) -> str:
     """The same with collectives, where the rate of links is published; a line."""
     whole = figures["step_seconds_with_links"]
@@ -175,8 +214,10 @@ _COLUMNS = {
     "FLOPs": lambda f: _number(f["flops"], f["analytic_flops"], ".3f"),
     "Mcycles": lambda f: _number(f["cycles"], 1e6, ".2f"),
     "ms": lambda f: _number(f["step_seconds"], 1e-3, ".1f"),
+    "ms at least": lambda f: _number(f["bound_seconds_with_links"], 1e-3, ".1f"),
     "MFU": lambda f: _number(f["mfu"], 0.01, ".1f"),
     "images/s": lambda f: _number(f["images_per_second"], 1, ",.0f"),
+    "hours at least": lambda f: _number(f["bound_hours"], 1, ",.1f"),
     "hours": lambda f: _number(f["run_hours"], 1, ",.1f"),
     "device-days": lambda f: _number(f["core_days"], 1, ",.1f"),
     "price": lambda f: _number(f["price"], 1, ",.0f"),

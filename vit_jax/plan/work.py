@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 
-from vit_jax.plan import hlo
+from vit_jax.plan import hlo, libraries
 
 _CYCLES = re.compile(r'"estimated_cycles":"?(-?\d+)')
 _UNKNOWN = 2**62  # how the compiler prints "no estimate"
@@ -14,48 +14,73 @@ def flops(module: hlo.Module) -> int:
     """Returns the FLOPs of all matrix products and convolutions of a run.
 
     Only positions that meet an element of the operand are counted, as XLA counts them;
-    element-wise operations and hand-written kernels are not.
+    element-wise operations and hand-written kernels are not, calls of NVIDIA's
+    libraries are.
     """
-    total = 0
-    for computation, instruction in module.instructions():
-        times = module.times[computation.name]
-        if times and instruction.opcode == "dot":
-            total += times * 2 * _dot(instruction, computation)
-        elif times and instruction.opcode == "convolution":
-            total += times * 2 * _convolution(instruction, computation)
+    return sum(
+        times * 2 * _macs(instruction, computation)
+        for computation, instruction in module.instructions()
+        if (times := module.times[computation.name])
+    )
+
+
+def flops_of(
+    module: hlo.Module, computation: hlo.Computation, instruction: hlo.Instruction
+) -> int:
+    """Returns the FLOPs of one run of an instruction, of a fusion those inside it."""
+    total = 2 * _macs(instruction, computation)
+    for name in hlo.called(instruction) if hlo.is_fusion(instruction) else ():
+        fused = module.computations[name]
+        for inside in fused.instructions.values():
+            total += flops_of(module, fused, inside)
     return total
 
 
-def _operand(
-    instruction: hlo.Instruction, computation: hlo.Computation, index: int
+def _macs(instruction: hlo.Instruction, computation: hlo.Computation) -> int:
+    if instruction.opcode == "dot":
+        return _dot(instruction, computation)
+    if instruction.opcode == "convolution":
+        return _convolution(instruction, computation, (0, 1, None))
+    if instruction.opcode != "custom-call":
+        return 0
+    places = libraries.CONVOLUTIONS.get(libraries.target(instruction))
+    if places is not None:
+        return _convolution(instruction, computation, places)
+    return libraries.macs(instruction, computation)
+
+
+def _shape(
+    instruction: hlo.Instruction, computation: hlo.Computation, index: int | None
 ) -> tuple[int, ...]:
-    name = instruction.operands[index]
-    return computation.instructions[name].arrays[0].shape
+    """Of an operand; None: of the (first) result."""
+    if index is not None:
+        instruction = computation.instructions[instruction.operands[index]]
+    return instruction.arrays[0].shape
 
 
 def _dot(instruction: hlo.Instruction, computation: hlo.Computation) -> int:
     contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.attributes)
-    shape = _operand(instruction, computation, 0)
+    shape = _shape(instruction, computation, 0)
     total = instruction.arrays[0].elements
     for dimension in contracted[1].split(",") if contracted and contracted[1] else ():
         total *= shape[int(dimension)]
     return total
 
 
-def _convolution(instruction: hlo.Instruction, computation: hlo.Computation) -> int:
-    """Multiply-adds; the TPU compiler writes batched matrix products this way too."""
+def _convolution(
+    instruction: hlo.Instruction,
+    computation: hlo.Computation,
+    places: tuple[int | None, int | None, int | None],
+) -> int:
+    """Multiply-adds; the TPU compiler writes batched matrix products this way too.
+
+    `places` are those of image, kernel and result, see `libraries.CONVOLUTIONS`.
+    """
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)
     assert labels, instruction.attributes
     lhs, rhs, out = (
-        dict(zip(label, shape))
-        for label, shape in zip(
-            labels.groups(),
-            (
-                _operand(instruction, computation, 0),
-                _operand(instruction, computation, 1),
-                instruction.arrays[0].shape,
-            ),
-        )
+        dict(zip(label, _shape(instruction, computation, place)))
+        for label, place in zip(labels.groups(), places)
     )
     # A kernel's input features, and the result's batch, are of one group already.
     total = out["b"] * out["f"] * rhs["i"]
