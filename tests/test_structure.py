@@ -334,6 +334,7 @@ def test_a_hidden_default_is_seen():
 # records of runs. Everything else takes typed values.
 READS_CONFIGURATIONS = {
     *("main.py", "plan.py", "evaluate.py", "experiment/__init__.py"),
+    "studies/looks.py",  # a program, as main.py is
     "experiment/assembled.py",
     *("runs/measuring.py", "runs/workdir.py", "runs/card.py"),
     # What runs of older versions left beside their arrays.

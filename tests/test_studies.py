@@ -2,15 +2,19 @@
 
 import dataclasses
 import json
+import re
 import signal
 import subprocess
 import sys
 
 import commands
 import pytest
+from absl import flags
 
-from vit_jax import errors, studies
-from vit_jax.commands import point_queue
+from vit_jax import errors, experiment, studies
+from vit_jax.commands import point_queue, sweep
+from vit_jax.data import catalog
+from vit_jax.settings import recipe
 from vit_jax.studies import report, running, study
 from vit_jax.studies.study import Figure, Run, Study
 
@@ -55,11 +59,9 @@ NAMES = [
 
 
 def of_stub(folder, one=TINY):
+    given = {"fixed": ("--config.batch_size=8",), "retries": 0}
     program = (sys.executable, "-S", str(folder / "stub.py"))
-    fixed = ("--config.batch_size=8",)
-    return running.Running(
-        *("tiny", one, folder), fixed=fixed, retries=0, program=program
-    )
+    return running.Running("tiny", one, folder, program=program, **given)
 
 
 @pytest.fixture
@@ -251,16 +253,53 @@ def test_an_address_is_refused_where_studies_write_files(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def first_points(one, run):
+    """A run of each kind: those that differ in numbers alone are one."""
+    points = run.before_points()
+    for arm in one.arms:
+        points += run.test_points(arm, next(iter(one.settings_of(arm))))[:1]
+    points += run.dev_points(arm)[:1]
+    return {re.sub(r"\d+", "", str(point.arguments)): point for point in points}
+
+
+def assembled(arguments):
+    """Asserts that training would take the recipe and make the model."""
+    sweep.check(arguments)
+    config = recipe.plain(flags.FLAGS["config"].value)
+    info = catalog.DatasetInfo("any", 10, {"train": 9}, None, False, prepared=True)
+    assert experiment._architecture(config, info, None).num_classes == 10
+
+
 @pytest.mark.parametrize("name", studies.STUDIES)
-def test_the_runs_of_every_study_are_accepted(name, tmp_path, capsys):
+def test_the_runs_of_every_study_are_accepted(name, tmp_path):
+    one = studies.STUDIES[name]
+    run = running.Running(name, one, tmp_path, fixed=(), retries=0)
+    with commands.own_flags("studies"):
+        for point in first_points(one, run).values():
+            assembled(point.arguments)
+    assert run.total() >= len(run.plan()) > 0
+    assert len(one.seeds) >= 3 and one.rule.endswith(".")
+    assert {figure.arm for figure in one.rows.values()} <= set(one.arms)
+    assert name in report.page(name, one, [], run.results(), ())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", studies.STUDIES)
+def test_every_setting_of_every_study_is_accepted(name, tmp_path, capsys):
     argv = ["studies", "run", name, "--dry_run", f"--workdir={tmp_path / 'new'}"]
     with commands.own_flags("studies") as module:
         assert module._main(module._parse(argv)) == 0
-    one = studies.STUDIES[name]
-    run = running.Running(name, one, tmp_path, fixed=(), retries=0)
-    assert len(capsys.readouterr().out.splitlines()) == len(run.plan()) > 0
-    assert len(one.seeds) >= 3 and one.rule.endswith(".")
-    assert name in report.page(name, one, [], run.results(), ())
+    run = running.Running(name, studies.STUDIES[name], tmp_path, fixed=(), retries=0)
+    assert len(capsys.readouterr().out.splitlines()) == len(run.plan())
+
+
+def test_a_dry_run_prints_the_runs_that_are_known(tmp_path, capsys):
+    argv = ["studies", "run", "layer_decay", "--dry_run", f"--workdir={tmp_path / 'a'}"]
+    with commands.own_flags("studies") as module:
+        assert module._main(module._parse(argv)) == 0
+    (line,) = capsys.readouterr().out.splitlines()  # what arms start from
+    assert "-m vit_jax.main --config=cifar10" in line and "before_pretrained" in line
+    assert not (tmp_path / "a").exists()
 
 
 def test_the_list_has_the_questions(capsys):

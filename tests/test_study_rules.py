@@ -3,9 +3,14 @@
 import numpy as np
 import pytest
 
+from vit_jax import models
 from vit_jax.studies import (
+    adam,
     augmentation,
     crops,
+    data_size,
+    frontier,
+    inside,
     masked,
     pooling,
     posemb,
@@ -61,6 +66,15 @@ def test_verdicts_of_given_results():
         (masked, [*MASKED, 0.5, 0.4, 0.4, 0.4], True),
         (masked, [*MASKED, 0.4, 0.5, 0.5, 0.4], False),
         (masked, [0.15, *MASKED[1:], 0.5, 0.4, 0.4, 0.4], False),
+        (adam, [0.6, 0.6, 0.5, 0.5, 0.9, 0.905], True),
+        (adam, [0.9, 0.6, 0.5, 0.5, 0.9, 0.92], False),  # a point on average
+        # Test and train of the ViT at four sizes, then of the ResNet.
+        (data_size, [0.3, 0.9] * 4 + [0.5, 0.8] * 4, True),
+        (data_size, [0.3, 0.9] * 4 + [0.5, 0.8] * 3 + [0.1, 0.1], True),
+        (data_size, [0.3, 0.9] * 4 + [0.3, 0.6] + [0.5, 0.8] * 3, False),
+        (data_size, [0.3, 0.9] * 4 + [0.35, 1.0] + [0.5, 0.8] * 3, False),
+        (frontier, [0.4, 0.5, 0.5, 0.4, 0.4, 0.4, 0.5, 0.4, 0.4], True),
+        (frontier, [0.4, 0.4, 0.4, 0.9, 0.9, 0.9, 0.41, 0.9, 0.9], False),
     ],
 )
 def test_each_study_has_its_own_rule(of, figures, holds):
@@ -68,3 +82,60 @@ def test_each_study_has_its_own_rule(of, figures, holds):
     rows = zip(of.STUDY.rows, figures, strict=True)
     results = {name: [mean - 0.01, mean, mean + 0.01] for name, mean in rows}
     assert of.STUDY.verdict(results).holds == holds
+
+
+# What the paper sees, and its untrained control.
+INSIDE = {
+    **{"positions/rank": (0.6, 0.0), "positions/line": (0.4, 0.0)},
+    **{"positions/other": (0.1, 0.0), "filters/low_share": (0.6, 0.3)},
+    **{"distance/first": (8, 8), "distance/last": (12, 8)},
+    **{"distance/spread_first": (3, 0.1), "distance/spread_rest": (1, 0.1)},
+    **{"rollout/box_share": (0.4, 0.25), "rollout/area_share": (0.25, 0.25)},
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "lost"),
+    [
+        ({}, []),
+        ({"positions/rank": (0.2, 0.0)}, ["positions"]),
+        ({"positions/rank": (0.6, -0.2)}, ["positions"]),
+        ({"positions/line": (0.11, 0.0)}, ["positions"]),
+        ({"filters/low_share": (0.6, 0.59)}, ["filters"]),
+        ({"distance/last": (8, 8)}, ["distance"]),
+        ({"distance/spread_rest": (3.5, 0.1)}, ["distance"]),
+        ({"rollout/box_share": (0.26, 0.2)}, ["rollout"]),
+        ({"rollout/box_share": (0.4, 0.45)}, ["rollout"]),
+    ],
+)
+def test_each_claim_about_the_inside_has_its_own_rule(changed, lost):
+    results = {}
+    for name, means in (INSIDE | changed).items():
+        for row, mean in zip((name, inside.CONTROL.format(name)), means, strict=True):
+            results[row] = [mean - 0.01, mean, mean + 0.01]
+    assert results.keys() == inside.STUDY.rows.keys()
+    holds, text = inside.STUDY.verdict(results)
+    assert holds == (not lost)
+    told = {part.split(" ")[0] for part in text.split("; ") if " not as the " in part}
+    assert told == set(lost)
+
+
+def macs(flags):
+    """Of the model that these flags give the recipe of CIFAR-10."""
+    words = dict(flag.removeprefix("--config.model.").split("=") for flag in flags)
+    size = (64, 64) if "image_size" in words else (32, 32)
+    words.pop("image_size", None)
+    name, pool = words.pop("name"), words.pop("pool", "mean")
+    small = {"width": 128, "depth": 4, "mlp_width": 256, "heads": 4}
+    sizes = small | {key: int(value) for key, value in words.items()}
+    arch = models.architecture(
+        *(name,), num_classes=10, image_size=size, pool=pool, **sizes
+    )
+    return models.forward_macs(arch) / 1e6
+
+
+def test_what_is_compared_at_equal_compute_has_it():
+    for sizes in frontier.MODELS.values():
+        found = [macs(flags) for flags in sizes]
+        assert found == pytest.approx(frontier.BUDGETS, rel=0.1)
+    assert [round(macs(one), 1) for one in data_size.MODELS.values()] == [13.4, 12.6]

@@ -2,11 +2,11 @@
 
 A study compares a few ways to train: its question, the rule that decides and all its
 runs are fixed in a file of vit_jax/studies/. `run` trains what is missing, each run as
-its own `python -m vit_jax.main` in DIR/RUN, and says what the rule says of the figures.
-The same command again goes on where it was; beside it, on another GPU or host, it
-shares the runs. --config.KEY=VALUE changes every run, as for data.data_dir.
-DIR/NAME.md has the table and the verdict, DIR/results.jsonl a line a run. Exit codes
-are training's, whatever the verdict; 42: run it again.
+its own `python -m vit_jax.main` in DIR/RUN (`inside` looks at some), and says what the
+rule says of the figures. The same command again goes on where it was; beside it, on
+another GPU or host, it shares the runs. --config.KEY=VALUE changes every run, as for
+data.data_dir. DIR/NAME.md has the table and the verdict, DIR/results.jsonl a line a
+run. Exit codes are training's, whatever the verdict; 42: run it again.
 """
 
 import re
@@ -83,12 +83,11 @@ def _main(argv: list[str]) -> int:
     retries, dry_run = given.retries, given.dry_run
     study = studies.STUDIES[name]
     run = running.Running(name, study, workdir, fixed=fixed, retries=retries)
-    tests = [
-        run.test_points(arm, setting)[0]
-        for arm in study.arms
-        for setting in study.settings_of(arm)
-    ]
-    for point in [*run.plan(), *tests]:
+    points = run.before_points()
+    for arm in study.arms:
+        first = next(iter(study.settings_of(arm)))
+        points += [*run.dev_points(arm), run.test_points(arm, first)[0]]
+    for point in points:
         sweep.check(point.arguments)
     if dry_run:
         point_queue.show(run.plan(), workdir)

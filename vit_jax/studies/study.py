@@ -13,6 +13,11 @@ BEFORE, DEV, TEST = "before", "dev", "test"  # what a run is for
 ONLY = "only"  # the setting of a study that chooses among none
 # That of configs/cifar10.py with 16 patches: a fourth of the tokens.
 SMALL: Flags = ("--config.model.name=Ti/8", "--config.model.heads=2")
+# In that recipe, for a model of another family: its sizes are those of its name.
+OF_THE_NAME: Flags = (
+    *(f"--config.model.{key}=0" for key in ("width", "depth", "mlp_width", "heads")),
+    "--config.model.pool=token",
+)
 AT_THE_END: Flags = ("--config.eval_every=", "--config.save_every=")
 
 
