@@ -193,6 +193,7 @@ def test_an_arm_waits_for_the_best_run_of_another(folder):
     assert found.holds and found.verdict.startswith("tuned over dev: +50.50 points")
     page = (folder / "tiny.md").read_text()
     assert "| tuned `test/top1` |  | 100.00 | 101.00 | 100.50 ± 0.71 (2) |" in page
+    assert "Every run that is not given below whole is `--config=quickstart`" in page
     assert "old (without them): `config=cifar10` `total=1 steps`" in page
     assert "| arm | lr 3e-3 | lr 1e-2 |" in page and "| old | 49.30 | 50.00 |" in page
 

@@ -120,6 +120,19 @@ def test_each_claim_about_the_inside_has_its_own_rule(changed, lost):
     assert told == set(lost)
 
 
+def test_a_study_says_in_points_what_it_found():
+    means = [*MASKED, 0.5, 0.4, 0.3, 0.4]
+    rows = zip(masked.STUDY.rows, means, strict=True)
+    _, text = masked.STUDY.verdict({n: [m - 0.01, m, m + 0.01] for n, m in rows})
+    assert text == (
+        "mean colours right over the most frequent: +34.00 points; "
+        "4x4 colours right over the most frequent: +25.00 points; "
+        "from mean colours over from scratch: +10.00 points (deviation 1.00); "
+        "from 4x4 colours over from scratch: +0.00 points (deviation 1.00); "
+        "from pixels over from scratch: -10.00 points (deviation 1.00)."
+    )
+
+
 def macs(flags):
     """Of the model that these flags give the recipe of CIFAR-10."""
     words = dict(flag.removeprefix("--config.model.").split("=") for flag in flags)

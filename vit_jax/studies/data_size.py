@@ -72,7 +72,7 @@ def _arms() -> dict[str, Run]:
                 (
                     *whole,
                     *NO_REGULARISATION,
-                    "--config.total=100_000 examples",
+                    "--config.total=150_000 examples",
                     "--config.batch_size=64",
                     *study.judged_on("train[45000:]"),
                     "--config.eval_every=5%",

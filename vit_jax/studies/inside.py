@@ -18,13 +18,13 @@ from vit_jax.studies.study import Figure, Flags, Results, Run, Study, Verdict
 
 LOOKS = "vit_jax.studies.looks"
 UNTRAINED: Flags = ("--config.total=1 steps", "--config.optimizer.lr=0.0")
+LEARNING: Flags = ("--config.total=100_000 examples",)  # two epochs of CIFAR-10
 PHOTOGRAPHS: Flags = (
     "--config.model.pool=token",
     "--config.model.width=64",
     "--config.model.depth=6",
     "--config.model.mlp_width=128",
     "--config.batch_size=64",
-    "--config.total=2 epochs",
     *study.AT_THE_END,
 )
 DATA: Flags = ("--config.data.dataset=py:vit_jax.studies.clutter:splits",)
@@ -35,7 +35,6 @@ DIGITS: Flags = (
     "--config.model.width=64",
     "--config.model.mlp_width=128",
     "--config.batch_size=64",
-    "--config.total=100_000 examples",
     *study.AT_THE_END,
 )
 NEAR, FAR = 0.3, 0.1  # correlations
@@ -128,9 +127,9 @@ STUDY = Study(
     config="cifar10",
     flags=(),
     arms={
-        "ViT": Run("cifar10", PHOTOGRAPHS),
+        "ViT": Run("cifar10", (*PHOTOGRAPHS, *LEARNING)),
         "ViT, untrained": Run("cifar10", (*PHOTOGRAPHS, *UNTRAINED)),
-        "ViT of digits": Run("cifar10", DIGITS),
+        "ViT of digits": Run("cifar10", (*DIGITS, *LEARNING)),
         "ViT of digits, untrained": Run("cifar10", (*DIGITS, *UNTRAINED)),
         "look": _look("ViT"),
         "look, untrained": _look("ViT, untrained"),

@@ -37,11 +37,11 @@ def verdict(results: Results) -> Verdict:
     }
     means, *_ = TARGETS
     told = [
-        *(
-            f"{name} over the most frequent: {100 * v:+.2f}"
-            for name, v in gains.items()
-        ),
-        *(f"fine-tuned from {name} over scratch: {m}" for name, m in margins.items()),
+        f"{name} right over the most frequent: {100 * gain:+.2f} points"
+        for name, gain in gains.items()
+    ]
+    told += [
+        f"{TUNED.format(name)} over {SCRATCH}: {one}" for name, one in margins.items()
     ]
     return Verdict(
         gains[means] >= MARGIN and margins[means].counts, "; ".join(told) + "."

@@ -115,11 +115,11 @@ def page(
     parts.append(
         _wrapped(
             f"{shares and f'{shares} in percent, '}mean ± deviation (n - 1); CPU time "
-            f"of all runs {spent / 60:.1f} minutes. Every run {_but_for(study)}is "
-            f"`--config={study.config}` with these flags:"
+            f"of all runs {spent / 60:.1f} minutes.{_of_every_run(study)}"
         )
     )
-    parts.append("\n".join(["```text", *study.flags, "```"]))
+    if _share_flags(study):
+        parts.append("\n".join(["```text", *study.flags, "```"]))
     parts += [_own(study, arm) for arm in study.arms if _is_own(study, arm)]
     parts.append(f"```sh\n{command}\n```")
     return "\n\n".join(parts) + "\n"
@@ -161,7 +161,8 @@ def _setting(study: Study, arm: str, found: Found) -> str:
 def _label(study: Study, name: str) -> str:
     """A name, and what sets it apart: its arm's flags, or which figure it is."""
     if study.figures:
-        return f"{name} `{study.rows[name].name}`"
+        wanted = study.rows[name].name
+        return name if wanted in name else f"{name} `{wanted}`"
     return (
         name if _is_own(study, name) else f"{name} {_arm_words(study, name)}".rstrip()
     )
@@ -182,14 +183,24 @@ def _own(study: Study, arm: str) -> str:
     if not isinstance(own, Run):
         return _wrapped(f"{arm}: {_words(own) or 'these alone'}")
     said = f"`python -m {own.module}` " if own.module else ""
+    without = " (without them)" if _share_flags(study) else ""
     return _wrapped(
-        f"{arm} (without them): {said}{_words([f'--config={own.config}', *own.flags])}"
+        f"{arm}{without}: {said}{_words([f'--config={own.config}', *own.flags])}"
     )
 
 
-def _but_for(study: Study) -> str:
+def _share_flags(study: Study) -> bool:
+    """Whether there are arms that have the study's recipe and flags."""
+    return not all(isinstance(own, Run) for own in study.arms.values())
+
+
+def _of_every_run(study: Study) -> str:
+    """Introduces the flags that arms share."""
+    if not _share_flags(study):
+        return ""
     others = any(isinstance(own, Run) for own in study.arms.values())
-    return "that is not given below whole " if others else ""
+    but_for = "that is not given below whole " if others else ""
+    return f" Every run {but_for}is `--config={study.config}` with these flags:"
 
 
 def _chooses(study: Study) -> bool:
