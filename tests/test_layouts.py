@@ -209,6 +209,19 @@ def test_what_is_kept_falls_with_what_is_computed_again():
     assert kept[2] == pytest.approx(2 * (tokens * width * (depth + 1) + pixels), 0.01)
 
 
+def test_loops_stack_gradients_in_float32_and_flat_programs_do_not():
+    arch = models.architecture("S/16", num_classes=10, compute_dtype="bfloat16")
+    given = {"state": {}, "mesh": mesh.make_mesh(), "examples": 0}
+
+    def gradients(remat, **changes):
+        changed = arch.replace_known(**changes)
+        return choosing.choose("dp", remat, architecture=changed, **given).peak_bytes
+
+    weights = models.count_parameters(arch)
+    assert gradients("none") == 2 * weights
+    assert gradients("none", unroll=1) == gradients("full") == 4 * weights
+
+
 @pytest.mark.parametrize(
     ("gib", "wanted"),
     [

@@ -115,23 +115,7 @@ def _peak(
         gradients //= mesh.shape["fsdp"]
     block = bytes_per_example(architecture, "none") // architecture.depth
     kept = bytes_per_example(architecture, remat)
-    if remat == "none" and mesh.devices.flat[0].platform == "gpu":
-        kept += _transposed(architecture)
     return held + gathered + gradients + examples * (kept + 2 * block)
-
-
-def _transposed(architecture: models.Architecture) -> int:
-    """Bytes an image of what a GPU's compiler keeps twice, with heads first too.
-
-    These are queries, keys, values and what is attended to; cuDNN takes them as they
-    come.
-    """
-    if not isinstance(architecture, models.VitArchitecture):
-        return 0
-    if architecture.attention != "einsum":
-        return 0
-    width = jnp.dtype(architecture.compute_dtype).itemsize
-    return 4 * architecture.depth * architecture.tokens * architecture.width * width
 
 
 @functools.cache
