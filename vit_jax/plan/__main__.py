@@ -1,10 +1,11 @@
 """`vit_jax plan --config=configs/vit_h14.py:jft --topology=v5e:16x16`.
 
-Compiles the very step that training would run, for a TPU slice that is not there, and
-reports memory, collectives, FLOPs, the compiler's estimate of the time, and what the
-whole run would take. --fast stops before code is generated: memory, collectives and
-FLOPs in seconds. Without --topology: what the compiler of this machine's own devices
-knows.
+Compiles the very step that training would run, for a TPU slice or GPUs (h100:8) that
+are not there, and reports memory, collectives, FLOPs, the compiler's estimate of the
+time, and what the whole run would take; of GPUs, whose compiler estimates none, the
+kernels and what they cannot be shorter than. --fast stops before code is generated:
+memory, collectives and FLOPs in seconds. Without --topology: what the compiler of this
+machine's own devices knows.
 
 Several values, comma-separated, of --topology, --layout, --remat, --batch_size or
 --microbatches make a table. --config.KEY=VALUE as in `vit_jax.main`. A step that does
@@ -28,7 +29,7 @@ def _define_flags() -> None:
     recipe.define_flag("configs/vit_h14.py:jft")
     flags.declare_key_flag("config")
     flags.declare_key_flag("config_json")
-    flags.DEFINE_list("topology", [], "Slices, as in v5e:16x16; none: this machine.")
+    flags.DEFINE_list("topology", [], "As in v5e:16x16 or h100:8; none: this machine.")
     flags.DEFINE_integer("slices", 1, "How many such slices, joined by the network.")
     flags.DEFINE_bool("fast", False, "Stop before code is generated.")
     flags.DEFINE_bool("compare", False, "A table also of one variant.")
