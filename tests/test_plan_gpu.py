@@ -1,6 +1,7 @@
 """The planner's GPUs: names, kernels of a compiled program, bounds, a real compile."""
 
 import dataclasses
+import re
 import sys
 from pathlib import Path
 
@@ -132,6 +133,23 @@ def test_collectives_of_a_gpu(module):
     assert (summed.group, summed.overlaps) == (4, False)
 
 
+def test_elements_of_tuples_are_operands_where_they_are_printed_so(module, found):
+    """Dumps of new compilers have "%x#1" for a get-tuple-element of its own."""
+    taken = {f"gte.{i}": f"arg#{i}" for i in range(5)} | {"gte.5": "arg.1#0"}
+    taken |= {
+        "weights": "loop_slice_fusion.1#0",
+        "heads": "dot_product_attention_fwd.0#0",
+    }
+    text = EXCERPT
+    for name, element in taken.items():
+        text = re.sub(rf"  %{re.escape(name)} = .*\n", "", text)
+        text = re.sub(rf"%{re.escape(name)}(?=[,)])", f"%{element}", text)
+    short = hlo.Module(text)
+    assert "%arg#3" in text and "%gte." not in text
+    assert {one.name: one for one in kernels.find(short)} == found
+    assert short.times == module.times and work.flops(short) == work.flops(module)
+
+
 FACTS = {
     **{"model": "B/16", "remat": "none", "unroll": 0, "layout": "zero1"},
     **{"mesh": {"data": 1, "fsdp": 8, "tensor": 1}, "device_kind": "NVIDIA H100"},
@@ -245,7 +263,7 @@ def test_the_step_of_a_base_model_for_an_h100(attention, capsys):
     with capsys.disabled():
         print(f"\n{report.plan(figures)}")
     ours = figures["flops"] / figures["analytic_flops"]
-    assert 1 < ours < (1.02 if attention == "einsum" else 1.04)
+    assert 0.99 < ours < (1.01 if attention == "einsum" else 1.03)
     assert figures["peak_bytes"] <= figures["expected_bytes"]
     # What one H200 measured with cuDNN and 1,000 classes: 59.0 ms and 15.58 GiB.
     least, most = {"einsum": (0.050, 0.070), "dot_product": (0.040, 0.055)}[attention]

@@ -120,11 +120,27 @@ def _instruction(line: str) -> tuple[Instruction, bool] | None:
         name=start[2],
         type=line[begin:end],
         opcode=opcode[1],
-        operands=tuple(re.findall(r"%([\w.\-]+)", inside)),
+        operands=tuple(re.findall(r"%([\w.\-#]+)", inside)),
         literal=inside if opcode[1] in ("constant", "parameter") else "",
         attributes=line[last:],
     )
     return instruction, bool(start[1])
+
+
+def _take_out(computation: Computation, name: str) -> None:
+    """Makes an instruction of what is printed as an operand, element 2 of "%x#2"."""
+    whole, mark, index = name.rpartition("#")
+    if not mark or name in computation.instructions:
+        return
+    _take_out(computation, whole)
+    computation.instructions[name] = Instruction(
+        name=name,
+        type=elements(computation.instructions[whole].type)[int(index)],
+        opcode="get-tuple-element",
+        operands=(whole,),
+        literal="",
+        attributes=f", index={index}",
+    )
 
 
 class Module:
@@ -151,6 +167,8 @@ class Module:
             elif current is not None:
                 if parsed := _instruction(line):
                     instruction, is_root = parsed
+                    for name in instruction.operands:
+                        _take_out(current, name)
                     current.instructions[instruction.name] = instruction
                     current.root = instruction.name if is_root else current.root
             elif line[:1] not in ("", " ", "}") and (m := _COMPUTATION.match(line)):
