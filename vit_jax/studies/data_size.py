@@ -1,10 +1,11 @@
 """A ViT and a ResNet of equal compute over data sizes (the paper's Figure 4, in form).
 
 As there: subsets of one data set, no augmentation and no other regularisation, the same
-hyper-parameters for all sizes, and early stopping. Each model trains until its accuracy
-on 5,000 held-out images has not grown for a quarter of the run; a second run takes the
-best checkpoint and, at a rate of 0, says how it does on the test images and on those it
-was trained on. The ResNet is BiT's with units (2, 2, 2, 2) and half the width.
+hyper-parameters for all sizes, and early stopping. Each model sees 150,000 images, or
+fewer where its accuracy on 5,000 held-out ones has not grown for a quarter of them; a
+second run takes the best checkpoint and, at a rate of 0, says how it does on the test
+images and on those it was trained on. The ResNet is BiT's with units (2, 2, 2, 2) and
+half the width.
 
 CIFAR-10 is far smaller than where the paper's ViTs overtake: no crossing is asked for.
 """
