@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from vit_jax.inspection import distance
 
@@ -33,12 +32,18 @@ def nearness(similarity: np.ndarray, grid: tuple[int, int]) -> Nearness:
     one, two = np.triu_indices(len(rows), 1)
     cosines, apart = similarity[one, two], distance.between(grid, (1, 1))[one, two]
     line = (rows[one] == rows[two]) | (columns[one] == columns[two])
-    ranks = stats.rankdata(cosines), stats.rankdata(-apart)
+    ranks = _ranks(cosines), _ranks(-apart)
     return Nearness(
         float(np.corrcoef(*ranks)[0, 1]),
         float(cosines[line].mean()),
         float(cosines[~line].mean()),
     )
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Places in order, from 1; of equal values their mean."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
 
 
 def low_share(components: np.ndarray) -> float:
