@@ -78,7 +78,7 @@ CASES = (
     *(Case("B/16", "h100:1", images) for images in (64, 128, 256)),
     Case("B/16", "h100:1", 256, "einsum"),
     Case("B/16", "h200:1", 256),
-    Case("L/16", "h200:1", 128),
+    *(Case("L/16", place, 128) for place in ("h100:1", "h200:1")),
     Case("B/16", "h100:8", 256, layout="zero1"),
     *(Case("B/16", "h200:1", images, memory=True) for images in (64, 512)),
     Case("B/16", "h100:1", 512, memory=True),
