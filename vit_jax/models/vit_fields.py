@@ -75,7 +75,8 @@ class VitFields(Architecture):
         block: "standard"; "axial": attention along rows and MLP, then attention along
             columns and MLP (the paper's D.6).
         attention: The back end: "einsum", or "dot_product" for
-            `jax.nn.dot_product_attention` (cuDNN for bfloat16 on a GPU).
+            `jax.nn.dot_product_attention` (cuDNN for bfloat16 and 128 tokens or more
+            on a GPU).
         logits_dtype: Of the attention logits before the float32 softmax: "compute" is
             `compute_dtype`, or "float32"; "dot_product" always has "float32".
         attention_mask: "none"; "local": a patch sees those at most `attention_window`
