@@ -95,6 +95,15 @@ def cycles(target: float | None) -> Bar:
     return Bar("Mcycles a step", lambda f: f["cycles"] / 1e6, target)
 
 
+def an_image(target: float | None) -> Bar:
+    """The same, of each image of a device."""
+
+    def share(figures: dict[str, Any]) -> float:
+        return figures["cycles"] * figures["batch_parts"] / figures["batch_size"] / 1e6
+
+    return Bar("Mcycles an image", share, target)
+
+
 def utilization(target: float | None) -> Bar:
     """Model FLOPs over the published peak."""
     return Bar("MFU, %", lambda f: 100 * f["mfu"], target, True)
@@ -167,13 +176,15 @@ def layout(name: str, **rest: Any) -> dict[str, Any]:
 
 
 ALL_32 = layout("fsdp", fsdp=32)
+# Of steps with more than 32 images a device.
+WHOLE = {"microbatches": 1}
 CASES = (
     Case(
         *("H/14", "v3:4x4", 256, layout("zero1", fsdp=32) | KEPT),
         (memory(3.8), traffic(2.05)),
     ),
     Case("H/14", "v3:4x4", 256, ALL_32 | KEPT, (memory(2.5), traffic(3.1))),
-    Case("H/14", "v3:4x4", 2048, ALL_32 | KEPT, (memory(15.4), traffic(3.1))),
+    Case("H/14", "v3:4x4", 2048, ALL_32 | KEPT | WHOLE, (memory(15.4), traffic(3.1))),
     Case("H/14", "v5e:4x4", 512, layout("fsdp") | KEPT, (memory(8.3), traffic(3.1))),
     Case("H/14", "v5e:4x4", 512, layout("fsdp") | FULL, (memory(2.4), traffic(3.1))),
     Case("B/16", "v5e:4x4", 512, layout("dp") | FLAT, (memory(None), traffic(1.03))),
@@ -191,10 +202,10 @@ CASES = (
         (memory(None), traffic(2.05), overlap(100)),
     ),
     # Batch 4096 on the smallest slices, without and with accumulation.
-    Case("H/14", "v3:2x4", 4096, layout("fsdp") | FULL, (fits(),)),
-    Case("H/14", "v5e:4x4", 4096, layout("fsdp") | FULL, (fits(),)),
-    Case("H/14", "v4:2x2x2", 4096, layout("fsdp") | FULL, (fits(),)),
-    Case("H/14", "v5p:2x2x1", 4096, layout("fsdp") | FULL, (fits(),)),
+    Case("H/14", "v3:2x4", 4096, layout("fsdp") | FULL | WHOLE, (fits(),)),
+    Case("H/14", "v5e:4x4", 4096, layout("fsdp") | FULL | WHOLE, (fits(),)),
+    Case("H/14", "v4:2x2x2", 4096, layout("fsdp") | FULL | WHOLE, (fits(),)),
+    Case("H/14", "v5p:2x2x1", 4096, layout("fsdp") | FULL | WHOLE, (fits(),)),
     Case(
         *("H/14", "v3:2x2", 4096, layout("fsdp") | FULL | {"microbatches": 32}),
         (fits(),),
@@ -203,14 +214,14 @@ CASES = (
         *("H/14", "v5e:2x4", 4096, layout("fsdp") | FULL | {"microbatches": 16}),
         (fits(),),
     ),
-    Case("L/16", "v3:2x2", 4096, layout("fsdp") | FULL, (fits(),)),
-    Case("B/16", "v5e:2x2", 4096, layout("fsdp") | FULL, (fits(),)),
+    Case("L/16", "v3:2x2", 4096, layout("fsdp") | FULL | WHOLE, (fits(),)),
+    Case("B/16", "v5e:2x2", 4096, layout("fsdp") | FULL | WHOLE, (fits(),)),
     Case("G/14", "v5e:16x16", 4096, layout("fsdp") | KEPT, (fits(),)),
     Case("G/14", "v4:4x4x8", 4096, layout("fsdp") | KEPT, (fits(),)),
-    Case("G/14", "v5e:8x8", 4096, layout("fsdp") | FULL, (fits(),)),
-    Case("G/14", "v5e:4x4", 4096, layout("fsdp") | FULL, (fits(),)),
-    Case("G/14", "v4:2x4x4", 4096, layout("fsdp") | FULL, (fits(),)),
-    Case("G/14", "v4:2x2x2", 4096, layout("fsdp") | FULL, (fits(),)),
+    Case("G/14", "v5e:8x8", 4096, layout("fsdp") | FULL | WHOLE, (fits(),)),
+    Case("G/14", "v5e:4x4", 4096, layout("fsdp") | FULL | WHOLE, (fits(),)),
+    Case("G/14", "v4:2x4x4", 4096, layout("fsdp") | FULL | WHOLE, (fits(),)),
+    Case("G/14", "v4:2x2x2", 4096, layout("fsdp") | FULL | WHOLE, (fits(),)),
     # The tensor axis: few images a device make it pay.
     *(
         Case(
@@ -244,8 +255,22 @@ CASES = (
     ),
     Case(
         *("B/16", "v5e:4x4", 512, layout("zero1") | FLAT),
-        (cycles(None), utilization(None), overlap(100)),
+        (cycles(None), an_image(None), utilization(None), overlap(100)),
         fast=False,
+    ),
+    # More images a device, cut into microbatches of 32 by default, and once not.
+    *(
+        Case(
+            *("B/16", place, 16 * images, layout("zero1") | FLAT | parts),
+            (an_image(None), utilization(least)),
+            fast=False,
+        )
+        for place, least in (("v5e:4x4", 50), ("v6e:4x4", 35), ("v5p:2x2x4", None))
+        for images, parts in (
+            *((32, {}), (64, {}), (128, {}), (256, {})),
+            (128, WHOLE),
+        )
+        if (place, images) != ("v5e:4x4", 32)  # above
     ),
 )
 

@@ -223,6 +223,18 @@ def test_loops_stack_gradients_in_float32_and_flat_programs_do_not():
 
 
 @pytest.mark.parametrize(
+    ("images", "parts"),
+    [(1, 1), (32, 1), (33, 1), (34, 2), (37, 1), (48, 2), (64, 2), (100, 4), (256, 8)],
+)
+def test_a_tpu_takes_sixteen_to_thirty_two_images_of_a_vit_at_a_time(images, parts):
+    vit = models.architecture("S/16", num_classes=10)
+    assert choosing.microbatches(vit, images) == parts
+    for name in ("R50+B/16", "R+Ti/16", "BiT-R50x1"):
+        other = models.architecture(name, num_classes=10)
+        assert choosing.microbatches(other, images) == 1
+
+
+@pytest.mark.parametrize(
     ("gib", "wanted"),
     [
         (None, ("zero1", "none")),

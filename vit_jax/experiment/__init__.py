@@ -139,9 +139,20 @@ def _abstract_batch(
 def _check(config: Mapping[str, Any], mesh: Mesh) -> None:
     durations.check_trains(config)
     validation.check_values(config)
-    mesh_lib.check_batch(
-        "batch_size", config["batch_size"], mesh, microbatches=config["microbatches"]
-    )
+    parts = max(1, config["microbatches"])
+    mesh_lib.check_batch("batch_size", config["batch_size"], mesh, microbatches=parts)
+
+
+def _microbatches(
+    config: Mapping[str, Any], architecture: models.Architecture, mesh: Mesh
+) -> int:
+    """How many there are; on a TPU 0 leaves it to us."""
+    if config["microbatches"] or mesh.devices.flat[0].platform != "tpu":
+        return max(1, config["microbatches"])
+    from vit_jax.parallel import choosing
+
+    images = config["batch_size"] // mesh_lib.batch_parts(mesh)
+    return choosing.microbatches(architecture, images)
 
 
 def assemble(
@@ -160,7 +171,7 @@ def assemble(
             that the mesh does not divide, an image that the patch does not divide, an
             unknown model, dataset or choice.
     """
-    config = recipe.plain(config)
+    asked = config = recipe.plain(config)
     _check(config, mesh)
     data = config["data"]
     info = catalog.describe(naming.of_run(data), data_dir=data["data_dir"])
@@ -170,6 +181,7 @@ def assemble(
         start = opened = weights.pretrained.describe(config["init_from"])
     trained = objective.make(config["objective"], info, config)
     architecture = trained.outputs(_architecture(config, info, start))
+    config = asked | {"microbatches": _microbatches(asked, architecture, mesh)}
     shapes = models.abstract(architecture)[1]
     tuned = _tuning(config, shapes)
     tx, _ = _optimizer(config["optimizer"], lengths, tuned)
@@ -180,8 +192,7 @@ def assemble(
         params |= {} if tuned is None else tuned.added(key)
         return step_lib.init_state(params, tx, ema=config["ema"] > 0)
 
-    abstract = jax.eval_shape(make_state)
-    fixed = trained.frozen()
+    abstract, fixed = jax.eval_shape(make_state), trained.frozen()
     architecture, layout, beside = _lay_out(config, architecture, abstract, fixed, mesh)
     if opened is not None:
         weights.adapting.check_adapt(
@@ -203,7 +214,7 @@ def assemble(
             frozen=[one.params for one in beside],
             **_of_steps(config, info),
         ),
-        config=sections.recorded(config, dataclasses.asdict(prepared)),
+        config=sections.recorded(asked, dataclasses.asdict(prepared)),
         start=_start(config, info, start, architecture),
         mesh=mesh,
         architecture=architecture,

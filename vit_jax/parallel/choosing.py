@@ -20,6 +20,9 @@ from vit_jax.types import Params, TrainState
 
 # From the fastest to the smallest.
 REMATS = ("none", "dots_nb", "full")
+# Images that a TPU takes at a time. Of 64 and more the compiler makes the images the
+# last axis of residuals, and copies: half as fast at 128 (benchmarks/plan.md).
+MOST_IMAGES, LEAST_IMAGES = 32, 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +38,26 @@ class Choice:
     layout: str
     remat: str
     peak_bytes: int
+
+
+def microbatches(architecture: models.Architecture, images: int) -> int:
+    """Returns how many parts a device's images of a step are best cut into on a TPU.
+
+    One, where none of at least 16 images each divide them, and where nothing was
+    measured: of models with convolutions before the blocks, or with none.
+
+    Args:
+        architecture: Of the model.
+        images: Of a step, on one device.
+    """
+    if (
+        not isinstance(architecture, models.VitArchitecture)
+        or architecture.resnet is not None
+    ):
+        return 1
+    most = images // LEAST_IMAGES
+    parts = range(-(-images // MOST_IMAGES), most + 1)
+    return next((count for count in parts if images % count == 0), 1)
 
 
 def choose(

@@ -206,7 +206,7 @@ def _parts() -> tuple[Callable[[Any], bool], str]:
 CHECKS: list[tuple[str, Callable[[Any], bool], str]] = [
     (r"^seed$", *_number(0, 2**31 - 1)),
     (r"^batch_size$", *_number(1, 2**20)),
-    (r"^microbatches$", *_number(1, 2**16)),
+    (r"^microbatches$", *_number(0, 2**16)),
     (r"^keep$", *_number(1, 1000)),
     (r"^skip_bad_steps$", *_number(0, 2**20)),
     (r"^(roll_back|stop_after|distill\.temperature)$", *_number(0, 1000)),
