@@ -228,10 +228,17 @@ def test_loops_stack_gradients_in_float32_and_flat_programs_do_not():
 )
 def test_a_tpu_takes_sixteen_to_thirty_two_images_of_a_vit_at_a_time(images, parts):
     vit = models.architecture("S/16", num_classes=10)
-    assert choosing.microbatches(vit, images) == parts
+    for kind in ("TPU v3", "TPU v5 lite", "TPU v99"):
+        assert choosing.microbatches(vit, images, kind) == parts
     for name in ("R50+B/16", "R+Ti/16", "BiT-R50x1"):
         other = models.architecture(name, num_classes=10)
-        assert choosing.microbatches(other, images) == 1
+        assert choosing.microbatches(other, images, "TPU v3") == 1
+
+
+def test_a_v6e_takes_eight_to_sixteen_images_at_a_time():
+    vit, kind = models.architecture("S/16", num_classes=10), "TPU v6 lite"
+    found = [choosing.microbatches(vit, n, kind) for n in (32, 37, 40, 64, 128)]
+    assert found == [1, 1, 4, 4, 8]
 
 
 @pytest.mark.parametrize(

@@ -147,12 +147,13 @@ def _microbatches(
     config: Mapping[str, Any], architecture: models.Architecture, mesh: Mesh
 ) -> int:
     """How many there are; on a TPU 0 leaves it to us."""
-    if config["microbatches"] or mesh.devices.flat[0].platform != "tpu":
+    device = mesh.devices.flat[0]
+    if config["microbatches"] or device.platform != "tpu":
         return max(1, config["microbatches"])
     from vit_jax.parallel import choosing
 
     images = config["batch_size"] // mesh_lib.batch_parts(mesh)
-    return choosing.microbatches(architecture, images)
+    return choosing.microbatches(architecture, images, device.device_kind)
 
 
 def assemble(

@@ -20,9 +20,9 @@ from vit_jax.types import Params, TrainState
 
 # From the fastest to the smallest.
 REMATS = ("none", "dots_nb", "full")
-# Images that a TPU takes at a time. Of 64 and more the compiler makes the images the
+# Images of a step on a TPU that are not cut. Of 64 and more the compiler makes them the
 # last axis of residuals, and copies: half as fast at 128 (benchmarks/plan.md).
-MOST_IMAGES, LEAST_IMAGES = 32, 16
+WHOLE = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,23 +40,27 @@ class Choice:
     peak_bytes: int
 
 
-def microbatches(architecture: models.Architecture, images: int) -> int:
+def microbatches(architecture: models.Architecture, images: int, kind: str) -> int:
     """Returns how many parts a device's images of a step are best cut into on a TPU.
 
-    One, where none of at least 16 images each divide them, and where nothing was
-    measured: of models with convolutions before the blocks, or with none.
+    Of a size that divides them, between what the chip likes and half of that. One where
+    there is none, and where nothing was measured: of models with convolutions before
+    the blocks, or with no blocks.
 
     Args:
         architecture: Of the model.
         images: Of a step, on one device.
+        kind: The device's `device_kind`.
     """
+    chip = hardware.find_chip(kind)
+    most = hardware.Chip.images if chip is None else chip.images
     if (
         not isinstance(architecture, models.VitArchitecture)
         or architecture.resnet is not None
+        or images <= WHOLE
     ):
         return 1
-    most = images // LEAST_IMAGES
-    parts = range(-(-images // MOST_IMAGES), most + 1)
+    parts = range(-(-images // most), 2 * images // most + 1)
     return next((count for count in parts if images % count == 0), 1)
 
 

@@ -23,6 +23,7 @@ class Chip:
         usable: Bytes that the TPU compiler (libtpu 0.0.51) gives a program, from its
             message when one wants more; None where we know only `memory`.
         clock: Cycles/s of a TPU; None: not published, or no TPU.
+        images: Of a ViT, those that it takes at a time where a batch is cut for speed.
     """
 
     kind: str
@@ -30,6 +31,7 @@ class Chip:
     memory: int
     usable: float | None = None
     clock: float | None = None
+    images: int = 32
 
     @property
     def granted(self) -> int:
@@ -44,7 +46,10 @@ CHIPS: dict[str, Chip] = {
     "v4": Chip(r"TPU v4$", 275 * TERA, 32 * GIB, 30.75 * GIB, 1.05 * GIGA),
     "v5e": Chip(r"TPU v5( lite|e)", 197 * TERA, 16 * GIB, 15.75 * GIB, 1.50 * GIGA),
     "v5p": Chip(r"TPU v5p?$", 459 * TERA, 95 * GIB, 95.73 * GIB, 1.75 * GIGA),
-    "v6e": Chip(r"TPU v6( lite|e)", 918 * TERA, 32 * GIB, 31.24 * GIB, 1.75 * GIGA),
+    "v6e": Chip(
+        *(r"TPU v6( lite|e)", 918 * TERA, 32 * GIB, 31.24 * GIB, 1.75 * GIGA),
+        images=16,
+    ),
     "7x": Chip(r"TPU ?v?7x?", 1153.5 * TERA, 96 * GIB, 94.74 * GIB),
     "A100-80GB": Chip(r"A100.*80GB", 312 * TERA, 80 * GIB),
     "A100": Chip(r"A100", 312 * TERA, 40 * GIB),
