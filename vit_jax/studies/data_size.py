@@ -1,7 +1,7 @@
 """A ViT and a ResNet of equal compute over data sizes (the paper's Figure 4, in form).
 
 As there: subsets of one data set, no augmentation and no other regularisation, the same
-hyper-parameters for all sizes, and early stopping. Each model sees 30,000 images, or
+hyper-parameters for all sizes, and early stopping. Each model sees 20,000 images, or
 fewer where its accuracy on 1,500 held-out ones has not grown for a third of them; a
 second run takes the best checkpoint and, at a rate of 0, says how it does on the test
 images and on those it was trained on. The ResNet is BiT's with units (2, 2, 2, 2) and
@@ -73,7 +73,7 @@ def _arms() -> dict[str, Run]:
                 (
                     *whole,
                     *NO_REGULARISATION,
-                    "--config.total=30_000 examples",
+                    "--config.total=20_000 examples",
                     "--config.batch_size=64",
                     *study.judged_on("train[48500:]"),
                     "--config.eval_every=10%",
