@@ -28,7 +28,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 def command(arguments: argparse.Namespace, workdir: Path) -> list[str]:
     """The command of one run: small steps, frequent saves, dropout and average on."""
     return [
-        *(sys.executable, "-m", "vit_jax.main", "--config=configs/cifar10.py"),
+        *(sys.executable, "-m", "vit_jax.main", "--config=configs/cifar10.py:adam"),
         f"--workdir={workdir}",
         f"--config.data.data_dir={Path(arguments.data_dir).resolve()}",
         f"--config.total={arguments.steps} steps",

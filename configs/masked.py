@@ -52,7 +52,7 @@ def _i1k() -> ConfigDict:
 
 
 def _cifar10() -> ConfigDict:
-    config = cifar10.get_config()
+    config = cifar10.get_config("adam")
     config.total = "2 epochs"
     base.set_evals(config, test=base.masked("test"))
     return config

@@ -42,6 +42,7 @@ RECIPES = [
     ("cifar10", None),
     ("cifar10", "gpu"),
     ("cifar10", "small"),
+    ("cifar10", "adam"),
     ("augreg", None),
     ("vit_s16_baseline", None),
     ("deit", "S/16"),
@@ -505,7 +506,7 @@ def test_arguments_of_todays_recipes_are_named():
         ("deit3", "S/16,finetune", "of all but S/16"),
         ("deit", "L/16", "known: Ti/16, S/16, B/16"),
         ("mae_finetune", "S/16", "known: B/16, L/16, H/14"),
-        ("cifar10", "tpu", "want no argument, or gpu"),
+        ("cifar10", "tpu", "want no argument, or adam, gpu"),
     ):
         with pytest.raises(ValueError, match=words):
             recipe(module, argument)

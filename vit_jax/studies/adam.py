@@ -53,7 +53,7 @@ def verdict(results: Results) -> Verdict:
 
 def _pretraining(*flags: str) -> Run:
     return Run(
-        "cifar10",
+        "cifar10:adam",
         (
             *RESNET,
             transfer.SEEN,
@@ -73,7 +73,7 @@ STUDY = Study(
     "chosen on other images by the first seed, Adam is at least as good if the mean "
     "test accuracy, averaged over both tasks and three seeds, is at most half a point "
     "below SGD's. Whether the margin is beyond twice the pooled deviation is reported.",
-    config="cifar10",
+    config="cifar10:adam",
     flags=(
         *RESNET,
         "--config.total=300 steps",

@@ -32,7 +32,7 @@ STUDY = Study(
     rule="At equal steps a preset helps (harms) if its mean test accuracy over three "
     "seeds is above (below) that of flips alone by more than twice the pooled "
     "deviation over seeds. The study holds if one preset helps.",
-    config="cifar10",
+    config="cifar10:adam",
     flags=(
         "--config.data.train_split=train[:1000]",
         "--config.total=40 epochs",

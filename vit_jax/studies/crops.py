@@ -23,7 +23,7 @@ STUDY = Study(
     rule="Whole images are at least as good if the mean test accuracy over three seeds "
     "of random crops is not above theirs by more than twice the pooled deviation over "
     "seeds. Shifts are reported.",
-    config="cifar10",
+    config="cifar10:adam",
     before=layer_decay.STUDY.before,
     flags=(
         *study.SMALL,

@@ -69,7 +69,7 @@ def _arms() -> dict[str, Run]:
         for size in SIZES:
             whole = (*flags, f"--config.data.train_split=train[:{size}]")
             found[_name(model, size, "trained")] = Run(
-                "cifar10",
+                "cifar10:adam",
                 (
                     *whole,
                     *NO_REGULARISATION,
@@ -84,7 +84,7 @@ def _arms() -> dict[str, Run]:
             )
             best = f"{{{_name(model, size, 'trained')}}}:best"
             found[_name(model, size, "best")] = Run(
-                "cifar10",
+                "cifar10:adam",
                 (
                     *whole,
                     f"--config.init_from={best}",
@@ -107,7 +107,7 @@ STUDY = Study(
     "the ViT's, and the ViT's train accuracy is further above its test accuracy than "
     "the ResNet's, each by more than twice the pooled deviation over seeds. 20,000 "
     "images are reported.",
-    config="cifar10",
+    config="cifar10:adam",
     flags=(),
     arms=_arms(),
     figures={

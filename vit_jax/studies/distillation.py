@@ -10,10 +10,10 @@ STUDY = Study(
     "probabilities of a larger one than from the labels, in as many steps?",
     rule="Distillation is better if its mean test accuracy over three seeds is above "
     "that of the labels alone by more than twice the pooled deviation over seeds.",
-    config="cifar10",
+    config="cifar10:adam",
     before={
         "teacher": Run(
-            "cifar10",
+            "cifar10:adam",
             (
                 "--config.total=1 epochs",
                 "--config.batch_size=64",

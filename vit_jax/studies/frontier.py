@@ -72,7 +72,7 @@ STUDY = Study(
     "the hybrid is better at the smallest budget if its mean test accuracy over three "
     "seeds is above the ViT's by more than twice the pooled deviation over seeds. "
     "The larger budget and the ResNet are reported.",
-    config="cifar10",
+    config="cifar10:adam",
     flags=(
         "--config.data.train_split=train[:8000]",
         "--config.total=1 epochs",

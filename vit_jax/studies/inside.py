@@ -100,7 +100,7 @@ def verdict(results: Results) -> Verdict:
 
 
 def _look(arm: str, *flags: str) -> Run:
-    return Run("cifar10", (*flags, f"--config.init_from={{{arm}}}"), LOOKS)
+    return Run("cifar10:adam", (*flags, f"--config.init_from={{{arm}}}"), LOOKS)
 
 
 def _figures() -> dict[str, Figure]:
@@ -124,13 +124,13 @@ STUDY = Study(
     "further than the first, and heads differ most in the first two layers; rollout "
     "has more in the digit's box than the box has of the area, and than untrained. It "
     "holds if all do.",
-    config="cifar10",
+    config="cifar10:adam",
     flags=(),
     arms={
-        "ViT": Run("cifar10", (*PHOTOGRAPHS, *LEARNING)),
-        "ViT, untrained": Run("cifar10", (*PHOTOGRAPHS, *UNTRAINED)),
-        "ViT of digits": Run("cifar10", (*DIGITS, *LEARNING)),
-        "ViT of digits, untrained": Run("cifar10", (*DIGITS, *UNTRAINED)),
+        "ViT": Run("cifar10:adam", (*PHOTOGRAPHS, *LEARNING)),
+        "ViT, untrained": Run("cifar10:adam", (*PHOTOGRAPHS, *UNTRAINED)),
+        "ViT of digits": Run("cifar10:adam", (*DIGITS, *LEARNING)),
+        "ViT of digits, untrained": Run("cifar10:adam", (*DIGITS, *UNTRAINED)),
         "look": _look("ViT"),
         "look, untrained": _look("ViT, untrained"),
         "look at digits": _look("ViT of digits", *DATA),

@@ -11,10 +11,10 @@ STUDY = Study(
     rule="With the best of three rates each, chosen on other images by the first seed, "
     "layer decay is better if its mean test accuracy over three seeds is above that of "
     "one rate by more than twice the pooled deviation over seeds.",
-    config="cifar10",
+    config="cifar10:adam",
     before={
         "pretrained": Run(
-            "cifar10",
+            "cifar10:adam",
             (
                 *study.SMALL,
                 "--config.data.classes=airplane,automobile,bird,cat,deer",

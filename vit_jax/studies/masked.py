@@ -68,7 +68,7 @@ STUDY = Study(
     "more often than the most frequent colour, and the test accuracy of fine-tuning "
     "from them is above that from scratch by more than twice the pooled deviation over "
     "seeds. The other targets are reported.",
-    config="cifar10",
+    config="cifar10:adam",
     flags=(
         "--config.data.train_split=train[:10%]",
         *study.SMALL,

@@ -19,7 +19,7 @@ STUDY = Study(
     rule="With the best of three rates each, chosen on other images by the first seed, "
     "they are alike if their mean test accuracies over three seeds differ by at most "
     "one point.",
-    config="cifar10",
+    config="cifar10:adam",
     flags=(
         *study.SMALL,
         "--config.data.train_split=train[:5000]",

@@ -25,10 +25,10 @@ STUDY = Study(
     "better if its mean test accuracy over three seeds is above that of positions "
     "drawn anew by more than twice the pooled deviation over seeds, and that of copies "
     "is not above it by as much.",
-    config="cifar10",
+    config="cifar10:adam",
     before={
         "pretrained": Run(
-            "cifar10",
+            "cifar10:adam",
             (
                 *study.SMALL,
                 "--config.total=2 epochs",

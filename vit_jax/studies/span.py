@@ -23,7 +23,7 @@ STUDY = Study(
     rule="Attention is needed if the mean test accuracy over three seeds of attention "
     "among all patches is above that of attention within each patch alone by more than "
     "twice the pooled deviation over seeds. Neighbours are reported.",
-    config="cifar10",
+    config="cifar10:adam",
     flags=(
         *study.SMALL,
         "--config.data.train_split=train[:5000]",

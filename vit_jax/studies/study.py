@@ -11,7 +11,7 @@ Results = Mapping[str, Sequence[float]]  # the figure of each seed, by the arm's
 
 BEFORE, DEV, TEST = "before", "dev", "test"  # what a run is for
 ONLY = "only"  # the setting of a study that chooses among none
-# That of configs/cifar10.py with 16 patches: a fourth of the tokens.
+# That of configs/cifar10.py:adam with 16 patches: a fourth of the tokens.
 SMALL: Flags = ("--config.model.name=Ti/8", "--config.model.heads=2")
 # In that recipe, for a model of another family: its sizes are those of its name.
 OF_THE_NAME: Flags = (

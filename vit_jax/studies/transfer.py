@@ -50,7 +50,7 @@ STUDY = Study(
     rule="Pre-training helps if each margin over its twin without it, of fine-tuning "
     "and of 1, 5, 10 and 25 shots, in mean test accuracy over three seeds, is larger "
     "than twice the pooled deviation over seeds.",
-    config="cifar10",
+    config="cifar10:adam",
     flags=(
         OTHERS,
         "--config.data.train_split=train[:500]",
@@ -59,12 +59,12 @@ STUDY = Study(
     ),
     arms={
         "pretrained": Run(
-            "cifar10", (SEEN, "--config.total=2 epochs", *study.AT_THE_END)
+            "cifar10:adam", (SEEN, "--config.total=2 epochs", *study.AT_THE_END)
         ),
         TUNED: ("--config.init_from={pretrained}",),
         SCRATCH: (),
-        FEATURES: Run("cifar10", ("--config.init_from={pretrained}", *FEWSHOT)),
-        UNTRAINED: Run("cifar10", FEWSHOT),
+        FEATURES: Run("cifar10:adam", ("--config.init_from={pretrained}", *FEWSHOT)),
+        UNTRAINED: Run("cifar10:adam", FEWSHOT),
     },
     figures={
         "pre-training, on its own five": Figure("pretrained", "test/top1"),
