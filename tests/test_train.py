@@ -136,6 +136,15 @@ def test_how_often_an_evaluation_runs_is_not_what_it_measures(tmp_path):
     assert workdir_lib.changed_evals(tmp_path / "none", {"evals": again}) == set()
 
 
+def test_a_run_that_was_begun_with_one_microbatch_goes_on_by_default(tmp_path):
+    workdir_lib.check_same(tmp_path, {"microbatches": 0}, {"microbatches": 1})
+    for ours, theirs in ((0, 4), (4, 1), (2, 0)):
+        with pytest.raises(errors.UserError, match=f"{theirs} there, {ours} in this"):
+            workdir_lib.check_same(
+                tmp_path, {"microbatches": ours}, {"microbatches": theirs}
+            )
+
+
 def stop_at(step, workdir):
     """Sends SIGTERM to this process once a step is in metrics.jsonl."""
 
