@@ -282,7 +282,8 @@ def test_members_that_torch_does_not_write(tmp_path):
 
 
 def test_files_that_are_something_else(tmp_path):
-    path = tmp_path / "pytorch_model.bin"
+    path = tmp_path / "model" / "pytorch_model.bin"
+    path.parent.mkdir()
     contents = {
         b"": "is empty",
         b"<html>": "starts with '<html>'",
