@@ -66,7 +66,7 @@ for name, path in PATHS.items():
     words = path, "out.npz", "--dialect=google"
     add(f"convert: source {name}", "convert", *words, codes=read)
     if name in ("long", "deep", "zero", "nul", "mem", "root", "empty"):
-        # Who may write to /dev can have a /dev/zero.npy; in a device there are no files.
+        # Beside a device there may be files, in /dev for who may write there.
         out = f"{path}/out" if name == "zero" else path
         add(f"convert: target {name}", "convert", "{google}", path, "--dialect=google")
         add(f"export: out {name}", "export", "{google}", f"--out={path}")
