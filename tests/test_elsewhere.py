@@ -52,6 +52,7 @@ print(json.dumps([figures, again]))
 """
 
 
+@pytest.mark.slow
 def test_a_model_loads_and_predicts_without_what_unix_alone_has(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)
     image = tmp_path / "cat.png"

@@ -63,6 +63,7 @@ def losses(workdir):
     return [line["loss"] for line in lines if "loss" in line]
 
 
+@pytest.mark.slow
 def test_a_source_handed_over_trains_as_the_same_labels_in_a_table(tmp_path):
     """Lists of classes are several labels, trained with one sigmoid each."""
     splits = {split: Tagged(split) for split in shards.COUNTS}

@@ -112,6 +112,7 @@ def test_shellcheck(script):
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.slow
 def test_gclouds_own_parser_takes_the_commands(shown, tmp_path):
     if not shutil.which("gcloud"):
         pytest.skip("gcloud is not installed")

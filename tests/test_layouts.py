@@ -98,7 +98,8 @@ def test_losses_are_those_of_dp(losses, layout, variant):
 @pytest.mark.parametrize(
     ("layout", "variant"),
     [
-        *(("dp", "flat"), ("zero1", "flat"), ("fsdp", "loop")),
+        *(pytest.param(n, "flat", marks=pytest.mark.slow) for n in ("dp", "zero1")),
+        ("fsdp", "loop"),
         # Two steps with low-rank changes of such a model are in test_lora.
         pytest.param("fsdp", "rope", marks=pytest.mark.slow),
     ],
@@ -140,6 +141,7 @@ def test_state_lies_where_the_layout_says():
         assert len(specs) == 3 and set(specs) == {wanted}  # and Adam's two moments
 
 
+@pytest.mark.slow
 def test_another_layout_is_one_row(monkeypatch, losses):
     """Attention alone is cut over fsdp, by its heads: an end no layout of ours has."""
     rules = (("hidden", "tensor"), ("heads", "fsdp"), ("hidden_bias", "tensor"))

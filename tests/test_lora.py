@@ -178,7 +178,6 @@ LAYOUTS = {
     "zero1": {"mesh.layout": "zero1", "mesh.fsdp": 2, "microbatches": 2},
     "tensor": {"mesh.tensor": 2, "model.unroll": 0, "microbatches": 2},
 }
-MORE = ("zero1", "tensor")
 
 
 def after_two_steps(config, devices):
@@ -196,9 +195,8 @@ def check_close(one, other):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6, err_msg=leaf)
 
 
-@pytest.mark.parametrize(
-    "name", ["fsdp", *(pytest.param(n, marks=pytest.mark.slow) for n in MORE)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LAYOUTS)
 def test_layouts_remat_and_parts_of_a_batch_change_nothing(source, name):
     more = {"optimizer.name": "sgd", "lora.targets": ("query", "mlp")}
     more |= {"optimizer.layer_decay": 0.75}

@@ -72,6 +72,7 @@ def test_einsum_is_softmax_attention_and_so_are_its_gradients(bias, terms):
         assert distance(ours, theirs) < 2e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [None, jnp.dtype("float32")], ids=["bf16", "f32"])
 def test_in_bfloat16_gradients_are_as_good_as_the_softmax_s_over_1025_tokens(dtype):
     given = operands(1025)

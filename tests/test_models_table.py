@@ -61,6 +61,7 @@ def test_the_command_prints_every_model_in_columns():
     assert "  86,567,656     17.56     55.48         197         577" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_pattern_selects_and_json_is_one_object(capsys):
     pattern = "BiT-R152x[12]"
     with commands.own_flags("models") as module:

@@ -268,7 +268,11 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [*OPTIONS[1::2], *(pytest.param(o, marks=pytest.mark.slow) for o in OPTIONS[::2])],
+    ids=str,
+)
 def test_every_option_trains_and_remat_and_loops_do_not_matter(options):
     arch = small(depth=2, **options)
     params = models.split(noisy(arch))[1]

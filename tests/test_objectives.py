@@ -231,6 +231,7 @@ def test_frozen_weights_are_arguments_and_no_constants(monkeypatch, teacher):
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_frozen_weights_are_laid_out_as_those_that_are_trained(monkeypatch, teacher):
     losses_of = {}
     for layout, microbatches in (("dp", 1), ("fsdp", 1), ("zero1", 2)):

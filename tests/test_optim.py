@@ -288,6 +288,7 @@ def test_the_cap_of_adafactors_second_moment():
         np.testing.assert_allclose(moved["w"], expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_adafactor_treats_stacked_layers_as_leaves_of_their_own():
     """Also where the depth is one of the two largest axes, as of the biases of G/14."""
     depth, rng = 48, np.random.default_rng(1)

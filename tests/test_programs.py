@@ -38,6 +38,7 @@ def outputs() -> tuple[bytes, int]:
     return np.asarray(found).tobytes(), sum(1 for _ in there.glob("*-cache"))
 
 
+@pytest.mark.slow
 def test_a_kept_program_says_the_same_and_a_damaged_one_is_compiled_again(
     fresh, caplog
 ):

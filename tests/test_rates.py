@@ -215,6 +215,7 @@ def test_what_is_frozen_keeps_its_bits(freeze):
         assert named["patch_embed/kernel"] == 0
 
 
+@pytest.mark.slow
 def test_frozen_blocks_learn_as_if_the_others_were_alone():
     """The gradients of what is trained are those of the whole model."""
     norms = []

@@ -74,6 +74,7 @@ def test_nothing_is_shown_that_was_not_asked_for(
     assert not capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_bar_of_a_run_has_the_figures_of_its_file(drawn, tmp_path, caplog):
     config = quickstart.get_config()
     config.update_from_flattened_dict(

@@ -299,7 +299,7 @@ def plain(tmp_path_factory, device_mesh):
 @pytest.mark.parametrize(
     ("mesh_options", "changes"),
     [
-        ({"fsdp": 8}, {"mesh.fsdp": 8}),
+        pytest.param({"fsdp": 8}, {"mesh.fsdp": 8}, marks=pytest.mark.slow),
         ({}, {"microbatches": 4}),
         # Single steps of these are in test_layouts.
         pytest.param(
@@ -421,6 +421,7 @@ def test_frozen_leaves_do_not_move(whole, tmp_path, one_device):
         assert np.array_equal(a, b) != name.startswith("head/"), name
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_images_that_it_began_with(tmp_path, one_device):
     """Whatever became of the files of its checkpoint in the meantime."""
     source, workdir = tmp_path / "hf", tmp_path / "run"
@@ -459,6 +460,7 @@ def test_missing_data_leaves_no_workdir(tmp_path, device_mesh):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_to_a_larger_total(tmp_path, one_device):
     """Its lines go on too, with means of a period that began before; a short trace."""
     options = {"log_every": "4 steps", "optimizer.schedule": "constant"}

@@ -13,8 +13,9 @@ from benchmarks import unchanged
 @pytest.mark.parametrize(
     "name",
     [
-        *("vit_softmax", "vit_fsdp", "masked_pixels"),
-        *("checkpoint_logits", "checkpoint_resumed"),
+        *("vit_softmax", "masked_pixels", "checkpoint_logits"),
+        pytest.param("vit_fsdp", marks=pytest.mark.slow),
+        pytest.param("checkpoint_resumed", marks=pytest.mark.slow),
     ],
 )
 def test_the_numbers_are_those_stored(name):

@@ -189,6 +189,7 @@ train.run(config, WORKDIR, mesh.make_mesh(), stall_timeout=0.5)
 """
 
 
+@pytest.mark.slow
 def test_a_run_whose_data_stalls_ends_after_its_timeout(tmp_path):
     body = HANGING_DATA.replace("WORKDIR", repr(str(tmp_path)))
     code, log = run(body)
