@@ -141,6 +141,21 @@ def test_copies_between_memories_are_counted_with_their_bytes():
     }
 
 
+def test_copies_that_turn_arrays_round_are_counted_and_no_others():
+    text = """HloModule jit_train_step
+
+ENTRY %main (p: bf16[4,2,9,9]) -> bf16[4,2,9,9] {
+  %p = bf16[4,2,9,9]{3,2,1,0:T(8,128)(2,1)} parameter(0)
+  %copy.1 = bf16[4,2,9,9]{0,3,2,1:T(8,128)(2,1)} copy(%p)
+  %copy.2 = bf16[4,2,9,9]{0,3,2,1:T(8,128)(2,1)S(1)} copy(%copy.1)
+  ROOT %copy.3 = bf16[4,2,9,9]{3,2,1,0:T(8,128)(2,1)} copy(%copy.2)
+}
+"""
+    assert collectives.between_layouts(hlo.Module(text)) == [
+        {"dtype": "bf16", "shape": (4, 2, 9, 9), "count": 2, "bytes": 2 * 2 * 648}
+    ]
+
+
 def test_collectives_of_activations_are_told_by_their_shape():
     every = collectives.find(snippet("chained"), devices=16)
     moved = collectives.of_activations(every, rows=4, tokens=197)

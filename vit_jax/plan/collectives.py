@@ -2,8 +2,10 @@
 
 import math
 import re
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 from vit_jax.plan import hlo
 
@@ -29,6 +31,7 @@ _NAMED = re.compile(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}")
 # sum goes around once to be made and once to be had.
 _TURNS = {"all-reduce": 2, "all-gather": 1, "reduce-scatter": 1, "all-to-all": 1}
 _BETWEEN_MEMORIES = re.compile(r"(copy|slice|dynamic-slice|dynamic-update-slice)-start")
+_AXES = re.compile(r"\{([\d,]*)")  # of a printed type, the nearest elements' first
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,33 @@ def between_memories(module: hlo.Module) -> dict[str, dict[str, int]]:
         row["count"] += times
         row["bytes"] += times * moved
     return rows
+
+
+def between_layouts(module: hlo.Module) -> list[dict[str, Any]]:
+    """Returns the copies that only turn arrays round, largest first.
+
+    The compiler makes them where one operation wants an array with other axes next to
+    each other than the operation that made it. They take the time of two passes over
+    memory, which is in the estimate.
+    """
+    rows: Counter[hlo.Array] = Counter()
+    for computation, instruction in module.instructions():
+        times = module.control_times[computation.name]
+        if not times or instruction.opcode != "copy":
+            continue
+        before = computation.instructions[instruction.operands[0]].type
+        if _AXES.findall(before) != _AXES.findall(instruction.type):
+            rows[instruction.arrays[0]] += times
+    found = [
+        {
+            "dtype": array.dtype,
+            "shape": array.shape,
+            "count": count,
+            "bytes": count * array.bytes,
+        }
+        for array, count in rows.items()
+    ]
+    return sorted(found, key=lambda row: -row["bytes"])
 
 
 def _payload(

@@ -35,6 +35,7 @@ def estimate(
         for key in (
             *("model", "remat", "unroll", "layout", "mesh", "device_kind", "devices"),
             *("hosts", "batch_size", "batch_parts", "microbatches", "total_steps"),
+            "tokens",
         )
     }
     figures["topology"] = job.topology.name if job.topology else None
@@ -107,6 +108,7 @@ def _traffic(
         "sent_bytes_per_weight_byte": round(sent / weights, 3),
         **{name: link and part / link for name, part in zip(seconds, times)},
         "copies_between_memories": collectives.between_memories(result.module),
+        "copies_between_layouts": collectives.between_layouts(result.module),
         "asynchronous_starts": sum(one.count for one in found if one.asynchronous),
         "activation_collectives": [
             {"kind": one.kind, "bytes": one.count * one.bytes, "source": one.source}

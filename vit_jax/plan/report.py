@@ -116,6 +116,15 @@ def _collectives(figures: dict[str, Any]) -> str:
             f"copies       {row['count']} {name}, {row['bytes'] / GIB:.3f} GiB between "
             "memories, without an estimate"
         )
+    turned = figures["copies_between_layouts"]
+    if turned:
+        types = ", ".join(
+            f"{row['dtype']}{list(row['shape'])} x {row['count']}" for row in turned[:3]
+        )
+        lines.append(
+            f"copies       {sum(row['bytes'] for row in turned) / GIB:.3f} GiB between "
+            f"layouts, most of it {types}"
+        )
     for row in figures["activation_collectives"][:3]:
         lines.append(
             f"  WARNING: activations move: {row['kind']}, "
