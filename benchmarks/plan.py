@@ -104,17 +104,28 @@ def an_image(target: float | None) -> Bar:
     return Bar("Mcycles an image", share, target)
 
 
+def turned() -> Bar:
+    """Copies of attention's [b, h, n, n] from one layout to another."""
+
+    def moved(figures: dict[str, Any]) -> float:
+        rows = figures["copies_between_layouts"]
+        tokens = figures["tokens"]
+        return sum(r["bytes"] for r in rows if r["shape"].count(tokens) == 2) / 1e9
+
+    return Bar("GB of attention copied", moved, 0)
+
+
 def utilization(target: float | None) -> Bar:
     """Model FLOPs over the published peak."""
     return Bar("MFU, %", lambda f: 100 * f["mfu"], target, True)
 
 
-def core_days(paper: float) -> Bar:
-    """Of the whole run, over the paper's Table 2 or 6."""
-    return Bar(
-        f"core-days / the paper's {paper:g}k",
-        lambda f: f["core_days"] / (1000 * paper),
-        0.8,
+def core_days(paper: float) -> tuple[Bar, Bar]:
+    """Of the whole run, over the paper's Table 2 or 6: compute, and links as well."""
+    name, cores = f"core-days / the paper's {paper:g}k", 1000 * paper
+    return (
+        Bar(name, lambda f: f["core_days"] / cores, 0.7),
+        Bar(f"{name}, links", lambda f: f["core_days_with_links"] / cores, 0.7),
     )
 
 
@@ -237,41 +248,49 @@ CASES = (
         (cycles(29.5), utilization(None), flops()),
         fast=False,
     ),
-    Case(
-        *("L/16", "v3:16x16", 4096, layout("zero1") | FLAT),
-        (cycles(88), utilization(45), core_days(0.68)),
-        fast=False,
-    ),
-    Case(
-        *("L/16", "v3:16x16", 4096, layout("zero1") | FLAT),
-        (cycles(None), core_days(0.23)),
-        fast=False,
-        dataset="i21k",
-    ),
-    Case(
-        *("H/14", "v3:16x16", 4096, layout("zero1") | FLAT),
-        (cycles(None), utilization(48), core_days(2.5)),
-        fast=False,
+    # The paper's runs: on 512 cores, and on a fourth of them with 32 images each.
+    *(
+        Case(
+            *(model, place, 4096, layout("zero1") | FLAT),
+            (cycles(None), utilization(least), *core_days(paper)),
+            fast=False,
+            dataset=dataset,
+        )
+        for model, dataset, paper, least in (
+            ("L/16", "jft", 0.68, 45),
+            ("L/16", "i21k", 0.23, None),
+            ("H/14", "jft", 2.5, 48),
+        )
+        for place in ("v3:16x16", "v3:8x8")
+        if (model, place) != ("H/14", "v3:8x8")
     ),
     Case(
         *("B/16", "v5e:4x4", 512, layout("zero1") | FLAT),
         (cycles(None), an_image(None), utilization(None), overlap(100)),
         fast=False,
     ),
-    # More images a device, cut into microbatches of 32 by default, and once not.
+    # More images a device, cut into microbatches by default.
     *(
         Case(
-            *("B/16", place, 16 * images, layout("zero1") | FLAT | parts),
-            (an_image(None), utilization(least)),
+            *("B/16", place, 16 * 128, layout("zero1") | FLAT),
+            (an_image(None), utilization(least), turned()),
             fast=False,
         )
-        for place, least in (("v5e:4x4", 50), ("v6e:4x4", 35), ("v5p:2x2x4", None))
-        for images, parts in (
-            *((32, {}), (64, {}), (128, {}), (256, {})),
-            (128, WHOLE),
-        )
-        if (place, images) != ("v5e:4x4", 32)  # above
+        for place, least in (("v5e:4x4", 50), ("v6e:4x4", 35))
     ),
+)
+# Two blocks, more and more images a device: a cliff would be seen.
+IMAGES = (32, 64, 128, 256)
+MOST_OF_32 = 1.15  # of the cycles an image
+CLIFFS = tuple(
+    Case(
+        *(model, place, 16 * images, layout("zero1") | FLAT | {"model.depth": 2}),
+        (an_image(None), utilization(None), turned()),
+        fast=False,
+    )
+    for place in ("v5e:4x4", "v6e:4x4", "v5p:2x2x4")
+    for model in ("B/16", "L/16")
+    for images in IMAGES
 )
 
 
@@ -313,6 +332,34 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def cliffs(results: list[dict[str, Any]]) -> str:
+    """Returns a row in Markdown for each model and slice of `CLIFFS`."""
+    found = {result["case"]: result["figures"] for result in results}
+    heads = [f"{images} images" for images in IMAGES]
+    lines = [
+        f"| kcycles an image (MFU) | {' | '.join(heads)} | most / {IMAGES[0]} |",
+        "|-" * (len(IMAGES) + 2) + "|",
+    ]
+    for start in range(0, len(CLIFFS), len(IMAGES)):
+        cases = CLIFFS[start : start + len(IMAGES)]
+        if not all(case.name in found for case in cases):
+            continue
+        figures = [found[case.name] for case in cases]
+        counts = [f["cycles"] * f["batch_parts"] / f["batch_size"] for f in figures]
+        cells = [
+            f"{count / 1e3:.0f} ({100 * f['mfu']:.0f} %), {f['microbatches']} x "
+            f"{f['batch_size'] // f['batch_parts'] // f['microbatches']}"
+            for count, f in zip(counts, figures, strict=True)
+        ]
+        most = max(counts[1:]) / counts[0]
+        mark = "met" if most <= MOST_OF_32 else "**missed**"
+        lines.append(
+            f"| {cases[0].model}, {cases[0].place} | {' | '.join(cells)} "
+            f"| {most:.3f} {mark} |"
+        )
+    return "\n".join(lines)
+
+
 def _load(path: Path | None) -> dict[tuple, dict[str, Any]]:
     if path is None or not path.exists():
         return {}
@@ -330,7 +377,7 @@ def main() -> None:
     options = parser.parse_args()
     known = _load(options.results)
     results = []
-    for case in CASES:
+    for case in (*CASES, *CLIFFS):
         wanted = options.speed in ("all", "fast" if case.fast else "full")
         if not wanted or not re.search(options.only, case.name):
             continue
@@ -340,9 +387,15 @@ def main() -> None:
         if options.results and (case.name, case.fast) not in known:
             with open(options.results, "a") as file:
                 file.write(json.dumps(result) + "\n")
+    looked = [r for r in results if r["case"] in {case.name for case in CLIFFS}]
+    rest = [result for result in results if result not in looked]
     if options.write:
-        head, _, _ = TABLE.read_text().partition("<!-- table -->")
-        TABLE.write_text(f"{head}<!-- table -->\n\n{table(results)}\n")
+        head, _, tail = TABLE.read_text().partition("<!-- images -->")
+        between = tail.partition("<!-- end of images -->")[2].partition("<!-- table")[0]
+        TABLE.write_text(
+            f"{head}<!-- images -->\n\n{cliffs(looked)}\n\n<!-- end of images -->"
+            f"{between}<!-- table -->\n\n{table(rest)}\n"
+        )
     missed = [r["case"] for r in results if any(b["met"] is False for b in r["bars"])]
     print(json.dumps({"jax": jax.__version__, "cases": len(results), "missed": missed}))
 

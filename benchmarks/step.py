@@ -9,8 +9,7 @@ system, over all threads), which other programs on the machine hardly change, an
 time on the wall. GPUs: `gpu.py`.
 
 XLA's CPU client takes its memory anew for every step: 0.9-1.9 GB of page faults at
-batch 16. `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` (glibc 2.35 or later) in front of the
-command makes them huge pages; `--unroll=1 --remat=dots` more than halves the memory.
+batch 16. `--unroll=1 --remat=dots` nearly halves the memory.
 """
 
 import argparse
