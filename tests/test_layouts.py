@@ -239,8 +239,8 @@ def test_a_tpu_takes_sixteen_to_thirty_two_images_of_a_vit_at_a_time(images, par
 
 def test_a_v6e_takes_eight_to_sixteen_images_at_a_time():
     vit, kind = models.architecture("S/16", num_classes=10), "TPU v6 lite"
-    found = [choosing.microbatches(vit, n, kind) for n in (32, 37, 40, 64, 128)]
-    assert found == [1, 1, 4, 4, 8]
+    found = [choosing.microbatches(vit, n, kind) for n in (16, 32, 37, 40, 64, 128)]
+    assert found == [1, 2, 1, 4, 4, 8]
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,6 @@ from vit_jax.types import Params, TrainState
 
 # From the fastest to the smallest.
 REMATS = ("none", "dots_nb", "full")
-# Images of a step on a TPU that are not cut. Of 64 and more the compiler makes them the
-# last axis of residuals, and copies: half as fast at 128 (benchmarks/plan.md).
-WHOLE = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +40,11 @@ class Choice:
 def microbatches(architecture: models.Architecture, images: int, kind: str) -> int:
     """Returns how many parts a device's images of a step are best cut into on a TPU.
 
-    Of a size that divides them, between what the chip likes and half of that. One where
-    there is none, and where nothing was measured: of models with convolutions before
-    the blocks, or with no blocks.
+    Of 64 and more in one piece the compiler makes images the last axis of residuals,
+    and copies: half as fast at 128 (benchmarks/plan.md). A part's size divides them,
+    between what the chip likes and half of that. One part where there is none, and
+    where nothing was measured: of models with convolutions before the blocks, or with
+    no blocks.
 
     Args:
         architecture: Of the model.
@@ -57,7 +56,7 @@ def microbatches(architecture: models.Architecture, images: int, kind: str) -> i
     if (
         not isinstance(architecture, models.VitArchitecture)
         or architecture.resnet is not None
-        or images <= WHOLE
+        or images <= most
     ):
         return 1
     parts = range(-(-images // most), 2 * images // most + 1)
