@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from vit_jax.parallel import hardware
+from vit_jax.plan import generations
 
 
 @pytest.mark.parametrize(
@@ -68,9 +69,9 @@ def test_host_memory_is_at_least_what_numpy_holds():
     assert hardware.host_memory() >= held.nbytes
 
 
-@pytest.mark.parametrize("name", hardware.GENERATIONS)
+@pytest.mark.parametrize("name", generations.TPUS)
 def test_generations_are_of_known_chips_and_their_sizes_grow(name):
-    generation = hardware.GENERATIONS[name]
+    generation = generations.TPUS[name]
     chip = hardware.CHIPS[generation.chip]
     assert 0.93 * chip.memory < chip.usable < 1.01 * chip.memory
     shapes = [[int(n) for n in size.split("x")] for size in generation.sizes]

@@ -20,6 +20,7 @@ from vit_jax.plan import (
     compiling,
     estimate,
     facts,
+    generations,
     hlo,
     links,
     report,
@@ -355,9 +356,9 @@ def test_the_command_refuses_in_a_few_lines(arguments, message):
 
 
 @needs_libtpu
-@pytest.mark.parametrize("name", hardware.GENERATIONS)
+@pytest.mark.parametrize("name", generations.TPUS)
 def test_the_compiler_knows_the_smallest_slice_of_every_generation(name):
-    smallest = hardware.GENERATIONS[name].sizes[0]
+    smallest = generations.TPUS[name].sizes[0]
     script = (
         "import os, sys; from vit_jax.plan import topology, tpus;"
         "os.environ.update(tpus.COMPILER.environment);"

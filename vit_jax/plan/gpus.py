@@ -7,8 +7,8 @@ import jax
 
 from vit_jax import errors
 from vit_jax.parallel import hardware
-from vit_jax.parallel.hardware import Generation
 from vit_jax.plan import compilers
+from vit_jax.plan.generations import Generation
 
 # Before these the compiler wants a GPU to ask about.
 _JAX, _PYTHON = (0, 11, 2), (3, 12)

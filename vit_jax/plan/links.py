@@ -1,6 +1,7 @@
 """How fast chips send to each other: what is published, not what was measured."""
 
 from vit_jax.parallel import hardware
+from vit_jax.plan import generations
 
 # Bytes/s that a chip sends over all its links at once. Google's pages of each
 # generation: the all-reduce bandwidth of a pod over its chips (v3, v4, v5e), or half of
@@ -25,7 +26,7 @@ def rate(chip: hardware.Chip | None) -> float | None:
         if row == chip and name in PUBLISHED:
             shares = {
                 one.devices_per_chip
-                for one in hardware.GENERATIONS.values()
+                for one in generations.TPUS.values()
                 if one.chip == name
             }
             return PUBLISHED[name] / max(shares, default=1)

@@ -8,9 +8,9 @@ import jax
 
 from vit_jax import errors
 from vit_jax.parallel import hardware
-from vit_jax.plan import compilers, gpus, tpus
+from vit_jax.plan import compilers, generations, gpus, tpus
 
-_KNOWN = hardware.GENERATIONS | gpus.GENERATIONS
+_KNOWN = generations.TPUS | gpus.GENERATIONS
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Topology:
     """One or more equal TPU slices, or a host of GPUs.
 
     Attributes:
-        generation: Key of `hardware.GENERATIONS` or `gpus.GENERATIONS`.
+        generation: Key of `generations.TPUS` or `gpus.GENERATIONS`.
         shape: Chips along each axis of a slice.
         slices: How many, joined by the data centre's network.
     """
@@ -70,7 +70,7 @@ def parse(text: str, *, slices: int = 1) -> Topology:
     name = match[1].removeprefix("tpu") if match else ""
     name = {"7x": "v7x", "v5litepod": "v5e"}.get(name, name)
     if match is None or name not in _KNOWN:
-        names = [f"{g}:{'|'.join(t.sizes)}" for g, t in hardware.GENERATIONS.items()]
+        names = [f"{g}:{'|'.join(t.sizes)}" for g, t in generations.TPUS.items()]
         hosts = f"{', '.join(gpus.GENERATIONS)}: 1 to 8 GPUs of a host, as in h100:8"
         raise errors.UserError(
             "\n  ".join(

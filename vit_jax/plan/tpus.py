@@ -7,8 +7,7 @@ from typing import Any
 import jax
 
 from vit_jax import errors
-from vit_jax.parallel import hardware
-from vit_jax.plan import compilers
+from vit_jax.plan import compilers, generations
 
 
 def check() -> None:
@@ -24,7 +23,7 @@ def devices(generation: str, shape: tuple[int, ...], slices: int) -> list[jax.De
     """Returns descriptions of the devices of slices.
 
     Args:
-        generation: Key of `hardware.GENERATIONS`.
+        generation: Key of `generations.TPUS`.
         shape: Chips along each axis of a slice.
         slices: How many.
 
@@ -34,7 +33,7 @@ def devices(generation: str, shape: tuple[int, ...], slices: int) -> list[jax.De
     from jax.experimental import topologies
 
     check()
-    row = hardware.GENERATIONS[generation]
+    row = generations.TPUS[generation]
     options: dict[str, Any] = dict(row.options)
     if math.prod(shape) == 1:
         options["chips_per_host_bounds"] = (1, 1, 1)
