@@ -8,7 +8,7 @@ from jax.sharding import PartitionSpec as P
 
 from configs import base
 from vit_jax import experiment, models, tree
-from vit_jax.parallel import choosing, hardware, layouts, mesh
+from vit_jax.parallel import choosing, fitting, hardware, layouts, mesh
 from vit_jax.plan import collectives, hlo
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -231,16 +231,30 @@ def test_loops_stack_gradients_in_float32_and_flat_programs_do_not():
 def test_a_tpu_takes_sixteen_to_thirty_two_images_of_a_vit_at_a_time(images, parts):
     vit = models.architecture("S/16", num_classes=10)
     for kind in ("TPU v3", "TPU v5 lite", "TPU v99"):
-        assert choosing.microbatches(vit, images, kind) == parts
+        assert fitting.microbatches(vit, images, kind) == parts
     for name in ("R50+B/16", "R+Ti/16", "BiT-R50x1"):
         other = models.architecture(name, num_classes=10)
-        assert choosing.microbatches(other, images, "TPU v3") == 1
+        assert fitting.microbatches(other, images, "TPU v3") == 1
 
 
 def test_a_v6e_takes_eight_to_sixteen_images_at_a_time():
     vit, kind = models.architecture("S/16", num_classes=10), "TPU v6 lite"
-    found = [choosing.microbatches(vit, n, kind) for n in (16, 32, 37, 40, 64, 128)]
+    found = [fitting.microbatches(vit, n, kind) for n in (16, 32, 37, 40, 64, 128)]
     assert found == [1, 2, 1, 4, 4, 8]
+
+
+@pytest.mark.parametrize(
+    ("model", "images", "parts"),
+    [
+        *[("S/16", 16, 4), ("S/16", 6, 1), ("Ti/16", 32, 4), ("Ti/16", 13, 1)],
+        *[("B/16", 16, 4), ("B/16", 4, 1), ("H/14", 16, 4), ("mu/16", 64, 1)],
+        ("R+Ti/16", 64, 1),
+    ],
+)
+def test_a_cpu_takes_as_many_images_as_its_caches_like(model, images, parts):
+    vit = models.architecture(model, num_classes=10)
+    assert fitting.microbatches(vit, images, "cpu") == parts
+    assert fitting.microbatches(vit, images, "NVIDIA H100 80GB HBM3") == 1
 
 
 @pytest.mark.parametrize(
@@ -259,7 +273,7 @@ def test_the_fastest_that_fits_is_chosen(monkeypatch, gib, wanted):
     monkeypatch.setattr(hardware, "usable_memory", lambda device: limit)
     changes = {"model.name": "L/16", "model.image_size": (224, 224)}
     changes |= {"model.depth": 0, "model.compute_dtype": "bfloat16"}
-    changes |= {"batch_size": 512}
+    changes |= {"batch_size": 512, "microbatches": 1}
     config = config_for("auto", **changes)
     exp = experiment.assemble(config, mesh.make_mesh(fsdp=8))
     assert (exp.layout.name, exp.architecture.remat) == wanted

@@ -146,14 +146,10 @@ def _check(config: Mapping[str, Any], mesh: Mesh) -> None:
 def _microbatches(
     config: Mapping[str, Any], architecture: models.Architecture, mesh: Mesh
 ) -> int:
-    """How many there are; on a TPU 0 leaves it to us."""
-    device = mesh.devices.flat[0]
-    if config["microbatches"] or device.platform != "tpu":
-        return max(1, config["microbatches"])
-    from vit_jax.parallel import choosing
-
+    """How many there are; 0 leaves it to us."""
     images = config["batch_size"] // mesh_lib.batch_parts(mesh)
-    return choosing.microbatches(architecture, images, device.device_kind)
+    kind = mesh.devices.flat[0].device_kind
+    return config["microbatches"] or fitting.microbatches(architecture, images, kind)
 
 
 def assemble(

@@ -32,7 +32,7 @@ def init_state(
     return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), average)
 
 
-def _accumulate(
+def accumulate(
     loss_fn: LossFn,
     params: Params,
     batch: Batch,
@@ -41,12 +41,19 @@ def _accumulate(
     microbatches: int,
     scatter: Callable[[Params], Params],
 ) -> tuple[Params, Metrics]:
-    """Mean gradients and metrics of `microbatches` equal parts of the batch.
-
-    `scatter` is applied to the gradients of each part.
+    """Returns mean gradients and metrics of equal parts of a batch.
 
     Part i holds rows i, i + microbatches, ...: with rows sharded in contiguous blocks
     each part stays spread over all devices and nothing moves between them.
+
+    Args:
+        loss_fn: As in `make_train_step`.
+        params: What the gradients are of.
+        batch: Arrays [b, ...]; `microbatches` divides b.
+        key: Of what is random; each part has one of its own.
+        frozen: What else `loss_fn` reads.
+        microbatches: How many parts.
+        scatter: Is applied to the gradients of each part.
     """
 
     def grad_fn(params: Params, rows: Batch, key: jax.Array) -> tuple[Params, Metrics]:
@@ -154,7 +161,7 @@ def make_train_step(
         first, loss_key, *more = jax.random.split(step_key(seed, state.step), count + 1)
         for augment, key in zip(augmentations, (first, *more)):
             batch = augment(batch, key)
-        grads, metrics = _accumulate(
+        grads, metrics = accumulate(
             *(loss_fn, gather(state.params), batch, loss_key),
             *(gather_frozen(frozen), microbatches, scatter),
         )

@@ -37,32 +37,6 @@ class Choice:
     peak_bytes: int
 
 
-def microbatches(architecture: models.Architecture, images: int, kind: str) -> int:
-    """Returns how many parts a device's images of a step are best cut into on a TPU.
-
-    Of 64 and more in one piece the compiler makes images the last axis of residuals,
-    and copies: half as fast at 128 (benchmarks/plan.md). A part's size divides them,
-    between what the chip likes and half of that. One part where there is none, and
-    where nothing was measured: of models with convolutions before the blocks, or with
-    no blocks.
-
-    Args:
-        architecture: Of the model.
-        images: Of a step, on one device.
-        kind: The device's `device_kind`.
-    """
-    chip = hardware.find_chip(kind)
-    most = hardware.Chip.images if chip is None else chip.images
-    if (
-        not isinstance(architecture, models.VitArchitecture)
-        or architecture.resnet is not None
-        or images <= most
-    ):
-        return 1
-    parts = range(-(-images // most), 2 * images // most + 1)
-    return next((count for count in parts if images % count == 0), 1)
-
-
 def choose(
     layout: str,
     remat: str,

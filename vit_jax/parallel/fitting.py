@@ -1,4 +1,4 @@
-"""The layout of a run: as it is asked for, or chosen where it is "auto"."""
+"""The layout of a run and its microbatches: as asked for, or chosen."""
 
 import logging
 from collections.abc import Sequence
@@ -6,10 +6,43 @@ from collections.abc import Sequence
 from jax.sharding import Mesh
 
 from vit_jax import errors, models
-from vit_jax.parallel import layouts
+from vit_jax.parallel import hardware, layouts
 from vit_jax.parallel import mesh as mesh_lib
 from vit_jax.parallel.layouts import AUTO
 from vit_jax.types import Params, TrainState
+
+# Of a ViT on a CPU: activations between blocks, in numbers, that its caches hold best.
+_CPU_NUMBERS = 2**19
+
+
+def microbatches(architecture: models.Architecture, images: int, kind: str) -> int:
+    """Returns how many parts a device's images of a step are best cut into.
+
+    On a TPU the compiler makes images the last axis of residuals where there are 64 and
+    more in one piece, and copies: half as fast at 128 (benchmarks/plan.md). On a CPU
+    pages and caches are what a large piece costs (`python benchmarks/step.py`). A
+    part's size divides them, between what the chip likes and half of that. One part
+    where there is none, and where nothing was measured: on GPUs, of models with
+    convolutions before the blocks, or with no blocks.
+
+    Args:
+        architecture: Of the model.
+        images: Of a step, on one device.
+        kind: The device's `device_kind`.
+    """
+    if (
+        not isinstance(architecture, models.VitArchitecture)
+        or architecture.resnet is not None
+    ):
+        return 1
+    if kind == "cpu":
+        most = max(4, _CPU_NUMBERS // (architecture.tokens * architecture.width))
+    elif kind.startswith("TPU"):
+        most = (hardware.find_chip(kind) or hardware.Chip).images
+    else:
+        return 1
+    parts = range(max(1, -(-images // most)), 2 * images // most + 1)
+    return next((count for count in parts if images % count == 0), 1)
 
 
 def lay_out(
