@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vit_jax.models import backends, layers
+from vit_jax.models import backends, gelus, layers
 
 RATE = 0.1
 
@@ -130,7 +130,7 @@ def test_cudnn_is_asked_for_many_tokens_in_half_precision_alone(
         return queries
 
     monkeypatch.setattr(backends, "_cudnn", cudnn)
-    monkeypatch.setattr(layers, "may_be_cuda", lambda: True)
+    monkeypatch.setattr(gelus, "may_be_cuda", lambda: True)
     q, k, v = (x.astype(compute) for x in operands(tokens)[:3])
     none = {"bias": None, "mask": None, "dtype": None, "rate": 0.0, "key": None}
     given = backends.Terms(**(none | terms))

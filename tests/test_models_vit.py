@@ -10,7 +10,7 @@ from flax import linen, nnx
 from jax.sharding import PartitionSpec as P
 
 from vit_jax import errors, models, tree
-from vit_jax.models import layers, stack, vit
+from vit_jax.models import gelus, layers, stack, vit
 from vit_jax.models.placement import Placement
 
 LEAVES = {
@@ -538,7 +538,7 @@ def test_patches_without_a_bias_are_those_with_a_bias_of_zero():
     np.testing.assert_allclose(found, model.patch_embeddings(images()), atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", layers.GELU)
+@pytest.mark.parametrize("kind", gelus.GELU)
 def test_the_gelu_for_gpus_is_the_gelu(kind, monkeypatch):
     """Values and gradients, also with one derivative in forward mode."""
     linear = layers.Linear(
@@ -555,17 +555,32 @@ def test_the_gelu_for_gpus_is_the_gelu(kind, monkeypatch):
         _, along = jax.jvp(gelu, (params, x), (params, x))
         return jax.tree.leaves((y, along, back(jnp.cos(y))))
 
-    monkeypatch.setattr(layers, "may_be_cuda", lambda: False)
+    monkeypatch.setattr(gelus, "may_be_cuda", lambda: False)
     expected = found()
-    monkeypatch.setattr(layers, "may_be_cuda", lambda: True)
+    monkeypatch.setattr(gelus, "may_be_cuda", lambda: True)
     for ours, theirs in zip(found(), expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_in_bfloat16_the_gelu_is_closer_to_its_definition_than_by_tanh():
+    x = jnp.linspace(-8, 8, 2001).astype(jnp.bfloat16)
+
+    def errors_of(gelu):
+        values, slopes = jax.vmap(jax.value_and_grad(gelu))(x)
+        exact = x.astype(jnp.float32)
+        wanted, tangent = jax.vmap(jax.value_and_grad(jax.nn.gelu))(exact)
+        relative = jnp.abs(values - wanted) / jnp.maximum(jnp.abs(wanted), 1e-4)
+        return relative.max(), jnp.abs(slopes - tangent).max()
+
+    (value, slope), by_tanh = errors_of(gelus.GELU["tanh"]), errors_of(jax.nn.gelu)
+    assert value < 0.1 < by_tanh[0]
+    assert slope < 0.01 < by_tanh[1]
 
 
 def test_the_quick_gelu_is_its_definition():
     x = jnp.linspace(-4, 4, 33)
     np.testing.assert_allclose(
-        layers.GELU["quick"](x), x / (1 + np.exp(-1.702 * x)), atol=1e-6
+        gelus.GELU["quick"](x), x / (1 + np.exp(-1.702 * x)), atol=1e-6
     )
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vit_jax.models import layers
+from vit_jax.models import gelus, layers
 
 # cuDNN's kernel is for this many tokens and more. With 64 on an H200 the gradient of
 # one head's queries was not finite in step 859 or 1,390, and again from the same state,
@@ -223,7 +223,7 @@ def _dot_product(
     )
     special = terms.bias is not None or terms.mask is not None
     special = special or min(queries.shape[1], keys.shape[1]) < CUDNN_TOKENS
-    if special or queries.dtype == jnp.float32 or not layers.may_be_cuda():
+    if special or queries.dtype == jnp.float32 or not gelus.may_be_cuda():
         return attend(queries, keys, values)
     return jax.lax.platform_dependent(
         *(queries, keys, values),

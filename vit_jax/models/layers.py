@@ -5,7 +5,6 @@ letters: b batch, n tokens, d width, m hidden.
 """
 
 import functools
-import importlib.util
 import math
 from collections.abc import Callable
 from typing import Protocol
@@ -16,73 +15,16 @@ from flax import nnx
 from jax.experimental import layout
 
 from vit_jax import errors
+from vit_jax.models import gelus
 
 Initializer = Callable[..., jax.Array]
-Biased = Callable[[jax.Array, jax.Array], jax.Array]
 
 xavier_uniform = nnx.initializers.xavier_uniform()
 lecun_normal = nnx.initializers.lecun_normal()
 zeros = nnx.initializers.zeros
 
-# The backward pass of what this wraps starts again from its inputs. Without it a loop
-# over blocks stores four [b, n, m] arrays a block for GELU alone: with it a CPU step
-# takes 10 % less time in a loop and 35 % less unrolled, in 58 % of the loop's memory.
-# A flat program may still share the values with the forward pass.
-_recomputed = functools.partial(jax.checkpoint, prevent_cse=False)
 
-
-_GELU: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "tanh": lambda x: jax.nn.gelu(x, approximate=True),
-    "erf": lambda x: jax.nn.gelu(x, approximate=False),
-    "quick": lambda x: x * jax.nn.sigmoid(1.702 * x),
-}
-GELU = {name: _recomputed(function) for name, function in _GELU.items()}
-
-
-@functools.cache
-def may_be_cuda() -> bool:
-    """Returns whether JAX can compile for NVIDIA's GPUs here, with one or without.
-
-    Without their package programs have no branch for them.
-    """
-    names = ("jax_cuda12_plugin", "jax_cuda13_plugin")
-    return any(importlib.util.find_spec(name) is not None for name in names)
-
-
-def _derived_apart(function: Callable[[jax.Array], jax.Array]) -> Biased:
-    """Returns (x, bias) -> function(x + bias), derived from x and bias anew on a GPU.
-
-    There the compiler would keep the sum and a tanh, both [b, n, m] a block, for which
-    its kernels wait on memory: of a B/16 step on an H100 4 %, and a fifth of its
-    memory.
-    """
-
-    @jax.custom_jvp
-    def biased(x: jax.Array, bias: jax.Array) -> jax.Array:
-        return function(x + bias)
-
-    @biased.defjvp
-    def derivative(
-        primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
-    ) -> tuple[jax.Array, jax.Array]:
-        again = jax.lax.platform_dependent(
-            *primals,
-            cuda=lambda *both: jax.lax.optimization_barrier(both),
-            default=lambda *both: both,
-        )
-        tangent = jax.jvp(lambda x, bias: function(x + bias), again, tangents)[1]
-        return biased(*primals), tangent
-
-    return biased
-
-
-# (x [b, n, m], bias [1, 1, m]) -> the GELU of their sum.
-_GELU_OF_SUM: dict[str, Biased] = {
-    name: _recomputed(_derived_apart(function)) for name, function in _GELU.items()
-}
-
-
-@_recomputed
+@gelus.recomputed
 def _swiglu(gate: jax.Array, x: jax.Array) -> jax.Array:
     return jax.nn.silu(gate) * x
 
@@ -166,7 +108,7 @@ def _row_major_derivative(
     primals: tuple[jax.Array], tangents: tuple[jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
     [tangent] = tangents
-    if not may_be_cuda():
+    if not gelus.may_be_cuda():
         return primals[0], tangent
     axes = layout.Layout(tuple(range(tangent.ndim)))
     pinned = functools.partial(layout.with_layout_constraint, layouts=axes)
@@ -253,11 +195,11 @@ class Linear(nnx.Module):
         return self.bias[...].astype(product.dtype).reshape(shape)
 
     def gelu(self, x: jax.Array, kind: str) -> jax.Array:
-        """Returns the GELU, a key of `GELU`, of what a call returns."""
-        if not may_be_cuda():
-            return GELU[kind](self(x))
+        """Returns the GELU, a key of `gelus.GELU`, of what a call returns."""
+        if not gelus.may_be_cuda():
+            return gelus.GELU[kind](self(x))
         y = self.product(x)
-        return _GELU_OF_SUM[kind](y, self.bias_of(y))
+        return gelus.GELU_OF_SUM[kind](y, self.bias_of(y))
 
 
 def new_head(
@@ -305,7 +247,7 @@ class LayerNorm(nnx.Module):
         )
 
 
-@functools.partial(_recomputed, static_argnums=3)
+@functools.partial(gelus.recomputed, static_argnums=3)
 def _normalize(
     x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
 ) -> jax.Array:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vit_jax import errors
-from vit_jax.models import inputs, layers, model, stack
+from vit_jax.models import gelus, inputs, layers, model, stack
 from vit_jax.models.architecture import Architecture, Family, size_text
 from vit_jax.models.placement import Placement
 from vit_jax.models.roles import MEANING, RUN, SIZE, role
@@ -66,7 +66,7 @@ class MixerArchitecture(Architecture):
     family: ClassVar[str] = "mixer"
     CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
         "crop": ("error", "valid"),
-        "gelu": tuple(layers.GELU),
+        "gelu": tuple(gelus.GELU),
         "remat": tuple(stack.REMAT),
     }
 
