@@ -1,5 +1,7 @@
 """dp, zero1 and fsdp: the same step, other places, and little that travels."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -244,17 +246,21 @@ def test_a_v6e_takes_eight_to_sixteen_images_at_a_time():
 
 
 @pytest.mark.parametrize(
-    ("model", "images", "parts"),
+    ("model", "images", "two_cores", "eight"),
     [
-        *[("S/16", 16, 4), ("S/16", 6, 1), ("Ti/16", 32, 4), ("Ti/16", 13, 1)],
-        *[("B/16", 16, 4), ("B/16", 4, 1), ("H/14", 16, 4), ("mu/16", 64, 1)],
-        ("R+Ti/16", 64, 1),
+        *[("S/16", 16, 4, 1), ("S/16", 5, 1, 1), ("S/16", 64, 16, 4)],
+        *[("B/16", 32, 8, 2), ("H/14", 32, 8, 2), ("mu/16", 64, 4, 1)],
+        *[("R+Ti/16", 64, 1, 1), ("BiT-R50x1", 64, 1, 1)],
     ],
 )
-def test_a_cpu_takes_as_many_images_as_its_caches_like(model, images, parts):
-    vit = models.architecture(model, num_classes=10)
-    assert fitting.microbatches(vit, images, "cpu") == parts
-    assert fitting.microbatches(vit, images, "NVIDIA H100 80GB HBM3") == 1
+def test_a_cpu_takes_as_many_images_as_its_caches_hold(
+    monkeypatch, model, images, two_cores, eight
+):
+    arch = models.architecture(model, num_classes=10)
+    for cores, parts in ((1, two_cores), (2, two_cores), (8, eight)):
+        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+        assert fitting.microbatches(arch, images, "cpu") == parts
+    assert fitting.microbatches(arch, images, "NVIDIA H100 80GB HBM3") == 1
 
 
 @pytest.mark.parametrize(

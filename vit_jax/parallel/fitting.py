@@ -1,6 +1,7 @@
 """The layout of a run and its microbatches: as asked for, or chosen."""
 
 import logging
+import os
 from collections.abc import Sequence
 
 from jax.sharding import Mesh
@@ -11,8 +12,9 @@ from vit_jax.parallel import mesh as mesh_lib
 from vit_jax.parallel.layouts import AUTO
 from vit_jax.types import Params, TrainState
 
-# Of a ViT on a CPU: activations between blocks, in numbers, that its caches hold best.
-_CPU_NUMBERS = 2**19
+# Of a ViT on two cores of a CPU: how many numbers between blocks, and images at least,
+# its caches hold best.
+_TWO_CORES = 2**17, 4
 
 
 def microbatches(architecture: models.Architecture, images: int, kind: str) -> int:
@@ -20,10 +22,11 @@ def microbatches(architecture: models.Architecture, images: int, kind: str) -> i
 
     On a TPU the compiler makes images the last axis of residuals where there are 64 and
     more in one piece, and copies: half as fast at 128 (benchmarks/plan.md). On a CPU
-    pages and caches are what a large piece costs (`python benchmarks/step.py`). A
-    part's size divides them, between what the chip likes and half of that. One part
-    where there is none, and where nothing was measured: on GPUs, of models with
-    convolutions before the blocks, or with no blocks.
+    pages and caches are what a large piece costs (`python benchmarks/step.py`); with
+    more cores than the two that this was measured on each gets its share. A part's size
+    divides the images, between what the chip likes and half of that. One part where
+    there is none, and where nothing was measured: on GPUs, of models with convolutions
+    before the blocks, or with no blocks.
 
     Args:
         architecture: Of the model.
@@ -36,7 +39,9 @@ def microbatches(architecture: models.Architecture, images: int, kind: str) -> i
     ):
         return 1
     if kind == "cpu":
-        most = max(4, _CPU_NUMBERS // (architecture.tokens * architecture.width))
+        numbers, least = _TWO_CORES
+        most = max(least, numbers // (architecture.tokens * architecture.width))
+        most *= max(1, (os.cpu_count() or 1) // 2)
     elif kind.startswith("TPU"):
         most = (hardware.find_chip(kind) or hardware.Chip).images
     else:
