@@ -3,7 +3,7 @@
     pip install 'vit_jax[plan]'
     python -m benchmarks.block --topology=v5e:1x1 --model=B/16 --batch=32 [OPTION ...]
 
-An option KEY=VALUE changes the architecture: logits_dtype=float32, gelu=erf. In
+An option KEY=VALUE changes the architecture: logits_dtype=float32, dropout=0.1. In
 bfloat16 as the recipes are. Takes minutes, nearly all in code generation. Prints one
 line of JSON: million cycles of one device, milliseconds, MFU; --top=N lists where the
 cycles go.
@@ -42,9 +42,11 @@ def lowered(
     def abstract(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
 
-    def both(params: Params, x: jax.Array, gradient: jax.Array):
+    def both(params: Params, x: jax.Array, gradient: jax.Array, seed: jax.Array):
+        key = jax.random.wrap_key_data(seed) if arch.dropout else None
+
         def apply(params: Params, x: jax.Array) -> jax.Array:
-            return nnx.merge(graphdef, params)(x)
+            return nnx.merge(graphdef, params)(x, key)
 
         y, back = jax.vjp(apply, params, x)
         return y, back(gradient)
@@ -52,7 +54,8 @@ def lowered(
     shape = (batch, arch.tokens, arch.width)
     tokens = abstract(jax.ShapeDtypeStruct(shape, jnp.dtype(arch.compute_dtype)))
     params = jax.tree.map(abstract, nnx.to_pure_dict(state))
-    return jax.jit(both).lower(params, tokens, tokens)
+    seed = abstract(jax.ShapeDtypeStruct((2,), jnp.uint32))
+    return jax.jit(both).lower(params, tokens, tokens, seed)
 
 
 def macs(arch: models.Architecture) -> int:

@@ -1,6 +1,6 @@
 """Ten training steps of every family and kind of run: the bits they had, or not?
 
-    python benchmarks/unchanged.py [NAME ...] [--write]
+    python -m benchmarks.unchanged [NAME ...] [--write]
 
 For each case the losses and gradient norms of ten steps and a hash of the final state
 are compared with those of `unchanged.json`; exit 1 where any differs. `--write` stores

@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen, nnx
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vit_jax import errors, models, tree
 from vit_jax.models import gelus, layers, stack, vit
 from vit_jax.models.placement import Placement
+from vit_jax.parallel import mesh
 
 LEAVES = {
     "patch_embed/kernel": (8, 8, 3, 32),
@@ -363,7 +365,7 @@ def test_dropout_acts_only_in_training_and_follows_its_key():
 
 
 def test_dropout_keeps_the_mean_and_zeroes_its_share():
-    for shape in ((1000, 100), (1000, 99)):
+    for shape in ((1000, 100), (1000, 99), (10, 20, 512), (4096 * 8,)):
         x = jnp.ones(shape)
         y = layers.dropout(x, 0.25, jax.random.key(0))
         assert float((y == 0).mean()) == pytest.approx(0.25, abs=0.005)
@@ -373,14 +375,31 @@ def test_dropout_keeps_the_mean_and_zeroes_its_share():
     assert layers.dropout(half, 0.1, jax.random.key(0)).dtype == jnp.bfloat16
 
 
-def test_two_masks_of_one_random_word_are_independent():
-    x = jnp.ones((4000, 64))
+@pytest.mark.parametrize("width", [64, 512])
+def test_masks_of_one_random_word_are_independent(width):
+    x = jnp.ones((4000, width))
     for rate in (0.1, 0.5):
         zeroed = (layers.dropout(x, rate, jax.random.key(0)) == 0).astype(jnp.float32)
         centered = zeroed - rate
         correlation = centered.T @ centered / len(x) / (rate * (1 - rate))
         correlation -= jnp.diag(jnp.diag(correlation))
         np.testing.assert_allclose(correlation, 0.0, atol=0.09)
+
+
+def test_dropout_differs_between_images_and_not_with_their_place():
+    x, key = jnp.ones((8, 3, 512)), jax.random.key(0)
+    dropped = layers.dropout(x, 0.5, key)
+    assert len({image.tobytes() for image in np.asarray(dropped)}) == len(x)
+    spread = jax.device_put(x, NamedSharding(mesh.make_mesh(), P(mesh.BATCH_AXES)))
+    assert len(spread.sharding.device_set) > 1
+    there = jax.jit(lambda x: layers.dropout(x, 0.5, key))(spread)
+    assert there.sharding.is_equivalent_to(spread.sharding, x.ndim)
+    np.testing.assert_array_equal(there, dropped)
+
+
+def test_dropout_takes_keys_of_other_generators():
+    dropped = layers.dropout(jnp.ones((100, 512)), 0.25, jax.random.key(0, impl="rbg"))
+    assert float((dropped == 0).mean()) == pytest.approx(0.25, abs=0.01)
 
 
 @pytest.mark.parametrize("options", [{}, {"block": "axial", "pool": "mean"}], ids=str)

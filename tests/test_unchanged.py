@@ -1,6 +1,6 @@
 """What outlives every change inside: stored losses, and an old checkpoint.
 
-The rest of the cases: `python benchmarks/unchanged.py`.
+The rest of the cases: `python -m benchmarks.unchanged`.
 """
 
 import copy

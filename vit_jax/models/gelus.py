@@ -33,8 +33,9 @@ _TWO_U = 1.5957691216, 0.0713548163
 def _by_sigmoid(x: jax.Array) -> jax.Array:
     """Returns x sigmoid(2 u), which is x (1 + tanh u) / 2.
 
-    Where a v6e computes in bfloat16 (TPUs before it have no such arithmetic) a block
-    takes 6 % fewer of the compiler's cycles so, and the slope is twice as exact.
+    The slope is twice as exact. Where a v6e computes in bfloat16 (TPUs before it have
+    no such arithmetic) a block alone takes 6 % fewer of the compiler's cycles, a B/16
+    step at 128 images 0.5 %.
     """
     return x * jax.nn.sigmoid(x * (_TWO_U[0] + _TWO_U[1] * x * x))
 
