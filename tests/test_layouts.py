@@ -260,6 +260,8 @@ def test_a_cpu_takes_as_many_images_as_its_caches_hold(
     for cores, parts in ((1, two_cores), (2, two_cores), (8, eight)):
         monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
         assert fitting.microbatches(arch, images, "cpu") == parts
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert fitting.microbatches(arch, images, "cpu") == two_cores
     assert fitting.microbatches(arch, images, "NVIDIA H100 80GB HBM3") == 1
 
 

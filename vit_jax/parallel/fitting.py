@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Sequence
 
+import jax
 from jax.sharding import Mesh
 
 from vit_jax import errors, models
@@ -41,7 +42,9 @@ def microbatches(architecture: models.Architecture, images: int, kind: str) -> i
     if kind == "cpu":
         numbers, least = _TWO_CORES
         most = max(least, numbers // (architecture.tokens * architecture.width))
-        most *= max(1, (os.cpu_count() or 1) // 2)
+        # Processes have to come to the same answer, whatever their hosts are.
+        cores = 2 if jax.process_count() > 1 else os.cpu_count() or 1
+        most *= max(1, cores // 2)
     elif kind.startswith("TPU"):
         most = (hardware.find_chip(kind) or hardware.Chip).images
     else:
