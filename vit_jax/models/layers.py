@@ -76,8 +76,8 @@ def _from(lowest: int, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
     A call of Threefry makes four of them where a quarter of the last axis fills the
     lanes of a TPU, else two: on TPU the words of dropout's masks took 40 % of a step.
-    Compared and kept before they are put together, they take 12 to 14 % of an L/16
-    block's cycles; as words put together 21 to 33 %.
+    Compared and kept before they are put together, they add 12 % to the cycles of an
+    L/16 block on v3; as words put together 21 to 33 %.
     """
     *lead, last = shape
     count = 4 if last % _QUARTERS == 0 else math.gcd(last, 2)
