@@ -42,8 +42,10 @@ def lowered(
     def abstract(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
 
+    drops = arch.dropout or arch.attention_dropout
+
     def both(params: Params, x: jax.Array, gradient: jax.Array, seed: jax.Array):
-        key = jax.random.wrap_key_data(seed) if arch.dropout else None
+        key = jax.random.wrap_key_data(seed) if drops else None
 
         def apply(params: Params, x: jax.Array) -> jax.Array:
             return nnx.merge(graphdef, params)(x, key)

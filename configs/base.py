@@ -75,7 +75,8 @@ def _run(config: ConfigDict) -> None:
     config.batch_size = 4096  # examples a step, over all devices and hosts
     # Gradient accumulation: parts of a batch. 0: 1, but of a ViT as many as are fastest
     # on TPUs, with at most 32 images on a device at a time (v6e: 16), and on CPUs, with
-    # 4 or more for every two cores. Masks of dropout depend on their number.
+    # 2 to 4 for every two cores, more of small models. Masks of dropout depend on
+    # their number.
     config.microbatches = 0
     # Steps in a row whose loss or gradients are not finite that leave the state as it
     # was; one more ends the run with exit code 4. 0: the first one does.

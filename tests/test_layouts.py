@@ -1,7 +1,5 @@
 """dp, zero1 and fsdp: the same step, other places, and little that travels."""
 
-import os
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +7,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from configs import base
-from vit_jax import experiment, models, tree
+from vit_jax import experiment, host, models, tree
 from vit_jax.parallel import choosing, fitting, hardware, layouts, mesh
 from vit_jax.plan import collectives, hlo
 
@@ -248,7 +246,12 @@ def test_a_v6e_takes_eight_to_sixteen_images_at_a_time():
 @pytest.mark.parametrize(
     ("model", "images", "two_cores", "eight"),
     [
-        *[("S/16", 16, 4, 1), ("S/16", 5, 1, 1), ("S/16", 64, 16, 4)],
+        *[
+            ("S/16", 16, 4, 1),
+            ("S/16", 5, 1, 1),
+            ("S/16", 6, 2, 1),
+            ("S/16", 64, 16, 4),
+        ],
         *[("B/16", 32, 8, 2), ("H/14", 32, 8, 2), ("mu/16", 64, 4, 1)],
         *[("R+Ti/16", 64, 1, 1), ("BiT-R50x1", 64, 1, 1)],
     ],
@@ -257,9 +260,13 @@ def test_a_cpu_takes_as_many_images_as_its_caches_hold(
     monkeypatch, model, images, two_cores, eight
 ):
     arch = models.architecture(model, num_classes=10)
+    monkeypatch.setattr(jax, "local_device_count", lambda: 1)
     for cores, parts in ((1, two_cores), (2, two_cores), (8, eight)):
-        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+        monkeypatch.setattr(host, "cores", lambda cores=cores: cores)
         assert fitting.microbatches(arch, images, "cpu") == parts
+    monkeypatch.setattr(jax, "local_device_count", lambda: 4)
+    assert fitting.microbatches(arch, images, "cpu") == two_cores
+    monkeypatch.setattr(jax, "local_device_count", lambda: 1)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     assert fitting.microbatches(arch, images, "cpu") == two_cores
     assert fitting.microbatches(arch, images, "NVIDIA H100 80GB HBM3") == 1

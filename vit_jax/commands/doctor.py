@@ -73,11 +73,7 @@ class Line(NamedTuple):
 
 def machine() -> Iterator[Line]:
     """Processors, memory and disk."""
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        cores = os.cpu_count() or 1
-    name = f"{platform.system()} {platform.machine()}, {cores} cores"
+    name = f"{platform.system()} {platform.machine()}, {host.cores()} cores"
     yield Line("machine", OK, name)
     total, free = host.total_memory(), host.available_memory()
     text = f"{total / GIB:.1f} GiB, {free / GIB:.1f} can be had"

@@ -1,4 +1,4 @@
-"""This machine: its memory, or the container's, and our cache on it; no JAX."""
+"""This machine: cores, memory or the container's, and our cache on it; no JAX."""
 
 import importlib
 import os
@@ -30,6 +30,14 @@ def peak_memory() -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def cores() -> int:
+    """Returns how many processors this process may run on."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        return os.cpu_count() or 1
 
 
 def cache_folder() -> Path:

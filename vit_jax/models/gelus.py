@@ -35,7 +35,7 @@ def _by_sigmoid(x: jax.Array) -> jax.Array:
 
     The slope is twice as exact. Where a v6e computes in bfloat16 (TPUs before it have
     no such arithmetic) a block alone takes 6 % fewer of the compiler's cycles, a B/16
-    step at 128 images 0.5 %.
+    step at 128 images 0.4 %.
     """
     return x * jax.nn.sigmoid(x * (_TWO_U[0] + _TWO_U[1] * x * x))
 
@@ -98,7 +98,8 @@ def _derived_apart(function: Callable[[jax.Array], jax.Array]) -> Biased:
     return biased
 
 
-# (x [b, n, m], bias [1, 1, m]) -> the GELU of their sum.
+# (x [b, n, m], bias [1, 1, m]) -> the GELU of their sum. In bfloat16, too, "tanh" is by
+# tanh here, with which steps were measured on a GPU.
 GELU_OF_SUM: dict[str, Biased] = {
     name: recomputed(_derived_apart(function)) for name, function in _GELU.items()
 }

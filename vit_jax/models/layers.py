@@ -75,9 +75,9 @@ def _from(lowest: int, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Whether random numbers in 0..65535 are `lowest` or more.
 
     A call of Threefry makes four of them where a quarter of the last axis fills the
-    lanes of a TPU, else two: on TPU the words of dropout's masks took 40 % of a step.
-    Compared and kept before they are put together, they add 12 % to the cycles of an
-    L/16 block on v3; as words put together 21 to 33 %.
+    lanes of a TPU, else two, of an odd axis one: on TPU the words of dropout's masks
+    took 40 % of a step. Compared and kept before they are put together, they add 12 %
+    to the cycles of an L/16 block on v3; as words put together 21 to 33 %.
     """
     *lead, last = shape
     count = 4 if last % _QUARTERS == 0 else math.gcd(last, 2)
@@ -88,14 +88,16 @@ def _from(lowest: int, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def _words(key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-    """Returns two arrays of random words, the same on any number of devices.
+    """Returns two arrays of random words.
 
-    `jax.random.bits` computes as much and returns one, the two combined.
+    Of Threefry they are the same on any number of devices; `jax.random.bits` computes
+    as much and returns one, the two combined.
     """
     if str(jax.random.key_impl(key)) != "threefry2x32":
         one, other = jax.random.split(key)
         return jax.random.bits(one, shape), jax.random.bits(other, shape)
-    row = jax.lax.broadcasted_iota(jnp.uint32, shape, 0)
+    # Keys that are split or folded from this one are words of rows from 0.
+    row = jax.lax.broadcasted_iota(jnp.uint32, shape, 0) + np.uint32(2**31)
     place = jnp.zeros(shape, jnp.uint32)
     for axis in range(1, len(shape)):
         along = jax.lax.broadcasted_iota(jnp.uint32, shape, axis)

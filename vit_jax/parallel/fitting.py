@@ -1,20 +1,19 @@
 """The layout of a run and its microbatches: as asked for, or chosen."""
 
 import logging
-import os
 from collections.abc import Sequence
 
 import jax
 from jax.sharding import Mesh
 
-from vit_jax import errors, models
+from vit_jax import errors, host, models
 from vit_jax.parallel import hardware, layouts
 from vit_jax.parallel import mesh as mesh_lib
 from vit_jax.parallel.layouts import AUTO
 from vit_jax.types import Params, TrainState
 
-# Of a ViT on two cores of a CPU: how many numbers between blocks, and images at least,
-# its caches hold best.
+# Of a ViT on two cores of a CPU: how many numbers between blocks its caches hold best,
+# and how many images are taken at a time where those are fewer.
 _TWO_CORES = 2**17, 4
 
 
@@ -24,7 +23,7 @@ def microbatches(architecture: models.Architecture, images: int, kind: str) -> i
     On a TPU the compiler makes images the last axis of residuals where there are 64 and
     more in one piece, and copies: half as fast at 128 (benchmarks/plan.md). On a CPU
     pages and caches are what a large piece costs (`python benchmarks/step.py`); with
-    more cores than the two that this was measured on each gets its share. A part's size
+    more cores than the two that this was measured on a part grows. A part's size
     divides the images, between what the chip likes and half of that. One part where
     there is none, and where nothing was measured: on GPUs, of models with convolutions
     before the blocks, or with no blocks.
@@ -43,7 +42,8 @@ def microbatches(architecture: models.Architecture, images: int, kind: str) -> i
         numbers, least = _TWO_CORES
         most = max(least, numbers // (architecture.tokens * architecture.width))
         # Processes have to come to the same answer, whatever their hosts are.
-        cores = 2 if jax.process_count() > 1 else os.cpu_count() or 1
+        shares = host.cores() // jax.local_device_count()
+        cores = 2 if jax.process_count() > 1 else shares
         most *= max(1, cores // 2)
     elif kind.startswith("TPU"):
         most = (hardware.find_chip(kind) or hardware.Chip).images
