@@ -11,13 +11,12 @@ import concurrent.futures
 import errno
 import itertools
 import math
-import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vit_jax import errors
+from vit_jax import errors, host
 from vit_jax.data import draws, orders, reader, resident, sources, transforms
 
 if TYPE_CHECKING:
@@ -340,4 +339,4 @@ def _chunks(count: int, threads: int) -> list[range]:
 def _threads(threads: int) -> int:
     if not isinstance(threads, int) or not 0 <= threads <= 1024:
         raise errors.UserError(f"threads={threads!r}; wanted 0 (one a core) to 1024")
-    return threads or os.cpu_count() or 1
+    return threads or host.cores()

@@ -3,13 +3,12 @@
 import concurrent.futures
 import dataclasses
 import logging
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from vit_jax import errors
+from vit_jax import errors, host
 from vit_jax.data import sources, splits
 from vit_jax.host import files as host_files
 from vit_jax.settings import naming
@@ -41,7 +40,7 @@ def labels_of(source: Any) -> np.ndarray:
         found = [source.label(index) for index in range(count)]
     else:
         logging.info("reading %d examples for their labels", count)
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        with concurrent.futures.ThreadPoolExecutor(host.cores()) as pool:
             rows = pool.map(lambda k: source[k]["label"], range(count))
             found = list(rows)
     labels = np.array(found)

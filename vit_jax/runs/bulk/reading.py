@@ -3,14 +3,13 @@
 import collections
 import concurrent.futures
 import itertools
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from vit_jax import errors
+from vit_jax import errors, host
 from vit_jax.data import decode, transforms
 from vit_jax.runs.bulk.inputs import Inputs
 
@@ -48,7 +47,7 @@ def check_threads(threads: int) -> int:
         raise errors.UserError(
             f"--threads={threads}; want 0 (one a core) to {_MOST_THREADS}"
         )
-    return threads or os.cpu_count() or 1
+    return threads or host.cores()
 
 
 def batches(
