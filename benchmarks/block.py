@@ -42,13 +42,14 @@ def lowered(
     def abstract(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
 
-    drops = arch.dropout or arch.attention_dropout
+    drops = arch.dropout or arch.attention_dropout or arch.drop_path
+    path = jnp.float32(arch.drop_path) if arch.drop_path else None
 
     def both(params: Params, x: jax.Array, gradient: jax.Array, seed: jax.Array):
         key = jax.random.wrap_key_data(seed) if drops else None
 
         def apply(params: Params, x: jax.Array) -> jax.Array:
-            return nnx.merge(graphdef, params)(x, key)
+            return nnx.merge(graphdef, params)(x, key, path=path)
 
         y, back = jax.vjp(apply, params, x)
         return y, back(gradient)
