@@ -246,14 +246,15 @@ def test_a_v6e_takes_eight_to_sixteen_images_at_a_time():
 @pytest.mark.parametrize(
     ("model", "images", "two_cores", "eight"),
     [
-        *[
-            ("S/16", 16, 4, 1),
-            ("S/16", 5, 1, 1),
-            ("S/16", 6, 2, 1),
-            ("S/16", 64, 16, 4),
-        ],
-        *[("B/16", 32, 8, 2), ("H/14", 32, 8, 2), ("mu/16", 64, 4, 1)],
-        *[("R+Ti/16", 64, 1, 1), ("BiT-R50x1", 64, 1, 1)],
+        ("S/16", 5, 1, 1),
+        ("S/16", 6, 2, 1),
+        ("S/16", 16, 4, 1),
+        ("S/16", 64, 16, 4),
+        ("B/16", 32, 8, 2),
+        ("H/14", 32, 8, 2),
+        ("mu/16", 64, 4, 1),
+        ("R+Ti/16", 64, 1, 1),
+        ("BiT-R50x1", 64, 1, 1),
     ],
 )
 def test_a_cpu_takes_as_many_images_as_its_caches_hold(
